@@ -1,0 +1,35 @@
+"""What a run is: frozen dataclasses, presets, YAML and overrides. Imports no JAX."""
+
+from rtdlm.config.agi import AGIConfig
+from rtdlm.config.build import build_config, to_yaml
+from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.presets import PRESETS
+from rtdlm.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertsConfig,
+    LossConfig,
+    MeshConfig,
+    MonitoringConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "AGIConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ExpertsConfig",
+    "LossConfig",
+    "MeshConfig",
+    "MonitoringConfig",
+    "OptimizerConfig",
+    "PrecisionConfig",
+    "StorageError",
+    "UserError",
+    "build_config",
+    "to_yaml",
+]

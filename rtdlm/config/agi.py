@@ -1,0 +1,191 @@
+"""`AGIConfig`: everything that describes one run, and nothing else does.
+
+    AGIConfig.from_preset("tiny", num_layers=6)
+    AGIConfig.from_preset("small", optimizer={"name": "adamw"})
+
+Everyday names are flat; the rest lives in a section named after the room that reads it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from rtdlm.config.effect import Reader, require, require_effect
+from rtdlm.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertsConfig,
+    LossConfig,
+    MeshConfig,
+    MonitoringConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+)
+
+AttentionType = Literal["mha", "gqa", "mqa"]
+PositionEncoding = Literal["rope", "none"]
+RematPolicy = Literal["none", "full", "dots", "named"]
+
+
+@dataclass(frozen=True)
+class AGIConfig:
+    """One run of RT-DLM: its model, data, optimizer, devices and budget."""
+
+    READERS: ClassVar = (
+        Reader("num_kv_heads", "attention_type", ("gqa",)),
+        Reader("rope_base", "position_encoding", ("rope",)),
+    )
+
+    vocab_size: int = 8192
+    """Rows of the embedding table; at least the tokenizer's size [tokens]."""
+    max_seq_len: int = 256
+    """Tokens in a training row [tokens]."""
+    d_model: int = 256
+    """Width of the residual stream [features]."""
+    num_layers: int = 4
+    """Decoder blocks [layers]."""
+    num_heads: int = 4
+    """Query heads; `d_model` splits evenly over them [heads]."""
+    num_kv_heads: int | None = None
+    """Key and value heads under `gqa`; None is half of `num_heads` [heads]."""
+    d_ff: int = 1536
+    """Hidden width of the feed-forward layer, or of one expert [features]."""
+    attention_type: AttentionType = "gqa"
+    """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one."""
+    position_encoding: PositionEncoding = "rope"
+    """`rope` rotates queries and keys by position; `none` leaves order to the causal mask."""
+    rope_base: float | None = None
+    """Longest wavelength of `rope`, over 2 pi; None is 10000 [tokens]."""
+    qk_norm: bool = True
+    """Normalise queries and keys a head (arXiv 2302.05442)."""
+    tie_embeddings: bool = False
+    """Use the embedding table as the output projection."""
+    logit_soft_cap: float | None = None
+    """Bound logits to (-cap, cap) by cap * tanh(logits / cap); None does not."""
+    dropout_rate: float = 0.0
+    """Share of block outputs set to zero in training [fraction]."""
+    remat: RematPolicy = "none"
+    """What the backward pass recomputes: nothing, all of a block, all but its matrix products
+    (`dots`), or all but its named outputs (`named`)."""
+    layer_unroll: int | None = None
+    """Layers compiled in a row inside the loop over layers; None unrolls stacks of up to 6, which
+    runs faster and compiles slower [layers]."""
+
+    seed: int = 0
+    """Seed of initialisation, data order and dropout."""
+    batch_size: int = 8
+    """Rows in one optimizer step, over all devices [rows]."""
+    accumulate_steps: int = 1
+    """Micro-batches a step's batch is split into [micro-batches]."""
+    num_steps: int | None = None
+    """Budget in optimizer steps [steps]."""
+    num_epochs: float | None = None
+    """Budget in passes over the training tokens [epochs]."""
+    num_tokens: int | None = None
+    """Budget in training tokens [tokens]."""
+    max_seconds: float | None = None
+    """Budget in wall time; the learning rate then follows the clock [seconds]."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
+
+    def __post_init__(self) -> None:
+        self._check_model()
+        self._check_run()
+
+    def _check_model(self) -> None:
+        for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}={value} must be at least 1")
+        require(
+            self.d_model % self.num_heads == 0,
+            f"d_model={self.d_model} is not divisible by num_heads={self.num_heads}; "
+            f"use a multiple of {self.num_heads} for d_model",
+        )
+        require(
+            self.position_encoding != "rope" or self.head_dim % 2 == 0,
+            f"d_model={self.d_model} over num_heads={self.num_heads} gives head size "
+            f"{self.head_dim}, which is odd; rope rotates pairs and needs an even head size",
+        )
+        require_effect(self, self.READERS, path="")
+        require(
+            self.kv_heads >= 1 and self.num_heads % self.kv_heads == 0,
+            f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
+            f"use a divisor of {self.num_heads}",
+        )
+        require(
+            self.logit_soft_cap is None or self.logit_soft_cap > 0,
+            f"logit_soft_cap={self.logit_soft_cap} must be positive",
+        )
+        require(0 <= self.dropout_rate < 1, f"dropout_rate={self.dropout_rate} is outside [0, 1)")
+        require(
+            self.layer_unroll is None or 1 <= self.layer_unroll <= self.num_layers,
+            f"layer_unroll={self.layer_unroll} is outside 1 to num_layers={self.num_layers}",
+        )
+
+    def _check_run(self) -> None:
+        require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1")
+        require(
+            self.accumulate_steps >= 1 and self.batch_size % self.accumulate_steps == 0,
+            f"batch_size={self.batch_size} is not divisible by "
+            f"accumulate_steps={self.accumulate_steps}",
+        )
+        budgets = {name: getattr(self, name) for name in BUDGETS}
+        chosen = {name: value for name, value in budgets.items() if value is not None}
+        require(
+            len(chosen) <= 1,
+            f"{' and '.join(f'{k}={v}' for k, v in chosen.items())} are two budgets for one run; "
+            "keep one",
+        )
+        for name, value in chosen.items():
+            require(value > 0, f"{name}={value} must be positive")
+
+    @property
+    def head_dim(self) -> int:
+        """Features of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads after `attention_type` has had its say."""
+        if self.attention_type == "mha":
+            return self.num_heads
+        if self.attention_type == "mqa":
+            return 1
+        return self.num_kv_heads if self.num_kv_heads is not None else max(1, self.num_heads // 2)
+
+    @property
+    def unroll(self) -> int:
+        """Layers compiled in a row, after `layer_unroll` has had its say."""
+        if self.layer_unroll is not None:
+            return self.layer_unroll
+        return self.num_layers if self.num_layers <= 6 else 1
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "AGIConfig":
+        """The preset `name` with `overrides` on top; a section takes a mapping of its fields."""
+        from rtdlm.config.build import build_config
+
+        return build_config(preset=name, overrides=overrides)
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "AGIConfig":
+        """A config from a nested mapping as `to_dict` gives it; missing keys take defaults."""
+        from rtdlm.config.build import build_config
+
+        return build_config(preset=None, overrides=tree)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as a nested dictionary of plain values."""
+        return asdict(self)
+
+
+BUDGETS = ("num_steps", "num_epochs", "num_tokens", "max_seconds")

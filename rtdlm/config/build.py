@@ -1,0 +1,214 @@
+"""Builds a config: preset, then file, then overrides, with every key and type checked."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from rtdlm.config.agi import AGIConfig
+from rtdlm.config.errors import UserError
+from rtdlm.config.fields import field_docs, nearest
+from rtdlm.config.presets import PRESETS
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Tree = dict[str, Any]
+
+
+def build_config(
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> AGIConfig:
+    """The config that results from a preset, then a YAML file, then overrides.
+
+    Args:
+        preset: a name in `PRESETS`; None starts from the field defaults. A file may name one too,
+            under the key `preset`; the argument wins.
+        file: YAML with the fields of `AGIConfig`, sections nested or dotted.
+        overrides: nested or dotted keys; the last word.
+
+    Raises:
+        UserError: unknown preset or key, a value of the wrong type or out of range.
+    """
+    layers: list[Tree] = []
+    if file is not None:
+        tree = read_yaml(file)
+        preset = preset or tree.pop("preset", None)
+        layers.append(_nest(tree))
+    if preset is not None:
+        layers.insert(0, preset_tree(preset))
+    layers.append(_nest(overrides or {}))
+    merged: Tree = {}
+    for layer in layers:
+        _release(merged, layer)
+        _merge(merged, layer)
+    return _instantiate(merged)
+
+
+def preset_tree(name: str) -> Tree:
+    """The fields that preset `name` sets."""
+    if name in PRESETS:
+        return dict(PRESETS[name])
+    close = get_close_matches(name, PRESETS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"unknown preset {name!r}; {hint}presets are {', '.join(PRESETS)}")
+
+
+def read_yaml(file: str | Path) -> Tree:
+    """The mapping in a YAML file."""
+    try:
+        tree = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)
+    except FileNotFoundError:
+        raise UserError(f"config file {file} does not exist; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config file {file} is not readable YAML: {reason}") from None
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"config file {file} holds {type(tree).__name__}, expected key: value lines"
+        )
+    return tree
+
+
+def to_yaml(config: AGIConfig) -> str:
+    """The resolved config as YAML that `build_config(file=...)` reads back to an equal one."""
+    return yaml.safe_dump(_plain(config.to_dict()), sort_keys=False)
+
+
+def parse_assignments(items: Sequence[str]) -> Tree:
+    """`["optimizer.name=adamw", "d_model=64"]` as a tree; values are read as YAML."""
+    tree: Tree = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item!r} has no '='; write --set section.key=value")
+        tree[key.strip()] = yaml.load(text, Loader=_YamlLoader)
+    return tree
+
+
+def differences(ours: AGIConfig, theirs: AGIConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted field -> (ours, theirs) for every field in which two configs differ."""
+    return {
+        doc.name: (_get(ours, doc.name), _get(theirs, doc.name))
+        for doc in field_docs()
+        if _get(ours, doc.name) != _get(theirs, doc.name)
+    }
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """SafeLoader that also reads 1e-4 as a number, which YAML 1.1 does not."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _get(config: AGIConfig, dotted: str) -> Any:
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _nest(tree: Mapping[str, Any]) -> Tree:
+    """Checks every key against the known fields and turns dotted keys into nested ones."""
+    known, sections = _known()
+    nested: Tree = {}
+    for key, value in tree.items():
+        if key in sections:
+            if is_dataclass(value) and not isinstance(value, type):
+                value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key} is a section, got {value!r}; set its fields, {key}.NAME")
+            unknown = [f"{key}.{name}" for name in value if f"{key}.{name}" not in known]
+            layer = {key: dict(value)}
+        else:
+            unknown = [] if key in known else [key]
+            layer = value_at(key, value)
+        if unknown:
+            raise UserError(f"unknown option {unknown[0]!r}; {nearest(unknown[0])}")
+        _merge(nested, layer)
+    return nested
+
+
+def value_at(dotted: str, value: Any) -> Tree:
+    """The tree that holds `value` at a dotted key."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _release(base: Tree, layer: Tree) -> None:
+    """Drops from `base` what nothing would read once `layer` has changed its governor.
+
+    A preset that sets `num_kv_heads` should not forbid `attention_type=mha` on top; both in one
+    layer remain a contradiction that is refused.
+    """
+    hints = get_type_hints(AGIConfig)
+    for name in ("", *_known()[1]):
+        readers = hints[name].__dict__.get("READERS", ()) if name else AGIConfig.READERS
+        below = base.get(name, {}) if name else base
+        above = layer.get(name, {}) if name else layer
+        for field, governor, values in readers:
+            if governor in above and above[governor] not in values:
+                below.pop(field, None)
+
+
+def _merge(base: Tree, layer: Tree) -> None:
+    _, sections = _known()
+    for key, value in layer.items():
+        if key in sections:
+            base[key] = {**base.get(key, {}), **value}
+        else:
+            base[key] = value
+
+
+@cache
+def _known() -> tuple[frozenset[str], frozenset[str]]:
+    names = frozenset(doc.name for doc in field_docs())
+    return names, frozenset(name.split(".")[0] for name in names if "." in name)
+
+
+@cache
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(AGIConfig)
+    return parser
+
+
+def _instantiate(tree: Tree) -> AGIConfig:
+    """Checks types with jsonargparse, then builds the dataclasses so that they validate."""
+    try:
+        values = _parser().parse_object(_plain(tree)).as_dict()
+    except ArgumentError as error:
+        raise UserError(_type_error(error)) from None
+    hints = get_type_hints(AGIConfig)
+    _, sections = _known()
+    for name in sections:
+        values[name] = hints[name](**values[name])
+    return AGIConfig(**values)
+
+
+def _type_error(error: ArgumentError) -> str:
+    """jsonargparse's message in one sentence."""
+    text = " ".join(str(error).replace("typing.", "").split())
+    text = text.replace("Parser key ", "option ").replace("<class '", "").replace("'>", "")
+    return f"{text}; change the value to the type that is named"

@@ -1,0 +1,15 @@
+"""The one exception for what a user can mend."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one sentence with what was found, what was expected, what to do.
+
+    Commands print the sentence and exit with status 2; no traceback is shown.
+    """
+
+
+class StorageError(OSError):
+    """The disk refused a write: one sentence with what could not be written and what to do.
+
+    Commands print the sentence and exit with status 1; what was saved before is intact.
+    """

@@ -1,0 +1,35 @@
+"""Rotary position embedding (RoPE, arXiv 2104.09864).
+
+Features i and i + E/2 of a head form a plane that position p turns by p * base^(-2i/E), so that a
+query-key product depends on the distance of the two positions alone. Phases are float32 always:
+in bfloat16 positions above 256 would collide.
+
+Axes: B batch, T time, N heads, E head features, R = E/2 planes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every plane's angle at every position."""
+
+    cos_BTR: jax.Array
+    sin_BTR: jax.Array
+
+
+def rotation(positions_BT: jax.Array, *, head_dim: int, base: float) -> Rotation:
+    """The turns for integer `positions_BT`; `head_dim` is even, `base` in tokens over 2 pi."""
+    frequency_R = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle_BTR = positions_BT.astype(jnp.float32)[:, :, None] * frequency_R[None, None, :]
+    return Rotation(jnp.cos(angle_BTR), jnp.sin(angle_BTR))
+
+
+def rotate(x_BTNE: jax.Array, turn: Rotation) -> jax.Array:
+    """Turns each head of `x_BTNE`; computed in float32, returned in the input's dtype."""
+    first, second = jnp.split(x_BTNE.astype(jnp.float32), 2, axis=-1)
+    cos, sin = turn.cos_BTR[:, :, None, :], turn.sin_BTR[:, :, None, :]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNE.dtype)

@@ -1,0 +1,6 @@
+"""The output head: features to logits, and features with labels to per-token statistics."""
+
+from rtdlm.modules.head.statistics import TokenStatistics, token_statistics
+from rtdlm.modules.head.unembed import logits, soft_cap
+
+__all__ = ["TokenStatistics", "logits", "soft_cap", "token_statistics"]

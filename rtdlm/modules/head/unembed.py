@@ -1,0 +1,19 @@
+"""Features to logits: x W^T in float32, optionally soft-capped (arXiv 2408.00118, section 2).
+
+Axes: ... any leading axes, D model, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def logits(x: jax.Array, table_VD: jax.Array, *, cap: float | None) -> jax.Array:
+    """`[..., D]` -> float32 `[..., V]`; products in the input's dtype, sums in float32."""
+    table_VD = table_VD.astype(x.dtype)
+    raw = jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+    return soft_cap(raw, cap=cap)
+
+
+def soft_cap(raw: jax.Array, *, cap: float | None) -> jax.Array:
+    """cap * tanh(raw / cap), which keeps logits inside (-cap, cap); None leaves them alone."""
+    return raw if cap is None else cap * jnp.tanh(raw / cap)

@@ -1,0 +1,19 @@
+"""Sharding hints inside modules: the identity where no mesh is set."""
+
+import jax
+from jax.sharding import PartitionSpec
+
+from rtdlm.parallel.mesh import BATCH_AXES
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Hints that dimension i of `x` lies along mesh axis `axes[i]`.
+
+    `"batch"` stands for all axes that split batches. On one device, or with no mesh set, `x` is
+    returned as it is, so that a module runs untouched in a notebook.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = PartitionSpec(*(BATCH_AXES if axis == "batch" else axis for axis in axes))
+    return jax.lax.with_sharding_constraint(x, spec)

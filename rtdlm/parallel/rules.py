@@ -1,0 +1,59 @@
+"""One table: a parameter's path decides how it lies on the mesh.
+
+A rule names the mesh axis of each of a parameter's own dimensions. Layers are stacked along one
+more leading dimension, which is never split. A path that matches no rule, or two, raises: a new
+parameter must say where it goes. The optimizer's moments lie beside their parameters.
+"""
+
+import re
+from typing import Any
+
+from jax.sharding import Mesh, PartitionSpec
+
+Axes = tuple[str | None, ...]
+
+RULES: dict[str, Axes] = {
+    r"decoder/(embedding|output)": ("tensor", "fsdp"),
+    r"attention/(query|key|value)/w": ("fsdp", "tensor", None),
+    r"attention/output/w": ("tensor", None, "fsdp"),
+    r"attention/(query|key)_norm/scale": (None,),
+    r"feedforward/(gate|up)/w": ("fsdp", "tensor"),
+    r"feedforward/down/w": ("tensor", "fsdp"),
+    r"experts/router/w": ("fsdp", None),
+    r"experts/(gate|up)/w": (None, "fsdp", "tensor"),
+    r"experts/down/w": (None, "tensor", "fsdp"),
+    r"(attention|feedforward|final)_norm/scale": (None,),
+}
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Where the array at `path` lies; `path` joins Haiku's module and parameter names by `/`.
+
+    A dimension that its mesh axis does not divide is left whole: three key-value heads on two
+    tensor devices are correct, only repeated.
+
+    Raises:
+        ValueError: no rule or more than one matches.
+    """
+    matches = [axes for pattern, axes in RULES.items() if re.search(rf"(^|/){pattern}$", path)]
+    if len(matches) != 1:
+        raise ValueError(f"{path} matches {len(matches)} partition rules, expected exactly one")
+    axes = (None,) * (len(shape) - len(matches[0])) + matches[0]
+    return PartitionSpec(
+        *(
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=True)
+        )
+    )
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A tree path as one string, names joined by `/`."""
+    return "/".join(_entry(key) for key in path)
+
+
+def _entry(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

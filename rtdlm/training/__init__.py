@@ -1,0 +1,1 @@
+"""One run from first batch to last checkpoint."""

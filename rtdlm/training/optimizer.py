@@ -1,0 +1,195 @@
+"""Optimizers by name, from optax's parts, with groups decided by parameter path.
+
+Every optimizer is a direction u (optax), then one rule:
+
+    p <- p - factor(t) * scale * rate[path] * (u + weight_decay * decay[path] * p)
+
+`rate` and `decay` are static tables over paths; `factor` is the schedule; `scale` and
+`weight_decay` are knobs. Groups come from paths and never from the number of dimensions, which
+stacking layers changes.
+
+Muon (arXiv 2502.16982) orthogonalises the momentum of weight matrices; embeddings, the output
+table, the router and norm scales go to Adam. Schedule-free (arXiv 2405.15682) evaluates at an
+average of its iterates: see `evaluation_params`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, schedule_free, schedule_free_eval_params
+from optax.contrib._muon import scale_by_muon, scale_by_shape
+
+from rtdlm.config import OptimizerConfig, UserError
+from rtdlm.parallel import path_name
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.schedule import learning_rate_factor
+
+# Axes of a matrix that are summed over and that are produced, counted from the end, so that a
+# leading layer (or expert) axis makes a batch of matrices.
+MUON_MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    r"attention/(query|key|value)/w": ((-3,), (-2, -1)),
+    r"attention/output/w": ((-3, -2), (-1,)),
+    r"(feedforward|experts)/(gate|up|down)/w": ((-2,), (-1,)),
+}
+UNDECAYED = (r"norm/scale$", r"decoder/embedding$")
+DEFAULT_MUON_RATE = 0.02
+
+
+class Progress(NamedTuple):
+    """Where the run stands: int32 step from 0 and float32 share of the budget spent."""
+
+    step: jax.Array
+    fraction: jax.Array
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of that name; `update` takes `knobs=` and `progress=` beside the usual."""
+    rule = optax.chain(_decay(config), _rate(config))
+    if config.name != "schedule_free":
+        return optax.with_extra_args_support(optax.chain(_direction(config), rule))
+    if config.schedule != "constant":
+        raise UserError(
+            f"optimizer.name='schedule_free' averages its iterates and needs no decay, got "
+            f"optimizer.schedule={config.schedule!r}; set optimizer.schedule=constant"
+        )
+    beta1 = _or(config.beta1, 0.9)
+    base = optax.chain(optax.scale_by_adam(b1=0.0, b2=_or(config.beta2, 0.95)), rule)
+    weight = lambda count: learning_rate_factor(config, count - 1, jnp.float32(0))  # noqa: E731
+    return schedule_free(base, learning_rate=weight, b1=beta1)
+
+
+def evaluation_params(config: OptimizerConfig, state: Any, params: Any) -> Any:
+    """The parameters to evaluate and to ship: those trained, or schedule-free's average."""
+    if config.name == "schedule_free":
+        return schedule_free_eval_params(state, params)
+    return params
+
+
+def learning_rate(config: OptimizerConfig, progress: Progress, knobs: Knobs) -> jax.Array:
+    """The main group's learning rate at this step (with Muon, the matrices')."""
+    peak = _muon_rate(config) if config.name == "muon" else config.learning_rate
+    factor = learning_rate_factor(config, progress.step, progress.fraction)
+    return peak * factor * knobs.learning_rate_scale
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    beta1, beta2 = _or(config.beta1, 0.9), config.beta2
+    if config.name == "lion":
+        return optax.scale_by_lion(b1=beta1, b2=_or(beta2, 0.99))
+    if config.name == "sgd":
+        return optax.trace(decay=_or(config.momentum, 0.9))
+    if config.name == "adafactor":
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    adam = optax.scale_by_adam(b1=beta1, b2=_or(beta2, 0.95), eps=_or(config.epsilon, 1e-8))
+    if config.name == "adamw":
+        return adam
+    assert config.name == "muon"
+    muon = optax.chain(
+        scale_by_muon(
+            beta=_or(config.momentum, 0.95),
+            ns_steps=_or(config.newton_schulz_steps, 5),
+            weight_dimension_numbers=_muon_axes,
+        ),
+        scale_by_shape(weight_dimension_numbers=_muon_axes),
+    )
+    groups = lambda params: _by_path(params, lambda path: "muon" if _matrix(path) else "adam")  # noqa: E731
+    return optax.partition({"muon": muon, "adam": adam}, groups)
+
+
+def _matrix(path: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    for pattern, axes in MUON_MATRICES.items():
+        if re.search(rf"(^|/){pattern}$", path):
+            return axes
+    return None
+
+
+def _muon_axes(params: Any) -> Any:
+    def numbers(path: tuple[Any, ...], leaf: Any) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        axes = _matrix(path_name(path))
+        assert axes is not None, path_name(path)
+        summed, produced = (tuple(axis % leaf.ndim for axis in side) for side in axes)
+        return MuonDimensionNumbers(reduction_axis=summed, output_axis=produced)
+
+    masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(numbers, params, is_leaf=masked)
+
+
+def _decay(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """Adds weight_decay * decay[path] * p."""
+    defaults = dict.fromkeys(UNDECAYED, 0.0)
+
+    def update(updates: Any, state: Any, params: Any, *, knobs: Knobs, **_: Any) -> tuple[Any, Any]:
+        table = _table(params, config.weight_decay_rules | defaults)
+
+        def decayed(u: jax.Array, p: jax.Array, multiplier: float) -> jax.Array:
+            return u if multiplier == 0.0 else u + multiplier * knobs.weight_decay * p
+
+        return jax.tree.map(decayed, updates, params, table), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def _rate(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by -factor(t) * scale * rate[path]."""
+
+    def update(
+        updates: Any, state: Any, params: Any, *, knobs: Knobs, progress: Progress, **_: Any
+    ) -> tuple[Any, Any]:
+        multipliers = _table(params, config.learning_rate_rules)
+        peaks = _by_path(params, lambda path: _peak(config, path))
+        factor = learning_rate_factor(config, progress.step, progress.fraction)
+        factor = -factor * knobs.learning_rate_scale
+        scaled = jax.tree.map(lambda u, m, r: factor * (m * r) * u, updates, multipliers, peaks)
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def _peak(config: OptimizerConfig, path: str) -> float:
+    matrix = config.name == "muon" and _matrix(path) is not None
+    return _muon_rate(config) if matrix else config.learning_rate
+
+
+def _muon_rate(config: OptimizerConfig) -> float:
+    return _or(config.muon_learning_rate, DEFAULT_MUON_RATE)
+
+
+def check_rules(config: OptimizerConfig, params: Any) -> None:
+    """Raises UserError for a path pattern that matches no parameter: it would have no effect."""
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for field in ("weight_decay_rules", "learning_rate_rules"):
+        for pattern in getattr(config, field):
+            try:
+                matched = any(re.search(pattern, path) for path in paths)
+            except re.error as error:
+                raise UserError(
+                    f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}"
+                ) from None
+            if not matched:
+                raise UserError(
+                    f"optimizer.{field} has {pattern!r}, which matches no parameter; paths look "
+                    f"like {paths[0]}"
+                )
+
+
+def _table(params: Any, rules: Mapping[str, float]) -> Any:
+    """The first matching rule's value at every path, or 1."""
+
+    def value(path: str) -> float:
+        return next((v for pattern, v in rules.items() if re.search(pattern, path)), 1.0)
+
+    return _by_path(params, value)
+
+
+def _by_path(params: Any, function: Callable[[str], Any]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_name(path)), params)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

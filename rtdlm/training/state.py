@@ -1,0 +1,78 @@
+"""Everything that a run carries from step to step, and how it lies on a mesh."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rtdlm.models import TMSModel
+from rtdlm.parallel import partition_spec, path_name
+from rtdlm.training.precision import LossScale, initial_loss_scale
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The step's argument and result; donated from one to the next."""
+
+    step: jax.Array
+    """int32; batches consumed."""
+    params: Any
+    """float32 parameters as the optimizer moves them."""
+    optimizer: Any
+    """Moments and the like."""
+    key: jax.Array
+    """Base key of the run; randomness of a step is this key folded with the step."""
+    skipped: jax.Array
+    """int32; steps whose gradients were not finite and that changed nothing."""
+    loss_scale: LossScale | None
+    """Only under float16."""
+
+
+def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A fresh state, made where it will lie: no whole array exists on any one device."""
+    create = _creator(model, optimizer)
+    key = jax.random.key(model.config.seed)
+    shardings = state_shardings(jax.eval_shape(create, key), mesh)
+    return jax.jit(create, out_shardings=shardings)(key)
+
+
+def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state's shapes and dtypes."""
+    return jax.eval_shape(_creator(model, optimizer), jax.random.key(0))
+
+
+def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
+    """Where each leaf lies: parameters by the rule table, moments beside their parameters."""
+    specs = {
+        path_name(path): (leaf.shape, partition_spec(path_name(path), leaf.shape, mesh))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
+    }
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for param, (shape, spec) in specs.items():
+            # Factored moments carry their parameter's path but not its shape: replicated.
+            if name.endswith("/" + param) and shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def _creator(model: TMSModel, optimizer: optax.GradientTransformation) -> Any:
+    def create(key: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        params = model.init(init_key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            optimizer=optimizer.init(params),
+            key=run_key,
+            skipped=jnp.zeros((), jnp.int32),
+            loss_scale=initial_loss_scale(model.config.precision),
+        )
+
+    return create
