@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -41,7 +41,8 @@ def build_config(
     layers: list[Tree] = []
     if file is not None:
         tree = read_yaml(file)
-        preset = preset or tree.pop("preset", None)
+        named = tree.pop("preset", None)
+        preset = preset or named
         layers.append(_nest(tree))
     if preset is not None:
         layers.insert(0, preset_tree(preset))
@@ -134,7 +135,7 @@ def _nest(tree: Mapping[str, Any]) -> Tree:
     for key, value in tree.items():
         if key in sections:
             if is_dataclass(value) and not isinstance(value, type):
-                value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+                value = asdict(value)
             if not isinstance(value, Mapping):
                 raise UserError(f"{key} is a section, got {value!r}; set its fields, {key}.NAME")
             unknown = [f"{key}.{name}" for name in value if f"{key}.{name}" not in known]

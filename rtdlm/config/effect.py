@@ -1,7 +1,7 @@
 """Refuses options that would have no effect.
 
-An option that is silently ignored is worse than none: the run that was asked for is not the run that
-happens. Fields that only some choices read default to None, and a section calls `require_effect`
+An option that is silently ignored is worse than none: the run that was asked for is not the run
+that happens. Fields that only some choices read default to None, and a section calls `require_effect`
 for its table of them in `__post_init__`.
 """
 

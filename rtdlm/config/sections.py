@@ -69,7 +69,7 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         require(
             self.num_experts == 0 or self.num_experts >= 2,
-            f"experts.num_experts={self.num_experts} is not a choice; use 0 for dense or at least 2",
+            f"experts.num_experts={self.num_experts} must be 0 (dense) or at least 2",
         )
         for name in ("top_k", "capacity_factor", "balance_weight", "z_weight"):
             value = getattr(self, name)
@@ -123,7 +123,7 @@ class OptimizerConfig:
     """How parameters move."""
 
     READERS: ClassVar = (
-        Reader("muon_learning_rate", "name", ("muon",)),
+        Reader("adam_learning_rate", "name", ("muon",)),
         Reader("newton_schulz_steps", "name", ("muon",)),
         Reader("momentum", "name", ("muon", "sgd")),
         Reader("beta1", "name", (*_ADAMS, "lion")),
@@ -135,10 +135,12 @@ class OptimizerConfig:
 
     name: OptimizerName = "muon"
     """`muon` updates matrices by path rule and leaves the rest to Adam."""
-    learning_rate: float = 2e-3
-    """Peak learning rate [1 a step]; with `muon` that of the Adam group."""
-    muon_learning_rate: float | None = None
-    """Peak learning rate of the matrices under `muon`; None is 0.02 [1 a step]."""
+    learning_rate: float | None = None
+    """Peak learning rate; None is 0.02 for `muon`, 0.1 for `sgd`, 0.0003 for `lion` and 0.002 for
+    the others [1 a step]."""
+    adam_learning_rate: float | None = None
+    """Peak learning rate of what `muon` leaves to Adam; None is a tenth of `learning_rate`
+    [1 a step]."""
     schedule: ScheduleName = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, decay."""
     warmup_steps: int = 50
@@ -171,9 +173,9 @@ class OptimizerConfig:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        require(
-            self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive"
-        )
+        for name in ("learning_rate", "adam_learning_rate", "epsilon", "newton_schulz_steps"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"optimizer.{name}={value} must be positive")
         require(
             self.clip_norm > 0,
             f"optimizer.clip_norm={self.clip_norm} must be positive; use inf to never clip",
@@ -192,6 +194,18 @@ class OptimizerConfig:
         for name in ("decay_fraction", "final_learning_rate"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"optimizer.{name}={value} is outside [0, 1]")
+
+    @property
+    def peak(self) -> float:
+        """Peak learning rate; with `muon`, that of its matrices."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return {"muon": 0.02, "sgd": 0.1, "lion": 3e-4}.get(self.name, 2e-3)
+
+    @property
+    def adam_peak(self) -> float:
+        """Peak learning rate of what `muon` leaves to Adam."""
+        return self.peak / 10 if self.adam_learning_rate is None else self.adam_learning_rate
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
+from rtdlm.data.batch import Batch
 from rtdlm.models.decoder import Decoder, Scores
 from rtdlm.modules.attention import KVCache
 
@@ -78,6 +79,17 @@ class TMSModel:
         """Statistics of each token against `labels_BT`, the tokens that follow; see `logits`."""
         rows = _rows(ids_BT, positions_BT, segment_ids_BT)
         return self._functions.apply.scores(params, key, ids_BT, labels_BT, **rows)
+
+    def batch_scores(self, params: Params, batch: Batch, *, key: jax.Array | None = None) -> Scores:
+        """`scores` of a batch as the loader makes it; `key` turns dropout on."""
+        return self.scores(
+            params,
+            jnp.asarray(batch.input_ids),
+            jnp.asarray(batch.labels),
+            positions_BT=jnp.asarray(batch.positions),
+            segment_ids_BT=jnp.asarray(batch.segment_ids),
+            key=key,
+        )
 
     def extend(
         self, params: Params, ids_BT: jax.Array, *, positions_BT: jax.Array, cache: KVCache

@@ -4,10 +4,12 @@
 features and the vocabulary. A laptop is the mesh of one device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config import MeshConfig, UserError
 
@@ -32,6 +34,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shape = (data, config.fsdp, config.tensor)
     # Auto axes: under explicit ones the plain einsums of a Haiku module would have to be typed.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch's arrays lie: rows over all batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, called with the mesh set, so that sharding hints inside find it."""
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return call
 
 
 def check_batch(mesh: Mesh, *, rows: int) -> None:

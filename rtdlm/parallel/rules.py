@@ -8,6 +8,7 @@ parameter must say where it goes. The optimizer's moments lie beside their param
 import re
 from typing import Any
 
+import jax
 from jax.sharding import Mesh, PartitionSpec
 
 Axes = tuple[str | None, ...]
@@ -49,11 +50,4 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 def path_name(path: tuple[Any, ...]) -> str:
     """A tree path as one string, names joined by `/`."""
-    return "/".join(_entry(key) for key in path)
-
-
-def _entry(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
+    return jax.tree_util.keystr(path, simple=True, separator="/")

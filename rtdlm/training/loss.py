@@ -5,57 +5,49 @@
 with label smoothing s and z-loss weight z, plus the experts' balancing losses where there are
 experts. All terms are float32; logits are made in chunks (`rtdlm.modules.head`).
 
-Axes: B batch, T time, L layers, E experts.
+Axes: B batch, T time, L layers.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from rtdlm.evaluation import TokenSums, token_sums
 from rtdlm.models.decoder import Scores
 from rtdlm.training.knobs import Knobs
 
 
-class Sums(NamedTuple):
-    """Weighted sums over tokens; divide by `weight` for means."""
+class ExpertSums(NamedTuple):
+    """Means over layers, times the batch's weight so that they add up like the rest."""
 
-    loss: jax.Array
-    nll: jax.Array
-    top1: jax.Array
-    top5: jax.Array
-    entropy: jax.Array
     balance: jax.Array
-    """Experts' load-balancing loss, mean over layers, times the weight; zero without experts."""
     router_z: jax.Array
     dropped: jax.Array
-    weight: jax.Array
 
 
-def loss_sums(scores: Scores, weights_BT: jax.Array, knobs: Knobs) -> Sums:
-    """Sums over the batch; `loss` is what is minimised, over `weight`."""
-    tokens = scores.tokens
-    total = lambda values_BT: jnp.sum(values_BT * weights_BT)  # noqa: E731
-    weight = jnp.sum(weights_BT)
-    nll, smoothing = total(tokens.nll), knobs.label_smoothing
-    spread = total(tokens.log_partition - tokens.mean_logit)
-    loss = (1.0 - smoothing) * nll + smoothing * spread
-    loss = loss + knobs.z_loss * total(jnp.square(tokens.log_partition))
-    balance = router_z = dropped = jnp.zeros((), jnp.float32)
+class Sums(NamedTuple):
+    """Sums over tokens, float32 scalars; divide by `tokens.weight` for means."""
+
+    objective: jax.Array
+    """What is minimised."""
+    tokens: TokenSums
+    experts: ExpertSums | None
+    """None in the dense form."""
+
+
+def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
+    """Sums over the batch; `objective` over the weight is what is minimised."""
+    statistics, smoothing = scores.tokens, knobs.label_smoothing
+    tokens = token_sums(statistics, weights_BT)
+    spread_BT = statistics.log_partition - statistics.mean_logit
+    regular_BT = smoothing * spread_BT + knobs.z_loss * jnp.square(statistics.log_partition)
+    objective = (1.0 - smoothing) * tokens.nll + jnp.sum(regular_BT * weights_BT)
+    experts = None
     if scores.experts is not None:
-        balance, router_z, dropped = (
-            jnp.mean(value_L) * weight
-            for value_L in (scores.experts.balance, scores.experts.z, scores.experts.dropped)
-        )
-        loss = loss + knobs.balance_weight * balance + knobs.router_z_weight * router_z
-    return Sums(
-        loss=loss,
-        nll=nll,
-        top1=total(tokens.top1),
-        top5=total(tokens.top5),
-        entropy=total(tokens.entropy),
-        balance=balance,
-        router_z=router_z,
-        dropped=dropped,
-        weight=weight,
-    )
+        layers = (scores.experts.balance, scores.experts.z, scores.experts.dropped)
+        experts = ExpertSums(*(jnp.mean(value_L) * tokens.weight for value_L in layers))
+        objective += knobs.balance_weight * experts.balance
+        objective += knobs.router_z_weight * experts.router_z
+    return Sums(objective, tokens, experts)

@@ -36,7 +36,6 @@ MUON_MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     r"(feedforward|experts)/(gate|up|down)/w": ((-2,), (-1,)),
 }
 UNDECAYED = (r"norm/scale$", r"decoder/embedding$")
-DEFAULT_MUON_RATE = 0.02
 
 
 class Progress(NamedTuple):
@@ -71,9 +70,8 @@ def evaluation_params(config: OptimizerConfig, state: Any, params: Any) -> Any:
 
 def learning_rate(config: OptimizerConfig, progress: Progress, knobs: Knobs) -> jax.Array:
     """The main group's learning rate at this step (with Muon, the matrices')."""
-    peak = _muon_rate(config) if config.name == "muon" else config.learning_rate
     factor = learning_rate_factor(config, progress.step, progress.fraction)
-    return peak * factor * knobs.learning_rate_scale
+    return config.peak * factor * knobs.learning_rate_scale
 
 
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -152,12 +150,8 @@ def _rate(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
 
 
 def _peak(config: OptimizerConfig, path: str) -> float:
-    matrix = config.name == "muon" and _matrix(path) is not None
-    return _muon_rate(config) if matrix else config.learning_rate
-
-
-def _muon_rate(config: OptimizerConfig) -> float:
-    return _or(config.muon_learning_rate, DEFAULT_MUON_RATE)
+    adam = config.name == "muon" and _matrix(path) is None
+    return config.adam_peak if adam else config.peak
 
 
 def check_rules(config: OptimizerConfig, params: Any) -> None:

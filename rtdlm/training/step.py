@@ -7,8 +7,7 @@ counter still advances, since the batch is spent.
 Axes: B batch, T time, A micro-batches.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.data import Batch
+from rtdlm.evaluation import layer_norms
 from rtdlm.models import TMSModel
-from rtdlm.parallel import BATCH_AXES, path_name
+from rtdlm.parallel import batch_sharding, under
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import Sums, loss_sums
 from rtdlm.training.optimizer import Progress, learning_rate
@@ -29,7 +29,9 @@ class Metrics(NamedTuple):
     """What one step reports; float32 scalars unless said."""
 
     means: Sums
-    """Token-weighted means over the batch (`weight` stays a sum)."""
+    """Means over the batch's tokens."""
+    weight: jax.Array
+    """Tokens that counted, by weight."""
     learning_rate: jax.Array
     grad_norm: jax.Array
     """Global norm before clipping."""
@@ -40,13 +42,15 @@ class Metrics(NamedTuple):
     loss_scale: jax.Array
 
 
-TrainStep = Callable[[TrainState, Batch, Knobs, jax.Array], tuple[TrainState, Metrics]]
-EvalStep = Callable[[Any, Batch], Sums]
+class TrainStep(Protocol):
+    """The compiled step; `fraction` is the share of the budget spent, float32."""
 
+    __wrapped__: Any
+    """The jitted function, for lowering and for its cache."""
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """How a batch's arrays lie: rows over all batch axes."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    def __call__(
+        self, state: TrainState, batch: Batch, knobs: Knobs, fraction: jax.Array, /
+    ) -> tuple[TrainState, Metrics]: ...
 
 
 def make_train_step(
@@ -64,8 +68,8 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         progress = Progress(state.step, fraction)
         grads, sums = _gradients(model, state, batch, knobs)
-        layer_norms = _layer_norms(grads)
-        grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(norm)) for norm in layer_norms.values()))
+        norms = layer_norms(grads)
+        grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(norm)) for norm in norms.values()))
         finite = jnp.isfinite(grad_norm)
         clip = jnp.minimum(1.0, knobs.clip_norm / jnp.maximum(grad_norm, 1e-12))
         grads = jax.tree.map(lambda grad: grad * clip, grads)
@@ -75,18 +79,20 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
         scale = state.loss_scale
-        weight = jnp.maximum(sums.weight, 1.0)
+        weight = jnp.maximum(sums.tokens.weight, 1.0)
         metrics = Metrics(
-            means=jax.tree.map(lambda total: total / weight, sums)._replace(weight=sums.weight),
+            means=jax.tree.map(lambda total: total / weight, sums),
+            weight=sums.tokens.weight,
             learning_rate=learning_rate(model.config.optimizer, progress, knobs),
             grad_norm=grad_norm,
-            layer_grad_norms=layer_norms,
+            layer_grad_norms=norms,
             skipped=1.0 - finite.astype(jnp.float32),
             loss_scale=jnp.float32(1.0) if scale is None else scale.scale,
         )
         if scale is not None:
             scale = next_loss_scale(model.config.precision, scale, finite)
-        state = state.replace(
+        state = TrainState(
+            key=state.key,
             step=state.step + 1,
             params=params,
             optimizer=moved,
@@ -101,21 +107,7 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh), whole, whole),
         out_shardings=(shardings, whole),
     )
-    return _under(mesh, compiled)
-
-
-def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
-    """(parameters, batch) -> sums over the batch, without dropout and regularisers."""
-    plain = Knobs.from_config(model.config)._replace(
-        z_loss=jnp.float32(0), label_smoothing=jnp.float32(0)
-    )
-
-    def evaluate(params: Any, batch: Batch) -> Sums:
-        return loss_sums(_scores(model, params, batch, None), batch.weights, plain)
-
-    whole = NamedSharding(mesh, PartitionSpec())
-    compiled = jax.jit(evaluate, in_shardings=(None, batch_sharding(mesh)), out_shardings=whole)
-    return _under(mesh, compiled)
+    return cast(TrainStep, under(mesh, compiled))
 
 
 def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -> tuple[Any, Sums]:
@@ -126,8 +118,8 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     key = jax.random.fold_in(state.key, state.step) if config.dropout_rate > 0 else None
 
     def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(_scores(model, params, micro, key), micro.weights, knobs)
-        return sums.loss / weight * scale, sums
+        sums = loss_sums(model.batch_scores(params, micro, key=key), micro.weights, knobs)
+        return sums.objective / weight * scale, sums
 
     differentiate = jax.grad(objective, has_aux=True)
     count = config.accumulate_steps
@@ -154,38 +146,5 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     return grads, sums
 
 
-def _scores(model: TMSModel, params: Any, batch: Batch, key: jax.Array | None) -> Any:
-    return model.scores(
-        params,
-        batch.input_ids,
-        batch.labels,
-        positions_BT=batch.positions,
-        segment_ids_BT=batch.segment_ids,
-        key=key,
-    )
-
-
-def _layer_norms(grads: Any) -> dict[str, jax.Array]:
-    """Norm of each parameter's gradient; stacked layers keep their leading axis."""
-
-    def norm(path: str, grad: jax.Array) -> jax.Array:
-        axes = tuple(range(1 if "/layers/" in path else 0, grad.ndim))
-        return jnp.sqrt(jnp.sum(jnp.square(grad), axis=axes))
-
-    leaves = jax.tree_util.tree_leaves_with_path(grads)
-    return {path_name(path): norm(path_name(path), grad) for path, grad in leaves}
-
-
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _under(mesh: Mesh, function: Any) -> Any:
-    """Runs `function` with the mesh set, so that sharding hints inside find it."""
-
-    def call(*args: Any) -> Any:
-        with jax.set_mesh(mesh):
-            return function(*args)
-
-    call.compiled = function  # type: ignore[attr-defined]
-    return call

@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 
 from rtdlm.modules.attention.cache import KVCache
+from rtdlm.modules.attention.dot_product import attend
 from rtdlm.modules.attention.rope import Rotation, rotate
 from rtdlm.modules.primitives import Projection, RMSNorm
 
@@ -61,7 +62,7 @@ class GroupedQueryAttention(hk.Module):
         if cache is not None:
             cache = cache.write(key, value, positions_BT)
             key, value = cache.key_BSKE.astype(x_BTD.dtype), cache.value_BSKE.astype(x_BTD.dtype)
-        read_BTHE = jax.nn.dot_product_attention(query, key, value, mask=mask_BTS[:, None])
+        read_BTHE = attend(query, key, value, mask_BTS)
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
             "BTHE,HED->BTD", shape=(*heads, model), scale=self.out_scale, name="output"

@@ -2,6 +2,9 @@
 
     p = softmax(x W_r);  choose the k largest;  gates = p of the chosen, rescaled to sum to one
 
+A single choice keeps its p: rescaled it would always be one and the loss could not teach the
+router (arXiv 2101.03961, eq. 2).
+
 Each expert takes at most `capacity` tokens of a row, first come first served along the row, so
 that whether a token is dropped depends on tokens before it alone. Two losses keep the router
 healthy: load balancing, E * sum_e f_e P_e / k with f_e the share of tokens that chose e and P_e
@@ -55,7 +58,8 @@ def route(
     real_BT = (weights_BT > 0).astype(jnp.float32)
     p_BTE = jax.nn.softmax(logits_BTE, axis=-1)
     gate_BTJ, expert_BTJ = jax.lax.top_k(p_BTE, top_k)
-    gate_BTJ = gate_BTJ / jnp.sum(gate_BTJ, axis=-1, keepdims=True)
+    if top_k > 1:
+        gate_BTJ = gate_BTJ / jnp.sum(gate_BTJ, axis=-1, keepdims=True)
     chosen_BTJE = jax.nn.one_hot(expert_BTJ, num_experts) * real_BT[:, :, None, None]
     batch, length = weights_BT.shape
     in_order = chosen_BTJE.reshape(batch, length * top_k, num_experts)

@@ -2,6 +2,7 @@
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 
 def dropout(x: jax.Array, *, rate: float) -> jax.Array:
@@ -10,4 +11,8 @@ def dropout(x: jax.Array, *, rate: float) -> jax.Array:
     Training passes a key and evaluation passes None, so that no flag has to say which it is.
     """
     key = hk.maybe_next_rng_key() if rate > 0.0 else None
-    return x if key is None else hk.dropout(key, rate, x)
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    # `hk.dropout` multiplies by the boolean, which strict dtype promotion refuses.
+    return jnp.where(keep, x / (1.0 - rate), 0.0)

@@ -1,0 +1,98 @@
+"""Files that are on the disk when the call returns, or not there at all.
+
+A write is durable after `fsync` of the file and of the directory that names it, and atomic when the
+bytes go to a hidden sibling that is renamed over the name. The SHA-256 is taken on the way to the
+disk, so that it describes what was meant and not what the disk made of it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+CHUNK_BYTES = 1 << 22
+
+
+class FileRecord(NamedTuple):
+    """What a manifest says of one file: its size [bytes] and its SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+class HashingFile:
+    """A new file that counts and hashes what is written, and reaches the disk on a clean exit.
+
+    Raises:
+        FileExistsError: the file is already there.
+        OSError: the disk refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb")
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends all of `data`."""
+        view = memoryview(data)
+        for start in range(0, len(view), CHUNK_BYTES):
+            chunk = view[start : start + CHUNK_BYTES]
+            self._file.write(chunk)
+            self._hash.update(chunk)
+        self._bytes += len(view)
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and hash of what was written so far."""
+        return FileRecord(self._bytes, self._hash.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+
+def write_file(path: Path, data: bytes) -> FileRecord:
+    """Creates `path` with `data`; see `HashingFile`."""
+    with HashingFile(path) as file:
+        file.write(data)
+    return file.record
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes `path` so that a reader sees the old bytes or the new ones, never a part."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_file(temporary, data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames and deletions in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,154 @@
+"""Finds checkpoints, verifies them and reads them; never writes.
+
+    OUT/checkpoints/step_00000100/    one complete checkpoint, see `snapshot`
+    OUT/checkpoints/best              a text file with the name of the best one
+
+Anyone may read while a run writes: a checkpoint appears at once and whole.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rtdlm.checkpoint.manifest import MANIFEST, DamageError, read_manifest, verify
+from rtdlm.checkpoint.snapshot import CONFIG, MODEL, TOKENIZER, Snapshot, read_snapshot
+from rtdlm.checkpoint.tensors import read_parts
+from rtdlm.config.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+EVERYTHING = ("",)
+INFERENCE = (MODEL, CONFIG, TOKENIZER)
+
+_STEP = re.compile(r"step_(\d{8,})")
+
+Notice = Callable[[str], object]
+
+
+class NewestComplete(NamedTuple):
+    """The newest undamaged snapshot, and what is wrong with newer ones."""
+
+    snapshot: Snapshot | None
+    """None when there is no undamaged one."""
+    passed_over: Mapping[int, str]
+    """Step -> a sentence that names the directory and the damage, newest first."""
+
+
+class SavedModel(NamedTuple):
+    """The part of a checkpoint that inference needs; parameters are memory maps."""
+
+    directory: Path
+    step: int
+    params: Mapping[str, np.ndarray]
+    config: str
+    tokenizer: bytes | None
+
+
+def step_name(step: int) -> str:
+    """Directory name of the checkpoint after `step` optimizer steps."""
+    return f"step_{step:08d}"
+
+
+def step_directories(checkpoints: Path) -> dict[int, Path]:
+    """Step -> directory of every checkpoint in `checkpoints`, damaged ones too, oldest first."""
+    if not checkpoints.is_dir():
+        return {}
+    matches = [(_STEP.fullmatch(path.name), path) for path in checkpoints.iterdir()]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def load_checkpoint(directory: Path) -> Snapshot:
+    """The snapshot in one step's directory, after verifying all of it.
+
+    Raises:
+        UserError: it is damaged or half-written.
+    """
+    try:
+        return read_snapshot(directory, step=verify(directory).step)
+    except DamageError as damage:
+        raise UserError(_unusable(directory, damage)) from None
+
+
+def newest_complete(checkpoints: Path) -> NewestComplete:
+    """The newest checkpoint that verifies, and why each newer one did not."""
+    path, passed_over = _newest(checkpoints, prefixes=EVERYTHING)
+    snapshot = None if path is None else read_snapshot(path, step=read_manifest(path).step)
+    return NewestComplete(snapshot, passed_over)
+
+
+def resolve_checkpoint(path: str | Path, *, notice: Notice = warnings.warn) -> Path:
+    """The directory of the checkpoint that a person means by `path`, fit for inference.
+
+    Args:
+        path: a run's output directory or its `checkpoints` directory (the newest complete one is
+            meant), its `best` file, or one step's directory.
+        notice: called with one sentence for each damaged checkpoint that was passed over.
+
+    Raises:
+        UserError: there is none, or the one named is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"checkpoint {path} does not exist; give the --out directory of a run, its "
+            f"{CHECKPOINTS} directory or one step in it"
+        )
+    if path.name == BEST and path.is_file():
+        path = path.parent / path.read_text(encoding="utf-8").strip()
+    if (path / MANIFEST).exists() or _STEP.fullmatch(path.name):
+        return _require_usable(path)
+    inner = path / CHECKPOINTS
+    found, passed_over = _newest(inner if inner.is_dir() else path, prefixes=INFERENCE)
+    if found is None and passed_over:
+        raise UserError(f"{path} holds no undamaged checkpoint: {'; '.join(passed_over.values())}")
+    if found is None:
+        raise UserError(
+            f"{path} holds no checkpoint; give the --out directory of a run that has saved one"
+        )
+    for sentence in passed_over.values():
+        notice(sentence)
+    return found
+
+
+def load_model(path: str | Path, *, notice: Notice = warnings.warn) -> SavedModel:
+    """Parameters, configuration and tokenizer of the checkpoint that `path` means.
+
+    The optimizer state is not touched. See `resolve_checkpoint` for arguments and errors.
+    """
+    directory = resolve_checkpoint(path, notice=notice)
+    tokenizer = directory / TOKENIZER
+    return SavedModel(
+        directory=directory,
+        step=read_manifest(directory).step,
+        params=read_parts(directory, MODEL),
+        config=(directory / CONFIG).read_text(encoding="utf-8"),
+        tokenizer=tokenizer.read_bytes() if tokenizer.exists() else None,
+    )
+
+
+def _newest(checkpoints: Path, *, prefixes: Collection[str]) -> tuple[Path | None, dict[int, str]]:
+    passed_over: dict[int, str] = {}
+    for step, path in reversed(step_directories(checkpoints).items()):
+        try:
+            verify(path, prefixes=prefixes)
+        except DamageError as damage:
+            passed_over[step] = f"checkpoint {path} is passed over: {damage}"
+        else:
+            return path, passed_over
+    return None, passed_over
+
+
+def _require_usable(directory: Path) -> Path:
+    try:
+        verify(directory, prefixes=INFERENCE)
+    except DamageError as damage:
+        raise UserError(_unusable(directory, damage)) from None
+    return directory
+
+
+def _unusable(directory: Path, damage: DamageError) -> str:
+    return f"checkpoint {directory} cannot be used: {damage}; choose another step beside it"

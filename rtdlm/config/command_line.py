@@ -1,0 +1,120 @@
+"""What the commands share: flags that build a config, and mistakes told in one sentence."""
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from textwrap import wrap
+from typing import Any
+
+from rtdlm.config.agi import AGIConfig
+from rtdlm.config.build import build_config, parse_assignments
+from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.fields import field_docs
+from rtdlm.config.presets import PRESETS
+
+USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+
+# Everyday flag -> the field it sets, its type and what it takes on the command line.
+EVERYDAY: dict[str, tuple[str, type, str]] = {
+    "--steps": ("num_steps", int, "N"),
+    "--epochs": ("num_epochs", float, "N"),
+    "--tokens": ("num_tokens", int, "N"),
+    "--seconds": ("max_seconds", float, "N"),
+    "--batch-size": ("batch_size", int, "ROWS"),
+    "--lr": ("optimizer.learning_rate", float, "RATE"),
+    "--seed": ("seed", int, "S"),
+    "--tokenizer": ("data.tokenizer", str, "KIND"),
+}
+
+
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+    """Runs a command and turns a user's mistake into one sentence and an exit status."""
+    try:
+        main(arguments)
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return USER_MISTAKE
+    except StorageError as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def make_parser(command: str, description: str, *, epilog: str | None = None) -> ArgumentParser:
+    """A parser that refuses abbreviations, so that a misspelt flag is never taken for another."""
+    return ArgumentParser(
+        prog=f"python -m rtdlm.{command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_config_flags(parser: ArgumentParser) -> None:
+    """Adds the flags that `config_from_flags` reads."""
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: tiny, or the file's)"
+    )
+    group.add_argument("--config", metavar="FILE", help="YAML with any of the fields below")
+    group.add_argument(
+        "--text",
+        nargs="+",
+        metavar="PATH",
+        help="text to prepare and train on: files, directories, globs, or `python-library`, the "
+        "library sources and documentation of the Python that runs this",
+    )
+    group.add_argument(
+        "--data-dir", nargs="+", metavar="DIR", help="directories of prepared shards, mixed"
+    )
+    docs = {doc.name: doc for doc in field_docs()}
+    for flag, (field, kind, metavar) in EVERYDAY.items():
+        text = f"{field}: {docs[field].doc}".replace("%", "%%")
+        group.add_argument(flag, type=kind, metavar=metavar, help=text)
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any field below, for instance --set optimizer.name=adamw d_model=128",
+    )
+
+
+def config_from_flags(flags: Namespace) -> AGIConfig:
+    """The config that the flags describe: preset, then file, then flags.
+
+    Raises:
+        UserError: as `build_config`, or two flags for one field.
+    """
+    overrides: dict[str, Any] = {}
+    for flag, (field, _, _) in EVERYDAY.items():
+        value = getattr(flags, flag.strip("-").replace("-", "_"))
+        if value is not None:
+            overrides[field] = value
+    for flag, field in (("text", "data.text"), ("data_dir", "data.shards")):
+        if getattr(flags, flag) is not None:
+            overrides[field] = getattr(flags, flag)
+    assigned = parse_assignments(flags.set)
+    twice = sorted(set(overrides) & set(assigned))
+    if twice:
+        raise UserError(f"{twice[0]} is set by a flag and by --set; keep one")
+    preset = flags.preset or (None if flags.config else "tiny")
+    return build_config(preset=preset, file=flags.config, overrides=overrides | assigned)
+
+
+def fields_help() -> str:
+    """Every field with its type, default and meaning, for the end of `--help`."""
+    lines = ["fields of --set and of the YAML file:"]
+    for doc in field_docs():
+        lines.append(f"  {doc.name} ({doc.type}, default {_shown(doc.default)})")
+        lines += wrap(doc.doc, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

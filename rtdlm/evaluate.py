@@ -1,0 +1,48 @@
+"""`python -m rtdlm.evaluate`: measures a checkpoint on held-out text.
+
+python -m rtdlm.evaluate --checkpoint runs/tiny
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtdlm.config.command_line import make_parser, run
+
+DESCRIPTION = """Measures a checkpoint on held-out text: loss, perplexity, accuracy, bits a byte and
+the gradient of every layer.
+
+  python -m rtdlm.evaluate --checkpoint runs/tiny
+  python -m rtdlm.evaluate --checkpoint runs/tiny --data-dir other_shards --json"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments and evaluates; returns the exit status."""
+    return run(_main, sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = make_parser("evaluate", DESCRIPTION)
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR",
+        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-dir", nargs="+", metavar="DIR",
+        help="shards to evaluate on (default: those of the run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batches", type=int, default=0, metavar="N",
+        help="held-out batches, spread evenly; 0 is all held-out text (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags = parser.parse_args(arguments)
+    from rtdlm.evaluation import measure, render
+
+    report = measure(flags.checkpoint, data=flags.data_dir, num_batches=flags.batches)
+    print(json.dumps(report) if flags.json else render(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""How good a model is and how healthy its training: numbers, not opinions."""
+
+from rtdlm.evaluation.evaluator import TrainingEvaluator
+from rtdlm.evaluation.gradients import GradientHealth, gradient_health, layer_norms
+from rtdlm.evaluation.heldout import EvalStep, HeldOut, evaluate, make_eval_step
+from rtdlm.evaluation.measure import measure, render
+from rtdlm.evaluation.sums import TokenSums, token_sums
+
+__all__ = [
+    "EvalStep",
+    "GradientHealth",
+    "HeldOut",
+    "TokenSums",
+    "TrainingEvaluator",
+    "evaluate",
+    "gradient_health",
+    "layer_norms",
+    "make_eval_step",
+    "measure",
+    "render",
+    "token_sums",
+]

@@ -1,0 +1,84 @@
+"""Gradient health: which layer's gradient is not finite, explodes or vanishes.
+
+Norms are compared with the median over layers of the same step, so that the verdict needs no
+tuning to a model's scale: above `EXPLODING` times the median is exploding, below `VANISHING` times
+it is vanishing. Exactly zero is vanishing too: nothing reaches that layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtdlm.parallel import path_name
+
+EXPLODING = 1e3
+VANISHING = 1e-5
+
+
+@dataclass(frozen=True)
+class GradientHealth:
+    """Norms by parameter, and the names of those in trouble; stacked layers are `path[i]`."""
+
+    norms: dict[str, float]
+    not_finite: tuple[str, ...]
+    exploding: tuple[str, ...]
+    vanishing: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """No parameter is in trouble."""
+        return not (self.not_finite or self.exploding or self.vanishing)
+
+    def summary(self) -> str:
+        """One line that names what is wrong, or says that nothing is."""
+        found = {
+            "not finite": self.not_finite,
+            "exploding": self.exploding,
+            "vanishing": self.vanishing,
+        }
+        parts = [
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in found.items()
+            if names
+        ]
+        return "gradients: " + ("; ".join(parts) or "healthy")
+
+
+def layer_norms(grads: Any) -> dict[str, jax.Array]:
+    """Norm of each parameter's gradient by path; stacked layers keep their leading axis."""
+
+    def norm(path: str, grad: jax.Array) -> jax.Array:
+        axes = tuple(range(1 if "/layers/" in path else 0, grad.ndim))
+        return jnp.sqrt(jnp.sum(jnp.square(grad), axis=axes))
+
+    leaves = jax.tree_util.tree_leaves_with_path(grads)
+    return {path_name(path): norm(path_name(path), grad) for path, grad in leaves}
+
+
+def gradient_health(norms: Mapping[str, np.ndarray]) -> GradientHealth:
+    """Judges gradient norms by parameter path, scalar or one a layer."""
+    flat: dict[str, float] = {}
+    for path, norm in norms.items():
+        values = np.asarray(norm, np.float64)
+        if values.ndim == 0:
+            flat[path] = float(values)
+        else:
+            flat |= {f"{path}[{layer}]": float(value) for layer, value in enumerate(values)}
+    finite = [value for value in flat.values() if np.isfinite(value)]
+    median = float(np.median(finite)) if finite else 0.0
+
+    def names(wrong: Mapping[str, bool]) -> tuple[str, ...]:
+        return tuple(name for name, is_wrong in wrong.items() if is_wrong)
+
+    return GradientHealth(
+        norms=flat,
+        not_finite=names({k: not np.isfinite(v) for k, v in flat.items()}),
+        exploding=names(
+            {k: bool(np.isfinite(v)) and v > EXPLODING * median for k, v in flat.items()}
+        ),
+        vanishing=names({k: v == 0.0 or v < VANISHING * median for k, v in flat.items()}),
+    )

@@ -1,0 +1,75 @@
+"""Held-out loss: a token-weighted mean over a fixed set of batches, bitwise repeatable.
+
+Each batch gives float32 sums on the devices; the host adds them up in float64 in their order.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rtdlm.config import UserError
+from rtdlm.data.batch import Batch
+from rtdlm.evaluation.sums import TokenSums, token_sums
+from rtdlm.models import TMSModel
+from rtdlm.parallel import batch_sharding, under
+
+EvalStep = Callable[[Any, Batch], TokenSums]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a model predicts held-out text; means over tokens."""
+
+    loss: float
+    """Negative log-likelihood [nats a token]."""
+    perplexity: float
+    """exp(loss)."""
+    top1: float
+    """Share of tokens that were the model's first choice."""
+    top5: float
+    """Share of tokens among the model's first five choices."""
+    entropy: float
+    """Of the predicted distributions [nats]."""
+    tokens: int
+    """Tokens that were predicted."""
+
+
+def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
+    """The compiled (parameters, batch) -> sums, without dropout or any regulariser."""
+
+    def step(params: Any, batch: Batch) -> TokenSums:
+        return token_sums(model.batch_scores(params, batch).tokens, batch.weights)
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    compiled = jax.jit(step, in_shardings=(None, batch_sharding(mesh)), out_shardings=whole)
+    return under(mesh, compiled)
+
+
+def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch]) -> HeldOut:
+    """Means over `batches`, which lie on the devices already.
+
+    Raises:
+        UserError: the batches hold no token to predict.
+    """
+    sums = [step(params, batch) for batch in batches]  # dispatched together, read once
+    columns = zip(*sums, strict=True)
+    nll, top1, top5, entropy, weight = (
+        [math.fsum(float(value) for value in column) for column in columns] if sums else [0.0] * 5
+    )
+    if weight == 0:
+        raise UserError(
+            "the held-out set holds no token to predict; raise data.held_out_fraction or add text"
+        )
+    mean = nll / weight
+    return HeldOut(
+        loss=mean,
+        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        top1=top1 / weight,
+        top5=top5 / weight,
+        entropy=entropy / weight,
+        tokens=round(weight),
+    )

@@ -1,0 +1,120 @@
+"""A checkpoint on held-out text: the whole of what `python -m rtdlm.evaluate` reports."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtdlm.config import UserError
+from rtdlm.data import Batch, Loader
+from rtdlm.evaluation.evaluator import TrainingEvaluator
+from rtdlm.evaluation.gradients import layer_norms
+from rtdlm.evaluation.sums import token_sums
+from rtdlm.models import TMSModel
+from rtdlm.models.load import LoadedModel, load_model
+from rtdlm.parallel import make_mesh
+
+
+def measure(
+    checkpoint: Path, *, data: Sequence[str] | None = None, num_batches: int = 0
+) -> dict[str, Any]:
+    """Held-out figures and gradient health of a checkpoint, as plain JSON values.
+
+    Args:
+        checkpoint: a run's output directory or one checkpoint.
+        data: shards to evaluate on; None takes the run's own.
+        num_batches: held-out batches, spread evenly; 0 is all.
+
+    Raises:
+        UserError: checkpoint or data are missing, damaged or do not fit.
+    """
+    loaded = load_model(checkpoint)
+    loader = _held_out(loaded, data)
+    batches = list(loader.held_out_batches(num_batches))
+    evaluator = TrainingEvaluator(
+        loaded.model,
+        batches,
+        mesh=make_mesh(loaded.model.config.mesh),
+        bytes_per_token=loader.bytes_per_token,
+    )
+    evaluator.compile(loaded.params)
+    started = time.monotonic()
+    held_out = evaluator.evaluate(loaded.params)
+    seconds = time.monotonic() - started
+    report = evaluator.report(
+        held_out,
+        step=loaded.step,
+        gradient_norms=gradient_norms(loaded.model, loaded.params, batches[0]),
+        tokens_per_second=held_out.tokens / seconds,
+    )
+    return {"checkpoint": str(loaded.directory)} | report
+
+
+def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.ndarray]:
+    """Norm of the gradient of `batch`'s mean loss, by parameter and layer."""
+
+    @jax.jit
+    def norms(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        def loss(params: Any) -> jax.Array:
+            sums = token_sums(model.batch_scores(params, batch).tokens, batch.weights)
+            return sums.nll / jnp.maximum(sums.weight, 1.0)
+
+        return layer_norms(jax.grad(loss)(params))
+
+    return {path: np.asarray(norm) for path, norm in norms(params, batch).items()}
+
+
+def _held_out(loaded: LoadedModel, data: Sequence[str] | None) -> Loader:
+    config = loaded.model.config
+    prepared = loaded.run / "data"
+    directories = data or config.data.shards or (prepared,)
+    if directories == (prepared,) and not prepared.is_dir():
+        raise UserError(
+            f"the run's prepared text is not at {prepared}; name shards to evaluate on with "
+            "--data-dir"
+        )
+    loader = Loader(
+        directories,
+        seq_len=config.max_seq_len,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        split="heldout",
+        vocab_size=config.vocab_size,
+        held_out_fraction=config.data.held_out_fraction,
+    )
+    ours, theirs = loaded.tokenizer, loader.tokenizer()
+    if ours is not None and theirs is not None and ours.hash != theirs.hash:
+        raise UserError(
+            f"{directories[0]} was prepared with another tokenizer than the checkpoint's; prepare "
+            f"the text again with --tokenizer {loaded.directory}/tokenizer.json"
+        )
+    return loader
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report of `measure` as lines for a person."""
+    held_out, gradients = report["held_out"], report["gradients"]
+    bits = held_out["bits_per_byte"]
+    troubled = {
+        kind.replace("_", " "): gradients[kind]
+        for kind in ("not_finite", "exploding", "vanishing")
+        if gradients[kind]
+    }
+    rows = {
+        "checkpoint": report["checkpoint"],
+        "step": f"{report['step']:,}",
+        "held-out loss": f"{held_out['loss']:.4f} nats a token over {held_out['tokens']:,} tokens",
+        "perplexity": f"{held_out['perplexity']:.2f}",
+        "bits per byte": "not known" if bits is None else f"{bits:.4f}",
+        "top-1 accuracy": f"{held_out['top1']:.2%}",
+        "top-5 accuracy": f"{held_out['top5']:.2%}",
+        "gradients": "healthy"
+        if not troubled
+        else "; ".join(f"{kind}: {', '.join(names)}" for kind, names in troubled.items()),
+        "speed": f"{report['tokens_per_second']:,.0f} tokens/s",
+    }
+    return "\n".join(f"{name + ':':17}{value}" for name, value in rows.items())

@@ -1,0 +1,42 @@
+"""Token statistics as sums, which add up over micro-batches, devices and batches.
+
+A mean of means over batches with different numbers of tokens is not the mean over tokens; sums
+divided once at the end are.
+
+Axes: B batch, T time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from rtdlm.modules.head import TokenStatistics
+
+
+class TokenSums(NamedTuple):
+    """Weighted sums over tokens, float32 scalars; divide by `weight` for means."""
+
+    nll: jax.Array
+    """Negative log-likelihood of the labels [nats]."""
+    top1: jax.Array
+    top5: jax.Array
+    entropy: jax.Array
+    """Of the predicted distributions [nats]."""
+    weight: jax.Array
+
+
+def token_sums(statistics: TokenStatistics, weights_BT: ArrayLike) -> TokenSums:
+    """Sums of `statistics` over all tokens, each with its weight."""
+
+    def total(values_BT: jax.Array) -> jax.Array:
+        return jnp.sum(values_BT * weights_BT)
+
+    return TokenSums(
+        nll=total(statistics.nll),
+        top1=total(statistics.top1),
+        top5=total(statistics.top5),
+        entropy=total(statistics.entropy),
+        weight=jnp.sum(jnp.asarray(weights_BT)),
+    )

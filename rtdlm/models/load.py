@@ -1,0 +1,47 @@
+"""A model out of a checkpoint: config, parameters and tokenizer, which is all that it takes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import yaml
+
+from rtdlm.checkpoint import load_model as read_model
+from rtdlm.checkpoint.tree import unflatten_like
+from rtdlm.config import AGIConfig
+from rtdlm.data import TOKENIZER_FILE, Tokenizer
+from rtdlm.models.tms import Params, TMSModel
+
+
+class LoadedModel(NamedTuple):
+    """A trained model, ready to use."""
+
+    model: TMSModel
+    params: Params
+    tokenizer: Tokenizer | None
+    """None when the run was trained on shards that brought none."""
+    step: int
+    directory: Path
+    """The checkpoint that was read."""
+
+    @property
+    def run(self) -> Path:
+        """The output directory of the run, two levels above its checkpoints."""
+        return self.directory.parent.parent
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """The model in `path`: a run (its newest complete checkpoint) or one checkpoint.
+
+    Raises:
+        UserError: there is no complete checkpoint, or it is damaged.
+    """
+    saved = read_model(path)
+    config = AGIConfig.from_dict(yaml.safe_load(saved.config))
+    model = TMSModel(config)
+    params = jax.device_put(unflatten_like(model.shapes, saved.params))
+    tokenizer = None
+    if saved.tokenizer is not None:
+        name = str(saved.directory / TOKENIZER_FILE)
+        tokenizer = Tokenizer(saved.tokenizer, name=name)
+    return LoadedModel(model, params, tokenizer, saved.step, saved.directory)

@@ -1,0 +1,156 @@
+"""Speed: tokens a second, model FLOPs utilisation, and the time that is left.
+
+MFU = (tokens / second) * (FLOP / token) / (peak FLOP / second)      arXiv 2204.02311, appendix B
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+
+# Dense bfloat16 peak of one device [FLOP/s] by words of its kind in lower case; first match wins.
+# TPU: cloud.google.com/tpu/docs, the page "System architecture" of each version.
+# GPU: NVIDIA's data sheets, without sparsity, SXM form unless PCIe is named.
+PEAK_FLOPS: dict[str, float] = {
+    "tpu v4": 275e12,
+    "tpu v5 lite": 197e12,
+    "tpu v5e": 197e12,
+    "tpu v5": 459e12,
+    "tpu v5p": 459e12,
+    "tpu v6 lite": 918e12,
+    "tpu v6e": 918e12,
+    "a100": 312e12,
+    "h100 pcie": 756e12,
+    "h100 nvl": 835e12,
+    "h100": 989e12,
+    "h200": 989e12,
+    "gh200": 989e12,
+}
+
+
+class Peak(NamedTuple):
+    """Peak of all devices together [FLOP/s], and in words where the number comes from."""
+
+    flops: float
+    source: str
+
+
+def mfu(*, tokens_per_second: float, flops_per_token: float, peak_flops: float) -> float:
+    """Share of the devices' peak that the model's own arithmetic uses [fraction]."""
+    return tokens_per_second * flops_per_token / peak_flops
+
+
+class Meter:
+    """Throughput over a sliding window of training time.
+
+    Args:
+        flops_per_token: work of one training token [FLOP].
+        peak_flops: peak of all devices together [FLOP/s].
+        window: length of the window [seconds].
+        seconds: training time before the first update; more than 0 after a resume [seconds].
+        tokens: tokens before the first update.
+    """
+
+    def __init__(
+        self,
+        *,
+        flops_per_token: float,
+        peak_flops: float,
+        window: float = 10.0,
+        seconds: float = 0.0,
+        tokens: int = 0,
+    ) -> None:
+        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._window = window
+        self._marks = deque([(seconds, tokens)])
+
+    def update(self, *, seconds: float, tokens: int) -> dict[str, float]:
+        """The metrics `tokens_per_second` and `mfu` over the window that ends now.
+
+        Args:
+            seconds: training time since the run began; more than at the last update [seconds].
+            tokens: tokens trained on since the run began.
+        """
+        self._marks.append((seconds, tokens))
+        # The oldest mark stays just outside the window, so that a slow step has one to compare to.
+        while len(self._marks) > 2 and self._marks[1][0] <= seconds - self._window:
+            self._marks.popleft()
+        start_seconds, start_tokens = self._marks[0]
+        rate = (tokens - start_tokens) / (seconds - start_seconds)
+        utilisation = mfu(
+            tokens_per_second=rate,
+            flops_per_token=self._flops_per_token,
+            peak_flops=self._peak_flops,
+        )
+        return {"tokens_per_second": rate, "mfu": utilisation}
+
+
+class TimeLeft:
+    """Wall time to the end of the budget, from the pace of the last minute or so.
+
+    Args:
+        window: wall time that the pace is taken over [seconds].
+    """
+
+    def __init__(self, *, window: float = 60.0) -> None:
+        self._window = window
+        self._marks: deque[tuple[float, float]] = deque()
+
+    def update(self, *, now: float, done: float) -> float | None:
+        """Seconds left; None until a second update shows a pace.
+
+        Args:
+            now: any clock that runs evenly [seconds].
+            done: share of the budget that is used [fraction].
+        """
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and self._marks[1][0] <= now - self._window:
+            self._marks.popleft()
+        start, done_at_start = self._marks[0]
+        if done <= done_at_start:
+            return None
+        return max(0.0, 1.0 - done) * (now - start) / (done - done_at_start)
+
+
+def peak_flops(devices: Sequence["jax.Device"]) -> Peak:
+    """Peak of `devices`: from the table, or measured with a matrix product when not in it.
+
+    Fake CPU devices share one processor, so that a CPU host counts once.
+    """
+    kind = devices[0].device_kind
+    listed = next((PEAK_FLOPS[words] for words in PEAK_FLOPS if _has(kind, words)), None)
+    if listed is not None:
+        return Peak(len(devices) * listed, f"{len(devices)} x {kind}, bfloat16, data sheet")
+    if devices[0].platform == "cpu":
+        hosts = len({device.process_index for device in devices})
+        flops = measure_matmul(devices[0], size=1024, dtype="float32")
+        return Peak(hosts * flops, "measured: the best of five float32 products of 1024 x 1024")
+    flops = measure_matmul(devices[0], size=8192, dtype="bfloat16")
+    return Peak(
+        len(devices) * flops,
+        f"measured on {kind}: the best of five bfloat16 products of 8192 x 8192",
+    )
+
+
+def _has(kind: str, words: str) -> bool:
+    return re.search(rf"\b{words}\b", kind.lower()) is not None
+
+
+def measure_matmul(device: "jax.Device", *, size: int, dtype: str, repeats: int = 5) -> float:
+    """Speed of the fastest of `repeats` square matrix products on `device` [FLOP/s]."""
+    import jax
+    import jax.numpy as jnp
+
+    matrix = jax.device_put(jnp.ones((size, size), dtype), device)
+    multiply = jax.jit(jnp.matmul)
+    multiply(matrix, matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        multiply(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,79 @@
+"""What a config amounts to before anything runs: `python -m rtdlm.train --dry-run`."""
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.config import AGIConfig, to_yaml
+from rtdlm.data import Batch
+from rtdlm.models import TMSModel
+from rtdlm.models.cost import count_parameters, train_flops_per_token
+from rtdlm.parallel import check_batch, make_mesh
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.optimizer import check_rules, make_optimizer
+from rtdlm.training.state import state_shapes
+from rtdlm.training.step import make_train_step
+
+
+class Memory(NamedTuple):
+    """Of one device during a step, by the compiler's own count [bytes]."""
+
+    parameters: int
+    """Over all devices."""
+    optimizer: int
+    """Over all devices."""
+    arguments: int
+    """State and batch on one device."""
+    temporary: int
+    """Activations, gradients and work space on one device."""
+
+
+def step_memory(config: AGIConfig) -> Memory:
+    """Compiles the step for the devices at hand, without making a single array."""
+    model, mesh = TMSModel(config), make_mesh(config.mesh)
+    check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
+    check_rules(config.optimizer, model.shapes)
+    optimizer = make_optimizer(config.optimizer)
+    state = state_shapes(model, optimizer)
+    shape = (config.batch_size, config.max_seq_len)
+    integers, floats = (jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32))
+    batch = cast(Any, Batch)(integers, integers, integers, integers, floats)
+    knobs = jax.eval_shape(lambda: Knobs.from_config(config))
+    fraction = jax.ShapeDtypeStruct((), jnp.float32)
+    step = make_train_step(model, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        compiled = step.__wrapped__.lower(state, batch, knobs, fraction).compile()
+    found = compiled.memory_analysis()
+    return Memory(
+        parameters=_bytes(state.params),
+        optimizer=_bytes(state.optimizer),
+        arguments=found.argument_size_in_bytes,
+        temporary=found.temp_size_in_bytes,
+    )
+
+
+def describe(config: AGIConfig) -> str:
+    """The resolved config, parameter counts, cost and memory, for a person."""
+    count, memory = count_parameters(config), step_memory(config)
+    tokens = config.batch_size * config.max_seq_len
+    rows = {
+        "parameters": f"{count.total:,} total, {count.active:,} active a token, "
+        f"{count.embedding:,} in embedding tables",
+        "step": f"{tokens:,} tokens, {train_flops_per_token(config) * tokens / 1e9:,.1f} GFLOP",
+        "parameter memory": _megabytes(memory.parameters),
+        "optimizer memory": _megabytes(memory.optimizer),
+        "peak memory": f"{_megabytes(memory.arguments + memory.temporary)} a device of "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}: {_megabytes(memory.arguments)} "
+        f"state and batch, {_megabytes(memory.temporary)} activations, gradients and work space",
+    }
+    lines = [f"{name + ':':18}{value}" for name, value in rows.items()]
+    return "\n".join([to_yaml(config), *lines])
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

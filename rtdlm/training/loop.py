@@ -1,0 +1,238 @@
+"""The loop: step after step until the budget is spent, with nothing slow on the hot path.
+
+The metrics of step t are read after step t + 1 was dispatched, so that the devices never wait for
+the host. Steps are numbered by how many are done: step 1 is the first.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtdlm.checkpoint import CheckpointStore
+from rtdlm.config import AGIConfig
+from rtdlm.data import Batch, Loader, prefetch
+from rtdlm.evaluation import TrainingEvaluator, gradient_health
+from rtdlm.monitoring import (
+    CheckpointSaved,
+    EvalFinished,
+    Event,
+    Meter,
+    Notice,
+    StepFinished,
+)
+from rtdlm.monitoring.disk import replace_file
+from rtdlm.training.budget import Budget
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.optimizer import evaluation_params
+from rtdlm.training.saving import Position, to_snapshot
+from rtdlm.training.state import TrainState
+from rtdlm.training.step import Metrics, TrainStep
+from rtdlm.training.stop import StopRequest
+
+
+EVALUATION_FILE = "evaluation.json"
+
+
+class Parts(NamedTuple):
+    """What a loop is made of; nothing here changes while it runs."""
+
+    config: AGIConfig
+    step: TrainStep
+    loader: Loader
+    place: Callable[[Batch], Any]
+    evaluator: TrainingEvaluator
+    store: CheckpointStore
+    budget: Budget
+    emit: Callable[[Event], None]
+    meter: Meter
+    tokenizer: bytes | None
+    out: Path
+
+
+class Pending(NamedTuple):
+    """A step that was dispatched and whose metrics are not read yet."""
+
+    step: int
+    metrics: Metrics
+
+
+class End(NamedTuple):
+    """Why a session ended; an incomplete run can be resumed."""
+
+    reason: str
+    complete: bool
+
+
+class Loop:
+    """Owns the state between the first step and the last."""
+
+    def __init__(self, parts: Parts, state: TrainState, knobs: Knobs, position: Position) -> None:
+        self.parts = parts
+        self.state = state
+        self.knobs = knobs
+        self.position = position
+        self._pending: Pending | None = None
+        self._norms: dict[str, jax.Array] = {}
+        self._speed: dict[str, float] = {}
+        self._saved_step = position.step
+        self._evaluated_step = -1
+        self._before = position.seconds
+        self._trained = position.trained_seconds
+        self._started = self._reported = time.monotonic()
+
+    def run(self) -> End:
+        """Trains until the budget is spent, patience ends or a signal comes."""
+        depth = self.parts.config.data.prefetch
+        with (
+            StopRequest() as stop,
+            prefetch(self._placed_batch, self.position.step, depth) as batches,
+        ):
+            end = None
+            while end is None:
+                self._advance(next(batches))
+                if self._due(self.parts.config.evaluation.every_steps):
+                    self._evaluate()
+                if self._due(self.parts.config.checkpoint.every_steps):
+                    self._save()
+                self._announce_saved()
+                end = self._end(stop)
+        self._finish(end)
+        return end
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent, over all sessions of the run [seconds]."""
+        return self._before + time.monotonic() - self._started
+
+    def _placed_batch(self, step: int) -> Any:
+        return self.parts.place(self.parts.loader.batch(step))
+
+    def _advance(self, batch: Any) -> None:
+        fraction = self.parts.budget.fraction(step=self.position.step, seconds=self.seconds)
+        self.state, metrics = self.parts.step(
+            self.state, batch, self.knobs, jnp.asarray(fraction, jnp.float32)
+        )
+        self._report()
+        self.position = self.position._replace(step=self.position.step + 1)
+        self._pending = Pending(self.position.step, metrics)
+
+    def _report(self) -> None:
+        """Reads and tells the metrics of the step before; waits until that step is done."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        self._norms = metrics.layer_grad_norms
+        values = jax.device_get(metrics._replace(layer_grad_norms={}))
+        now = time.monotonic()
+        self._trained += now - self._reported
+        self._reported = now
+        if values.skipped:
+            problem = gradient_health(self._gradient_norms()).summary()
+            self.parts.emit(Notice(step, "warning", f"step {step}: update skipped, {problem}"))
+        tokens = step * self.parts.config.batch_size * self.parts.config.max_seq_len
+        self._speed = self.parts.meter.update(seconds=self._trained, tokens=tokens)
+        told = metric_values(values) | self._speed
+        self.parts.emit(StepFinished(step, told, self._trained, tokens))
+
+    def _gradient_norms(self) -> dict[str, np.ndarray]:
+        return {path: np.asarray(norm) for path, norm in self._norms.items()}
+
+    def _due(self, every: int) -> bool:
+        return self.position.step % every == 0
+
+    def _evaluate(self) -> None:
+        self._report()
+        step, evaluator = self.position.step, self.parts.evaluator
+        params = evaluation_params(
+            self.parts.config.optimizer, self.state.optimizer, self.state.params
+        )
+        held_out = evaluator.evaluate(params)
+        best = self.position.best_loss is None or held_out.loss < self.position.best_loss
+        if best:
+            self.position = self.position._replace(
+                best_loss=held_out.loss, best_step=step, bad_evaluations=0
+            )
+        else:
+            bad = self.position.bad_evaluations + 1
+            self.position = self.position._replace(bad_evaluations=bad)
+        report = evaluator.report(
+            held_out,
+            step=step,
+            gradient_norms=self._gradient_norms(),
+            tokens_per_second=self._speed.get("tokens_per_second"),
+        )
+        health = gradient_health(self._gradient_norms())
+        if not health.healthy:
+            self.parts.emit(Notice(step, "warning", f"step {step}: {health.summary()}"))
+        replace_file(self.parts.out / EVALUATION_FILE, json.dumps(report, indent=1).encode())
+        values = {k: float(v) for k, v in report["held_out"].items() if v is not None}
+        self.parts.emit(EvalFinished(step, values, best))
+        self._evaluated_step = step
+        self._reported = time.monotonic()  # evaluation is no training time
+        if best:
+            self._save()
+
+    def _save(self) -> None:
+        step = self.position.step
+        if self._saved_step == step:
+            return
+        self._report()
+        self.parts.store.wait()
+        self.position = self.position._replace(seconds=self.seconds, trained_seconds=self._trained)
+        snapshot = to_snapshot(
+            self.state,
+            self.knobs,
+            self.position,
+            self.parts.config,
+            data={"fingerprint": self.parts.loader.fingerprint},
+            tokenizer=self.parts.tokenizer,
+        )
+        self.parts.store.save(snapshot, best=self.position.best_step == step)
+        self._saved_step = step
+
+    def _announce_saved(self) -> None:
+        for saved in self.parts.store.poll():
+            self.parts.emit(CheckpointSaved(saved.step, str(saved.path), saved.best))
+
+    def _end(self, stop: StopRequest) -> End | None:
+        if self.parts.budget.spent(step=self.position.step, seconds=self.seconds):
+            return End("the budget is spent", complete=True)
+        patience = self.parts.config.evaluation.patience
+        if patience and self.position.bad_evaluations >= patience:
+            return End(f"no better held-out loss in {patience} evaluations", complete=True)
+        return End(f"stopped by {stop.requested}", complete=False) if stop.requested else None
+
+    def _finish(self, end: End) -> None:
+        self._report()
+        # An interrupted run is evaluated where the uninterrupted one would be, and nowhere else.
+        if end.complete and self._evaluated_step != self.position.step:
+            self._evaluate()
+        self._save()
+        self.parts.store.wait()
+        self._announce_saved()
+
+
+def metric_values(metrics: Metrics) -> dict[str, float]:
+    """One step's metrics under the names that logs carry; `loss` is the mean log-likelihood."""
+    tokens = metrics.means.tokens
+    values = {
+        "loss": tokens.nll,
+        "objective": metrics.means.objective,
+        "top1": tokens.top1,
+        "top5": tokens.top5,
+        "entropy": tokens.entropy,
+        "gradient_norm": metrics.grad_norm,
+        "learning_rate": metrics.learning_rate,
+        "weight": metrics.weight,
+        "skipped": metrics.skipped,
+        "loss_scale": metrics.loss_scale,
+    }
+    if metrics.means.experts is not None:
+        values |= {f"experts_{k}": v for k, v in metrics.means.experts._asdict().items()}
+    return {name: float(value) for name, value in values.items()}

@@ -1,0 +1,237 @@
+"""One run: everything is opened and checked, then the loop runs, then the end is told."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from rtdlm.checkpoint import CheckpointStore
+from rtdlm.config import AGIConfig, UserError
+from rtdlm.config.sampling import SamplingConfig
+from rtdlm.evaluation import TrainingEvaluator
+from rtdlm.inference import Generator
+from rtdlm.models import TMSModel
+from rtdlm.models.cost import count_parameters, train_flops_per_token
+from rtdlm.monitoring import (
+    CurvesSink,
+    EventStream,
+    JsonlSink,
+    Meter,
+    Notice,
+    PrepareBar,
+    ReportSink,
+    RunFinished,
+    RunStarted,
+    Sink,
+    TensorBoardSink,
+    peak_flops,
+    progress_sink,
+)
+from rtdlm.parallel import batch_sharding, check_batch, make_mesh
+from rtdlm.training.budget import Budget
+from rtdlm.training.corpus import Corpus, open_corpus
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.loop import Loop, Parts
+from rtdlm.training.optimizer import check_rules, evaluation_params, make_optimizer
+from rtdlm.training.saving import Position, from_snapshot
+from rtdlm.training.state import TrainState, init_state, state_shapes
+from rtdlm.training.step import make_train_step
+
+
+class Start(NamedTuple):
+    """Where a session begins: fresh, or at a checkpoint."""
+
+    state: TrainState
+    knobs: Knobs
+    position: Position
+    passed_over: Mapping[int, str]
+    """Damaged checkpoints newer than the one that was loaded, and why."""
+    resumed: bool
+
+
+def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
+    """Trains the model that `config` describes and leaves everything in `out`.
+
+    Args:
+        config: the run; its text is prepared first.
+        out: output directory; one run each.
+        resume: go on from the newest complete checkpoint in `out`, if there is one.
+        command: how the run was started, for the record.
+
+    Raises:
+        UserError: config, data, devices and `out` do not fit together.
+        StorageError: something could not be written; earlier checkpoints are intact.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
+    with PrepareBar() as bar:
+        corpus = open_corpus(config, out, progress=bar)
+    config = corpus.config
+    model = TMSModel(config)
+    check_rules(config.optimizer, model.shapes)
+    budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
+    with open_store(config, out) as store, EventStream(_sinks(config, out)) as events:
+        start = _start(model, mesh, store, corpus.loader.fingerprint, resume=resume)
+        budget.require_left(step=start.position.step, seconds=start.position.seconds)
+        started = _started(config, mesh, budget, start, command)
+        events.emit(started)
+        for step, damage in start.passed_over.items():
+            events.emit(Notice(step, "warning", damage))
+        parts = _parts(corpus, model, mesh, out, store, budget, events, start, started)
+        loop = Loop(parts, start.state, start.knobs, start.position)
+        end = loop.run()
+        sample = _sample(corpus, model, loop) if end.complete else None
+        reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
+        summary = {"wall_seconds": loop.seconds, "skipped_updates": float(loop.state.skipped)}
+        events.emit(RunFinished(loop.position.step, reason, summary, sample))
+
+
+def _parts(
+    corpus: Corpus,
+    model: TMSModel,
+    mesh: Mesh,
+    out: Path,
+    store: CheckpointStore,
+    budget: Budget,
+    events: EventStream,
+    start: Start,
+    started: RunStarted,
+) -> Parts:
+    config, sharding = corpus.config, batch_sharding(mesh)
+    evaluator = TrainingEvaluator(
+        model,
+        corpus.loader.held_out_batches(config.evaluation.num_batches),
+        mesh=mesh,
+        bytes_per_token=corpus.bytes_per_held_out_token,
+    )
+    meter = Meter(
+        flops_per_token=started.flops_per_token,
+        peak_flops=started.peak_flops,
+        seconds=start.position.trained_seconds,
+        tokens=start.position.step * started.tokens_per_step,
+    )
+    return Parts(
+        config=config,
+        step=make_train_step(model, make_optimizer(config.optimizer), mesh),
+        loader=corpus.loader,
+        place=lambda batch: jax.device_put(batch, sharding),
+        evaluator=evaluator,
+        store=store,
+        budget=budget,
+        emit=events.emit,
+        meter=meter,
+        tokenizer=corpus.tokenizer_file,
+        out=out,
+    )
+
+
+def _sinks(config: AGIConfig, out: Path) -> list[Sink]:
+    """Files first, so that what the terminal shows is on the disk already."""
+    metrics = out / "metrics.jsonl"
+    sinks: list[Sink] = [JsonlSink(metrics, every=config.monitoring.log_every)]
+    if config.monitoring.tensorboard:
+        sinks.append(TensorBoardSink(out / "tensorboard"))
+    sinks.append(CurvesSink(metrics, out / "curves.png"))
+    sinks.append(ReportSink(metrics, out / "report.md", out=str(out)))
+    return [*sinks, progress_sink()]
+
+
+def open_store(config: AGIConfig, out: Path) -> CheckpointStore:
+    """The checkpoints of the run in `out`, locked against other writers."""
+    options = config.checkpoint
+    return CheckpointStore(
+        out,
+        keep_last=options.keep_last,
+        keep_every=options.keep_every,
+        part_bytes=options.part_bytes,
+    )
+
+
+def _start(
+    model: TMSModel, mesh: Mesh, store: CheckpointStore, fingerprint: str, *, resume: bool
+) -> Start:
+    optimizer = make_optimizer(model.config.optimizer)
+    found = store.newest_complete()
+    if not resume and (found.snapshot is not None or found.passed_over):
+        which = "damaged" if found.snapshot is None else f"at step {found.snapshot.step}"
+        raise UserError(
+            f"{store.root} already holds a run ({which}); add --resume to go on with it, or choose "
+            "another --out"
+        )
+    if found.snapshot is None:
+        if found.passed_over:
+            raise UserError(
+                f"no checkpoint in {store.root} is undamaged: "
+                f"{'; '.join(found.passed_over.values())}; start anew in another --out"
+            )
+        state = init_state(model, optimizer, mesh)
+        position = Position(0, 0.0, 0.0, None, None, 0)
+        return Start(state, Knobs.from_config(model.config), position, {}, resumed=False)
+    saved = found.snapshot
+    _require_same_data(saved.state["data"]["fingerprint"], fingerprint, saved.step)
+    shapes = state_shapes(model, optimizer)
+    restored = from_snapshot(saved, shapes, model.config, mesh)
+    return Start(*restored, found.passed_over, resumed=True)
+
+
+def _require_same_data(saved: str, ours: str, step: int) -> None:
+    if saved != ours:
+        raise UserError(
+            f"the checkpoint at step {step} was trained on other shards than those named now; "
+            "resume with the same data, or start a new run in another --out"
+        )
+
+
+def _started(
+    config: AGIConfig, mesh: Mesh, budget: Budget, start: Start, command: str
+) -> RunStarted:
+    count, peak = count_parameters(config), peak_flops(list(mesh.devices.flat))
+    return RunStarted(
+        time=time.time(),
+        command=command,
+        config=summary(config),
+        parameters={"total": count.total, "active a token": count.active},
+        devices=f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        tokens_per_step=config.batch_size * config.max_seq_len,
+        flops_per_token=train_flops_per_token(config),
+        peak_flops=peak.flops,
+        peak_source=peak.source,
+        total_steps=budget.num_steps,
+        max_seconds=budget.max_seconds,
+        resumed_from=start.position.step if start.resumed else None,
+    )
+
+
+def summary(config: AGIConfig) -> dict[str, Any]:
+    """The settings that a reader of the report asks for first."""
+    optimizer, shape = config.optimizer, f"{config.batch_size} rows of {config.max_seq_len}"
+    experts = config.experts
+    feedforward = f"SwiGLU, {config.d_ff} wide"
+    if experts.num_experts:
+        feedforward += f", {experts.choices} of {experts.num_experts} experts a token"
+    return {
+        "model": f"{config.num_layers} layers, {config.d_model} wide, {config.num_heads} heads, "
+        f"{config.kv_heads} key-value heads ({config.attention_type})",
+        "feedforward": feedforward,
+        "vocabulary": config.vocab_size,
+        "batch": shape,
+        "optimizer": f"{optimizer.name}, peak learning rate {optimizer.peak}, "
+        f"{optimizer.schedule} schedule",
+        "precision": config.precision.compute,
+        "data": ", ".join(config.data.text or config.data.shards),
+        "seed": config.seed,
+    }
+
+
+def _sample(corpus: Corpus, model: TMSModel, loop: Loop) -> str | None:
+    length = model.config.monitoring.sample_tokens
+    if not length or corpus.tokenizer is None:
+        return None
+    state = loop.state
+    params = evaluation_params(model.config.optimizer, state.optimizer, state.params)
+    sampling = SamplingConfig(max_tokens=length, seed=model.config.seed)
+    [completion] = Generator(model, params, corpus.tokenizer).generate([""], sampling)
+    return completion.text

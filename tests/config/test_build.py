@@ -1,0 +1,190 @@
+"""Preset, file and overrides: who wins, and what is refused with which words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rtdlm.config import PRESETS, AGIConfig, UserError, build_config, to_yaml
+from rtdlm.config.build import differences, parse_assignments
+
+
+def refused(**overrides: object) -> str:
+    with pytest.raises(UserError) as caught:
+        AGIConfig.from_preset("tiny", **overrides)
+    return str(caught.value)
+
+
+def test_overrides_beat_the_file_and_the_file_beats_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("d_ff: 512\nseed: 3\noptimizer: {name: adamw, warmup_steps: 7}\n")
+    config = build_config(preset="tiny", file=file, overrides={"seed": 4, "optimizer.beta1": 0.8})
+    assert (config.d_model, config.d_ff, config.seed) == (256, 512, 4)
+    assert config.optimizer.name == "adamw"
+    assert config.optimizer.warmup_steps == 7
+    assert config.optimizer.beta1 == 0.8
+
+
+def test_a_file_may_name_its_preset_and_the_argument_wins(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: small\n")
+    assert build_config(file=file).d_model == 512
+    assert build_config(file=file, preset="base").d_model == 768
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_yaml_round_trip_is_the_identity(preset: str, tmp_path: Path) -> None:
+    config = AGIConfig.from_preset(
+        preset,
+        data={"text": ("a", "b"), "held_out_fraction": 1e-3},
+        optimizer={"weight_decay_rules": {"norm": 0.0}, "learning_rate": 1e-5},
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert build_config(file=file) == config
+
+
+def test_from_preset_takes_sections_as_mappings_or_dataclasses() -> None:
+    one = AGIConfig.from_preset("tiny", optimizer={"name": "lion"})
+    other = AGIConfig.from_preset("tiny", optimizer=one.optimizer)
+    assert one == other
+    assert one.optimizer.name == "lion"
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        AGIConfig().d_model = 1  # type: ignore[misc]
+
+
+def test_assignments_are_read_as_yaml() -> None:
+    items = ["optimizer.learning_rate=1e-4", "data.text=[a, b]", "qk_norm=false", "num_steps=null"]
+    assert parse_assignments(items) == {
+        "optimizer.learning_rate": 1e-4,
+        "data.text": ["a", "b"],
+        "qk_norm": False,
+        "num_steps": None,
+    }
+
+
+def test_an_assignment_without_a_value_is_refused() -> None:
+    with pytest.raises(UserError, match="^--set 'd_model' has no '='; write --set section.key="):
+        parse_assignments(["d_model"])
+
+
+def test_differences_names_dotted_fields() -> None:
+    ours = AGIConfig.from_preset("tiny", seed=1, optimizer={"warmup_steps": 3})
+    assert differences(ours, AGIConfig.from_preset("tiny")) == {
+        "seed": (1, 0),
+        "optimizer.warmup_steps": (3, 50),
+    }
+
+
+def test_changing_a_governor_releases_what_it_governed_below() -> None:
+    assert AGIConfig.from_preset("tiny").num_kv_heads == 2
+    config = AGIConfig.from_preset("tiny", attention_type="mha")
+    assert config.num_kv_heads is None
+    assert config.kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"num_layer": 3}, "unknown option 'num_layer'; did you mean 'num_layers'?"),
+        (
+            {"learning_rate": 3.0},
+            "unknown option 'learning_rate'; did you mean 'optimizer.learning_rate'?",
+        ),
+        (
+            {"optimizer": {"lr": 1.0}},
+            "unknown option 'optimizer.lr'; did you mean 'optimizer.learning_rate'?",
+        ),
+        (
+            {"zebra": 1},
+            "unknown option 'zebra'; run `python -m rtdlm.train --help` for the list",
+        ),
+        ({"optimizer": 3}, "optimizer is a section, got 3; set its fields, optimizer.NAME"),
+        (
+            {"d_model": "wide"},
+            'option "d_model": Expected a int. Got value: wide; change the value to the type that '
+            "is named",
+        ),
+        (
+            {"d_model": 250},
+            "d_model=250 is not divisible by num_heads=4; use a multiple of 4 for d_model",
+        ),
+        (
+            {"num_kv_heads": 3},
+            "num_heads=4 is not divisible by num_kv_heads=3; use a divisor of 4",
+        ),
+        (
+            {"d_model": 12},
+            "d_model=12 over num_heads=4 gives head size 3, which is odd; rope rotates pairs and "
+            "needs an even head size",
+        ),
+        (
+            {"batch_size": 6, "accumulate_steps": 4},
+            "batch_size=6 is not divisible by accumulate_steps=4",
+        ),
+        (
+            {"num_steps": 5, "num_epochs": 1.0},
+            "num_steps=5 and num_epochs=1.0 are two budgets for one run; keep one",
+        ),
+        (
+            {"attention_type": "mqa", "num_kv_heads": 2},
+            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' reads it; remove "
+            "num_kv_heads or change attention_type",
+        ),
+        (
+            {"optimizer": {"schedule": "cosine", "decay_fraction": 0.3}},
+            "optimizer.decay_fraction=0.3 has no effect with optimizer.schedule='cosine': only "
+            "'wsd' reads it; remove optimizer.decay_fraction or change optimizer.schedule",
+        ),
+        (
+            {"experts": {"top_k": 2}},
+            "experts.top_k=2 has no effect with experts.num_experts=0; set experts.num_experts or "
+            "remove it",
+        ),
+        (
+            {"precision": {"initial_loss_scale": 8.0}},
+            "precision.initial_loss_scale=8.0 has no effect with precision.compute='float32': only "
+            "'float16' reads it; remove precision.initial_loss_scale or change precision.compute",
+        ),
+        (
+            {"data": {"shards": ["a"], "weights": [1.0, 2.0]}},
+            "data.weights has 2 entries for 1 directories in data.shards; give one weight a "
+            "directory or none",
+        ),
+    ],
+)
+def test_refusals_say_what_to_do(overrides: dict[str, object], sentence: str) -> None:
+    assert refused(**overrides) == sentence
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError) as caught:
+        AGIConfig.from_preset("tinny")
+    assert str(caught.value) == (
+        "unknown preset 'tinny'; did you mean 'tiny'? presets are tiny, small, base, large, xlarge,"
+        " xxlarge"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"a: [", "is not readable YAML"),
+        (b"\xff\xfe\xfa", "is not readable YAML"),
+        (b"- 1\n", "holds list, expected key: value lines"),
+    ],
+)
+def test_an_unreadable_file_is_named(content: bytes, part: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=part) as caught:
+        build_config(file=file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml does not exist; check the path"):
+        build_config(file=tmp_path / "none.yaml")

@@ -1,0 +1,42 @@
+"""How every test runs: on eight fake devices, with strict shapes and dtypes.
+
+The environment is inherited by the commands that tests start; the settings are not, so that those
+commands run as a user's do, on one device.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# JAX reads these when it is imported.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# A test needs neither a screen nor the network.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import haiku as hk  # noqa: E402
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+hk.config.set(check_jax_usage=True)
+
+# A first example compiles, so that its time says nothing; the same examples in every run.
+hypothesis.settings.register_profile("rtdlm", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("rtdlm")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("there is no ../shared/data beside the checkout")
+    return SHARED_DATA

@@ -1,0 +1,87 @@
+"""A model that compiles in a second, and batches that leave no corner out."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtdlm.config import AGIConfig
+from rtdlm.data.batch import Batch
+from rtdlm.models import TMSModel
+from rtdlm.models.tms import Params
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "max_seq_len": 12,
+    "d_model": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "d_ff": 32,
+    "batch_size": 8,
+    "num_steps": 10,
+}
+# Four experts of which a row's twelve tokens never fill one.
+ROOMY = {"num_experts": 4, "top_k": 2, "capacity_factor": 4.0}
+# Four experts with three places each for twenty-four choices: half of them are dropped.
+TIGHT = {"num_experts": 4, "top_k": 2, "capacity_factor": 0.5}
+
+
+def small_config(**overrides: Any) -> AGIConfig:
+    """`SMALL` with `overrides`; a None of `num_kv_heads` leaves it to the attention type."""
+    return AGIConfig.from_dict(SMALL | overrides)
+
+
+def packed_batch(config: AGIConfig, *, rows: int | None = None, seed: int = 0) -> Batch:
+    """Random documents packed into rows, padding at the end of most, weights of all sizes."""
+    rng = np.random.default_rng(seed)
+    rows, length = config.batch_size if rows is None else rows, config.max_seq_len
+    ids, labels = rng.integers(config.vocab_size, size=(2, rows, length))
+    segments, positions = np.zeros((2, rows, length), np.int32)
+    for row in range(rows):
+        ends = np.sort(rng.choice(np.arange(1, length + 1), size=3, replace=False))
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False), start=1):
+            segments[row, start:end] = number
+            positions[row, start:end] = np.arange(end - start)
+    # Rows weigh very differently, so that a mean of means is far from the mean.
+    weights = (segments > 0) * rng.uniform(0.2, 1.0, (rows, length)) * 2.0 ** (np.arange(rows) % 4)[:, None]
+    return Batch(
+        ids.astype(np.int32),
+        labels.astype(np.int32),
+        segments,
+        positions,
+        weights.astype(np.float32),
+    )
+
+
+def random_params(model: TMSModel, *, seed: int = 0) -> Params:
+    """Parameters from NumPy, which compiles nothing; no norm scale is one, no two layers alike."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = 0.25 * rng.normal(size=shape.shape)
+        return jnp.asarray(noise + (path[-1].key == "scale"), shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, model.shapes)
+
+
+def assert_trees_close(actual: Any, expected: Any, *, atol: float = 1e-5, rtol: float = 1e-5) -> None:
+    """Same structure, and every leaf within the tolerance."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    named = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, got), wanted in zip(named, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(
+            got, wanted, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    """Same structure, and every leaf bitwise the same; PRNG keys by their words."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    named = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, got), wanted in zip(named, jax.tree.leaves(expected), strict=True):
+        assert got.dtype == wanted.dtype, jax.tree_util.keystr(path)
+        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
+            got, wanted = jax.random.key_data(got), jax.random.key_data(wanted)
+        assert np.asarray(got).tobytes() == np.asarray(wanted).tobytes(), jax.tree_util.keystr(path)

@@ -1,0 +1,124 @@
+"""The stack of layers against a plain loop, and what recomputation must not change."""
+
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.config import AGIConfig
+from rtdlm.models import TMSModel
+from rtdlm.models.block import Block, BlockInput
+from rtdlm.models.decoder import Scores
+from rtdlm.modules.attention import causal_mask, rotation
+from tests.models.small import (
+    ROOMY,
+    assert_trees_close,
+    packed_batch,
+    random_params,
+    small_config,
+)
+
+DEEP: dict[str, Any] = {"num_layers": 3, "layer_unroll": 1}
+
+
+def scores_and_gradients(config: AGIConfig, key: jax.Array | None = None) -> tuple[Scores, Any]:
+    model, batch = TMSModel(config), packed_batch(config, rows=2)
+
+    def loss(params: Any) -> tuple[jax.Array, Scores]:
+        scores = model.scores(
+            params,
+            jnp.asarray(batch.input_ids),
+            jnp.asarray(batch.labels),
+            positions_BT=jnp.asarray(batch.positions),
+            segment_ids_BT=jnp.asarray(batch.segment_ids),
+            key=key,
+        )
+        aux = 0.0 if scores.experts is None else jnp.sum(scores.experts.balance)
+        return jnp.sum(scores.tokens.nll * batch.weights) + aux, scores
+
+    grads, scores = jax.jit(jax.grad(loss, has_aux=True))(random_params(model))
+    return scores, grads
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Scores, Any]:
+    return scores_and_gradients(small_config(**DEEP, experts=ROOMY, dropout_rate=0.3), KEY)
+
+
+KEY = jax.random.key(5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer_unroll": 3}, {"layer_unroll": 2}, {"remat": "full"}, {"remat": "dots"}, {"remat": "named"}],
+    ids=str,
+)
+def test_neither_unrolling_nor_recomputing_changes_scores_gradients_or_dropout(
+    plain: tuple[Scores, Any], change: dict[str, Any]
+) -> None:
+    config = small_config(**DEEP | change, experts=ROOMY, dropout_rate=0.3)
+    assert_trees_close(scores_and_gradients(config, KEY), plain, atol=2e-6)
+
+
+def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
+    config = small_config(**DEEP)
+    model, batch = TMSModel(config), packed_batch(config, rows=2)
+    params = random_params(model)
+    segments, positions = jnp.asarray(batch.segment_ids), jnp.asarray(batch.positions)
+    given = BlockInput(
+        causal_mask(segments),
+        rotation(positions, head_dim=config.head_dim, base=10_000.0),
+        positions,
+        jnp.ones(segments.shape),
+    )
+    block = hk.without_apply_rng(hk.transform(lambda x: Block(config)(x, given, None)[0]))
+    prefix = "decoder/layers/"
+    x = params["decoder"]["embedding"][batch.input_ids]
+    for layer in range(config.num_layers):
+        own = {
+            path.removeprefix(prefix): jax.tree.map(lambda leaf, layer=layer: leaf[layer], leaves)
+            for path, leaves in params.items()
+            if path.startswith(prefix)
+        }
+        x = block.apply(own, x)
+    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+    x = x * params["decoder/final_norm"]["scale"][None, None]
+    expected = jnp.einsum("BTD,VD->BTV", x, params["decoder"]["output"])
+    actual = jax.jit(model.logits)(
+        params, batch.input_ids, positions_BT=positions, segment_ids_BT=segments
+    )
+    np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def kept_for_the_backward_pass(policy: str) -> list[tuple[int, ...]]:
+    """Shapes of the activations of each layer that the forward pass leaves for the backward."""
+    model = TMSModel(small_config(**DEEP, remat=policy))
+    ids = jnp.zeros((5, 12), jnp.int32)
+    loss = lambda params: jnp.sum(model.scores(params, ids, ids).tokens.nll)  # noqa: E731
+    residuals = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], model.shapes)
+    parameters = {leaf.shape for leaf in jax.tree.leaves(model.shapes)}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(residuals)} - parameters
+    return sorted(leaf for leaf in shapes if leaf[:1] == (3,))
+
+
+def test_remat_policies_keep_what_they_say() -> None:
+    for p in ("full", "named", "dots", "none"):
+        print(p, kept_for_the_backward_pass(p))
+
+
+def test_dropout_differs_by_layer_and_key_and_is_off_without_one() -> None:
+    config = small_config(dropout_rate=0.5)
+    model = TMSModel(config)
+    params = random_params(model)
+    ids = jnp.asarray(packed_batch(config, rows=2).input_ids)
+    logits = jax.jit(model.logits)
+    off = logits(params, ids)
+    still = jax.jit(TMSModel(small_config()).logits)(params, ids)
+    np.testing.assert_array_equal(off, still)
+    one, same, other = (logits(params, ids, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert float(jnp.mean(jnp.abs(one - other))) > 0.1
+    assert float(jnp.mean(jnp.abs(one - off))) > 0.1
