@@ -63,7 +63,7 @@ docker-build:  ## build the training image (ACCELERATOR=cpu, gpu or tpu)
 	$(DOCKER) build --file Dockerfile.train --target $(ACCELERATOR) --tag rtdlm-train:$(ACCELERATOR) .
 
 clean:  ## remove caches and build outputs; .venv and runs/ stay
-	rm -rf .cache .hypothesis .ruff_cache build dist htmlcov docs/_build *.egg-info
+	rm -rf .cache .hypothesis build dist htmlcov docs/_build *.egg-info
 	find rtdlm tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------- the environment

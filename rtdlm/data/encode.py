@@ -70,27 +70,30 @@ def encode_corpus(
     chunks = read_journal(directory)
     start = chunks[-1].end if chunks else Position(0, 0, None)
     writer = _Writer(tokenizer, threshold, seed, start.open_split)
-    done = [sum(sum(chunk.text_bytes.values()) for chunk in chunks),
-            sum(shard.tokens for chunk in chunks for shard in chunk.shards)]  # fmt: skip
-
-    def finish_chunk(source: int, piece: int) -> None:
-        shards = tuple(writer.write(directory, chunks))
-        end = Position(source, piece, writer.open_split)
-        chunks.append(Chunk(shards, writer.text_bytes(), end))
-        write_json(directory / JOURNAL_FILE, {"chunks": [asdict(chunk) for chunk in chunks]})
-        done[0] += sum(writer.text_bytes().values())
-        done[1] += writer.tokens
-        writer.clear()
-
     source, piece = start.source, start.piece
     for pieces, source, piece in _batches(sources, piece_limit, start):
         writer.add(pieces)
-        progress(done[0] + sum(writer.text_bytes().values()), done[1] + writer.tokens)
+        done = totals(chunks).values()
+        progress(
+            sum(split.text_bytes for split in done) + sum(writer.text_bytes().values()),
+            sum(split.tokens for split in done) + writer.tokens,
+        )
         if writer.tokens >= shard_tokens:
-            finish_chunk(source, piece)
+            _finish_chunk(directory, chunks, writer, source, piece)
     if writer.tokens:
-        finish_chunk(source, piece)
+        _finish_chunk(directory, chunks, writer, source, piece)
     return chunks
+
+
+def _finish_chunk(
+    directory: Path, chunks: list[Chunk], writer: "_Writer", source: int, piece: int
+) -> None:
+    """Writes the shards of a chunk, then the journal that counts them as done."""
+    shards = tuple(writer.write(directory, chunks))
+    end = Position(source, piece, writer.open_split)
+    chunks.append(Chunk(shards, writer.text_bytes(), end))
+    write_json(directory / JOURNAL_FILE, {"chunks": [asdict(chunk) for chunk in chunks]})
+    writer.clear()
 
 
 def totals(chunks: Sequence[Chunk]) -> dict[str, Totals]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rtdlm.config.errors import StorageError, UserError
 
+LOCK_FILE = ".lock"
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` to `path`: a reader, or a crash at any moment, sees the old file or the new.
@@ -23,12 +25,26 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"could not write {path}: {error.strerror or error}; what was written before is "
-            "intact, so make room or choose another directory and run the command again"
-        ) from error
+        raise _refused(path, error) from error
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a rename last through a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"could not write {path}: {error.strerror or error}; what was written before is intact, "
+        "so make room or choose another directory and run the command again"
+    )
 
 
 def make_directory(path: Path) -> None:
@@ -38,30 +54,34 @@ def make_directory(path: Path) -> None:
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path} is not a directory; choose another place to write to") from None
     except OSError as error:
-        raise StorageError(
-            f"could not create {path}: {error.strerror or error}; choose another directory"
-        ) from error
+        raise _refused(path, error) from error
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Holds `directory` for one process; the system frees it when the process dies.
 
+    The file `.lock` stays behind; only the lock on it counts.
+
     Raises:
         UserError: another process holds it.
+        StorageError: the file system cannot lock.
     """
-    handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(
-            f"another process is writing to {directory}; wait for it or choose another directory"
-        ) from None
-    try:
+        file = (directory / LOCK_FILE).open("a")
+    except OSError as error:
+        raise _refused(directory / LOCK_FILE, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to {directory}; wait for it or choose another "
+                "directory"
+            ) from None
+        except OSError as error:
+            raise _refused(directory / LOCK_FILE, error) from error
         yield
-    finally:
-        os.close(handle)
 
 
 def sha256(data: bytes) -> str:

@@ -9,15 +9,15 @@ Other arguments, or text that changed, are refused. Memory holds one chunk of id
 of text, whatever the size of the corpus; all cores tokenize (RAYON_NUM_THREADS sets how many).
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rtdlm.config.errors import UserError
 from rtdlm.data.encode import JOURNAL_FILE, Chunk, encode_corpus, shard_dtype, totals
-from rtdlm.data.files import locked, make_directory
+from rtdlm.data.files import LOCK_FILE, locked, make_directory
 from rtdlm.data.manifest import (
     FORMAT,
     MANIFEST_FILE,
@@ -103,20 +103,27 @@ def prepare(
     found = find_sources(text, exclude=out)
     report = progress if progress is not None else _ignore
     make_directory(out)
+    with locked(out), _nothing_left_if_refused(out):
+        plan = read_plan(out)
+        if plan is None:
+            plan = _make_plan(out, found, arguments, given, report)
+        check_arguments(out, plan, arguments)
+        _check_tokenizer_unchanged(out, plan, given)
+        sources = match_sources(out, plan, found.sources)
+        if not (out / MANIFEST_FILE).exists():
+            _encode(out, plan, sources, report)
+        return _finished(out)
+
+
+@contextmanager
+def _nothing_left_if_refused(out: Path) -> Iterator[None]:
+    """Removes the directory if a call that is refused made nothing but it."""
     try:
-        with locked(out):
-            plan = read_plan(out)
-            if plan is None:
-                plan = _make_plan(out, found, arguments, given, report)
-            check_arguments(out, plan, arguments)
-            _check_tokenizer_unchanged(out, plan, given)
-            sources = match_sources(out, plan, found.sources)
-            if not (out / MANIFEST_FILE).exists():
-                _encode(out, plan, sources, report)
-            return _finished(out)
+        yield
     except UserError:
-        with suppress(OSError):
-            out.rmdir()  # Only if nothing is in it: a refused call leaves nothing behind.
+        if [path.name for path in out.iterdir()] == [LOCK_FILE]:
+            (out / LOCK_FILE).unlink()
+            out.rmdir()
         raise
 
 

@@ -96,13 +96,16 @@ class Loop:
             end = None
             while end is None:
                 self._advance(next(batches))
-                if self._due(self.parts.config.evaluation.every_steps):
+                if self._due(self.parts.config.evaluation.every_steps) or self._budget_is_spent():
                     self._evaluate()
                 if self._due(self.parts.config.checkpoint.every_steps):
                     self._save()
                 self._announce_saved()
                 end = self._end(stop)
-        self._finish(end)
+        self._report()
+        self._save()
+        self.parts.store.wait()
+        self._announce_saved()
         return end
 
     @property
@@ -200,22 +203,16 @@ class Loop:
         for saved in self.parts.store.poll():
             self.parts.emit(CheckpointSaved(saved.step, str(saved.path), saved.best))
 
+    def _budget_is_spent(self) -> bool:
+        return self.parts.budget.spent(step=self.position.step, seconds=self.seconds)
+
     def _end(self, stop: StopRequest) -> End | None:
-        if self.parts.budget.spent(step=self.position.step, seconds=self.seconds):
-            return End("the budget is spent", complete=True)
         patience = self.parts.config.evaluation.patience
         if patience and self.position.bad_evaluations >= patience:
             return End(f"no better held-out loss in {patience} evaluations", complete=True)
+        if self._evaluated_step == self.position.step and self._budget_is_spent():
+            return End("the budget is spent", complete=True)
         return End(f"stopped by {stop.requested}", complete=False) if stop.requested else None
-
-    def _finish(self, end: End) -> None:
-        self._report()
-        # An interrupted run is evaluated where the uninterrupted one would be, and nowhere else.
-        if end.complete and self._evaluated_step != self.position.step:
-            self._evaluate()
-        self._save()
-        self.parts.store.wait()
-        self._announce_saved()
 
 
 def metric_values(metrics: Metrics) -> dict[str, float]:

@@ -10,9 +10,7 @@ from jax.sharding import Mesh
 
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.config.sampling import SamplingConfig
 from rtdlm.evaluation import TrainingEvaluator
-from rtdlm.inference import Generator
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.monitoring import (
@@ -230,6 +228,9 @@ def _sample(corpus: Corpus, model: TMSModel, loop: Loop) -> str | None:
     length = model.config.monitoring.sample_tokens
     if not length or corpus.tokenizer is None:
         return None
+    from rtdlm.config.sampling import SamplingConfig
+    from rtdlm.inference import Generator
+
     state = loop.state
     params = evaluation_params(model.config.optimizer, state.optimizer, state.params)
     sampling = SamplingConfig(max_tokens=length, seed=model.config.seed)

@@ -73,9 +73,10 @@ def make_train_step(
         finite = jnp.isfinite(grad_norm)
         clip = jnp.minimum(1.0, knobs.clip_norm / jnp.maximum(grad_norm, 1e-12))
         grads = jax.tree.map(lambda grad: grad * clip, grads)
-        updates, moved = optimizer.update(
-            grads, state.optimizer, state.params, knobs=knobs, progress=progress
-        )
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer counts
+            updates, moved = optimizer.update(
+                grads, state.optimizer, state.params, knobs=knobs, progress=progress
+            )
         params = optax.apply_updates(state.params, updates)
         params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
         scale = state.loss_scale

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rtdlm.data import Manifest, Totals, byte_tokenizer, prepare
+from rtdlm.data.files import LOCK_FILE
 from rtdlm.data.manifest import FORMAT, SPLITS, Split, write_manifest
 from rtdlm.data.shards import write_shard
 
@@ -71,5 +72,6 @@ def write_rows(path: Path, input_ids: np.ndarray, **extras: np.ndarray) -> Path:
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """Every file of a directory and its bytes."""
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    """Every file of a directory and its bytes, but for the lock."""
+    files = (path for path in sorted(directory.iterdir()) if path.name != LOCK_FILE)
+    return {path.name: path.read_bytes() for path in files}

@@ -118,7 +118,7 @@ def test_jsonl_is_a_document_a_line(tmp_path, suffix) -> None:
     data = "".join(json.dumps({"text": text, "id": 1}) + "\n" for text in RECORDS) + "\n"
     openers = {
         "": lambda: path.open("wb"),
-        ".gz": lambda: gzip.open(path, "wb"),
+        ".gz": lambda: gzip.GzipFile(path, "wb"),
         ".zst": lambda: pyarrow.output_stream(str(path), compression="zstd"),
     }
     with openers[suffix]() as file:

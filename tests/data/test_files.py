@@ -47,6 +47,15 @@ def test_one_process_holds_a_directory(tmp_path) -> None:
         pass
 
 
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StorageError, match=r"could not write .*\.lock: No locks"), locked(tmp_path):
+        pass
+
+
 def test_a_file_is_no_directory(tmp_path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -92,14 +92,14 @@ def test_finished_shards_are_not_made_again(tmp_path, monkeypatch) -> None:
 
     with pytest.raises(Stop):
         prepare_bytes([text], tmp_path / "out", shard_tokens=4000, progress=stop)
-    first = (tmp_path / "out" / "train-00000.safetensors").stat()
+    first = (tmp_path / "out" / "train-00000.safetensors").stat().st_ino
     with pytest.raises(UserError, match="only partly prepared; run the same prepare command"):
         read_manifest(tmp_path / "out")
     events.clear()
     prepare_bytes([text], tmp_path / "out", shard_tokens=4000, progress=events.append)
     assert events[0].stage == "encode"  # Neither read nor trained again,
     assert events[0].tokens > 8_000  # and two chunks were there.
-    assert (tmp_path / "out" / "train-00000.safetensors").stat() == first
+    assert (tmp_path / "out" / "train-00000.safetensors").stat().st_ino == first
 
 
 def test_a_lost_shard_of_an_unfinished_run_is_made_again(tmp_path, monkeypatch) -> None:

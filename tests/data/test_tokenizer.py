@@ -15,8 +15,10 @@ BYTE = byte_tokenizer()
 BPE = train_bpe(CORPUS, 400)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
-AWKWARD = ["", " ", "\n\n\n", "\r\n\t", "\0\x01\x7f", "\ufeffa", "é", "e\u0301", "🙂🏽\u200d", "\ufffd",
-           "\x1c\x85\u2028", DOCUMENT_TOKEN, f"a{DOCUMENT_TOKEN}b", "  indent\n    more  "]  # fmt: skip
+AWKWARD = [
+    "", " ", "\n\n\n", "\r\n\t", "\0\x01\x7f", "\ufeffa", "é", "e\u0301", "🙂🏽\u200d", "\ufffd",
+    "\x1c\x85\u2028", DOCUMENT_TOKEN, f"a{DOCUMENT_TOKEN}b", "  indent\n    more  ",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("tokenizer", [BYTE, BPE], ids=["byte", "bpe"])

@@ -75,6 +75,7 @@ def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
         jnp.ones(segments.shape),
     )
     block = hk.without_apply_rng(hk.transform(lambda x: Block(config)(x, given, None)[0]))
+    apply = jax.jit(block.apply)
     prefix = "decoder/layers/"
     x = params["decoder"]["embedding"][batch.input_ids]
     for layer in range(config.num_layers):
@@ -83,7 +84,7 @@ def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
             for path, leaves in params.items()
             if path.startswith(prefix)
         }
-        x = block.apply(own, x)
+        x = apply(own, x)
     x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
     x = x * params["decoder/final_norm"]["scale"][None, None]
     expected = jnp.einsum("BTD,VD->BTV", x, params["decoder"]["output"])
@@ -94,19 +95,26 @@ def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
 
 
 def kept_for_the_backward_pass(policy: str) -> list[tuple[int, ...]]:
-    """Shapes of the activations of each layer that the forward pass leaves for the backward."""
+    """Shapes of the stacked activations that the forward pass leaves for the backward pass."""
     model = TMSModel(small_config(**DEEP, remat=policy))
     ids = jnp.zeros((5, 12), jnp.int32)
     loss = lambda params: jnp.sum(model.scores(params, ids, ids).tokens.nll)  # noqa: E731
     residuals = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], model.shapes)
     parameters = {leaf.shape for leaf in jax.tree.leaves(model.shapes)}
-    shapes = {leaf.shape for leaf in jax.tree.leaves(residuals)} - parameters
-    return sorted(leaf for leaf in shapes if leaf[:1] == (3,))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(residuals)]
+    return sorted(shape for shape in shapes if shape[:1] == (3,) and shape not in parameters)
 
 
 def test_remat_policies_keep_what_they_say() -> None:
-    for p in ("full", "named", "dots", "none"):
-        print(p, kept_for_the_backward_pass(p))
+    """Three layers, 5 rows of 12 tokens: 60 tokens, 16 features, 4 + 2 + 2 heads of 4, 32 hidden."""
+    stream = (3, 5, 12, 16)
+    assert kept_for_the_backward_pass("full") == [stream]
+    assert kept_for_the_backward_pass("named") == [stream, stream]
+    products = [(3, 60, 2, 4)] * 2 + [(3, 60, 4, 4), (3, 60, 16)] + [(3, 60, 32)] * 2
+    assert kept_for_the_backward_pass("dots") == [stream, *products]
+    kept = kept_for_the_backward_pass("none")
+    assert (3, 5, 2, 2, 12, 12) in kept, "attention weights"
+    assert len(kept) > 2 * len([stream, *products])
 
 
 def test_dropout_differs_by_layer_and_key_and_is_off_without_one() -> None:

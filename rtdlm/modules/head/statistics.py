@@ -83,7 +83,8 @@ def _chunk(
         label_BC = jnp.take_along_axis(scores_BCV, labels_BC[..., None], axis=-1)[..., 0]
         log_partition = jax.nn.logsumexp(scores_BCV, axis=-1)
         still = jax.lax.stop_gradient
-        above = jnp.sum(still(scores_BCV) > still(label_BC)[..., None], axis=-1)
+        # Not `>`: where nothing is a number, nothing was predicted.
+        above = jnp.sum(~(still(scores_BCV) <= still(label_BC)[..., None]), axis=-1)
         log_p = still(scores_BCV - log_partition[..., None])
         return TokenStatistics(
             nll=log_partition - label_BC,

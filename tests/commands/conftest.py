@@ -1,0 +1,52 @@
+"""A small run that every command test can look at, made once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from rtdlm import train
+
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Pack my box with five dozen liquor jugs.",
+    "How vexingly quick daft zebras jump!",
+    "Sphinx of black quartz, judge my vow.",
+)
+
+# Two layers, bytes, eight rows: as small as a real run can be, one row for each fake device.
+SMALL = (
+    *("d_model=32", "num_layers=2", "num_heads=2", "num_kv_heads=1", "d_ff=64", "max_seq_len=32"),
+    *("evaluation.num_batches=2", "evaluation.every_steps=5", "checkpoint.every_steps=5"),
+    *("optimizer.warmup_steps=2", "monitoring.sample_tokens=0", "data.held_out_fraction=0.1"),
+)
+
+
+def arguments(text: Path, out: Path, *more: str, fields: tuple[str, ...] = ()) -> list[str]:
+    """Command line of a small run."""
+    return [
+        *("--text", str(text), "--out", str(out), "--tokenizer", "byte", *more),
+        *("--set", *SMALL, *fields),
+    ]
+
+
+def write_text(directory: Path) -> Path:
+    """A directory of forty short documents."""
+    directory.mkdir(exist_ok=True)
+    for number in range(40):
+        lines = [SENTENCES[(number + line * number) % 4] for line in range(6)]
+        (directory / f"{number:02}.txt").write_text(f"Document {number}.\n" + "\n".join(lines))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents."""
+    return write_text(tmp_path_factory.mktemp("corpus") / "text")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """Output directory of a run of twelve steps."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    assert train.main(arguments(text, out, "--steps", "12")) == 0
+    return out

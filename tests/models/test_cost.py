@@ -1,0 +1,48 @@
+"""The cost formulas against the model's own shapes and the compiler's own count."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rtdlm.config import AGIConfig
+from rtdlm.models import TMSModel
+from rtdlm.models.cost import count_parameters, forward_flops_per_token, train_flops_per_token
+
+WIDE: dict[str, Any] = {
+    "vocab_size": 512, "d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256, "max_seq_len": 64,
+}  # fmt: skip
+FORMS: dict[str, dict[str, Any]] = {
+    "grouped": {"num_kv_heads": 2},
+    "multi-head, no QK-norm": {"attention_type": "mha", "qk_norm": False},
+    "multi-query, tied": {"attention_type": "mqa", "tie_embeddings": True},
+    "two of eight experts": {"experts": {"num_experts": 8, "capacity_factor": 1.0}},
+    "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_equal_the_models_own_shapes(form: str) -> None:
+    config = AGIConfig.from_dict(WIDE | FORMS[form])
+    shapes = TMSModel(config).shapes
+    count = count_parameters(config)
+    assert count.total == sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    tables = shapes["decoder"].values()
+    assert count.embedding == sum(leaf.size for leaf in tables)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forward_operations_equal_the_compilers_count(form: str) -> None:
+    """The compiler also counts norms, softmax and the like: a few percent at this width."""
+    config = AGIConfig.from_dict(WIDE | FORMS[form])
+    model = TMSModel(config)
+    ids = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+    compiled = jax.jit(model.logits).lower(model.shapes, ids).compile()
+    counted = compiled.cost_analysis()["flops"] / (2 * 64)
+    assert 1.0 < counted / forward_flops_per_token(config, length=64) < 1.04
+
+
+def test_training_costs_three_forward_passes_over_a_whole_row() -> None:
+    config = AGIConfig.from_dict(WIDE)
+    assert train_flops_per_token(config) == 3 * forward_flops_per_token(config, length=64)
