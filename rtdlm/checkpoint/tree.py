@@ -28,10 +28,8 @@ def flatten_tree(tree: Any) -> dict[str, np.ndarray]:
     Raises:
         ValueError: two leaves have the same name.
     """
+    # Without `copy_to_host_async`: on a CPU it keeps an alias that forbids the next donation.
     named = _named_leaves(tree)
-    for leaf in named.values():
-        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not _is_key(leaf):
-            leaf.copy_to_host_async()
     return {name: _host_copy(leaf) for name, leaf in named.items()}
 
 

@@ -28,7 +28,7 @@ class DataConfig:
     """Sampling weight of each directory in `shards` [any positive unit]; empty: by token count."""
     tokenizer: str = "bpe"
     """`byte`, `bpe` (trained on the corpus to `vocab_size`) or the path of a tokenizer.json."""
-    held_out_fraction: float = 0.02
+    held_out_fraction: float = 0.05
     """Share of documents kept for evaluation, chosen by document hash [fraction]."""
     prefetch: int = 2
     """Batches prepared and placed on the devices ahead of the step [batches]."""
@@ -37,7 +37,7 @@ class DataConfig:
         require(
             0.0 < self.held_out_fraction < 1.0,
             f"data.held_out_fraction={self.held_out_fraction} is outside (0, 1); "
-            "choose for instance 0.02",
+            "choose for instance 0.05",
         )
         require(self.prefetch >= 1, f"data.prefetch={self.prefetch} must be at least 1")
         require(

@@ -261,11 +261,9 @@ def _manifest(
 
 
 def _finished(out: Path) -> Manifest:
-    """The manifest, after a look at every shard; removes what only an unfinished run needs."""
+    """The manifest, after a look at every shard; the journal has done its work."""
     manifest = read_manifest(out)
     for split in SPLITS:
         open_stream(out, manifest, split)
     (out / JOURNAL_FILE).unlink(missing_ok=True)
-    for leftover in out.glob("*.tmp"):
-        leftover.unlink()
     return manifest

@@ -4,7 +4,7 @@ from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import GradientHealth, gradient_health, layer_norms
 from rtdlm.evaluation.heldout import EvalStep, HeldOut, evaluate, make_eval_step
 from rtdlm.evaluation.measure import measure, render
-from rtdlm.evaluation.sums import TokenSums, token_sums
+from rtdlm.evaluation.sums import TokenSums, divisor, token_sums
 
 __all__ = [
     "EvalStep",
@@ -12,6 +12,7 @@ __all__ = [
     "HeldOut",
     "TokenSums",
     "TrainingEvaluator",
+    "divisor",
     "evaluate",
     "gradient_health",
     "layer_norms",

@@ -6,6 +6,7 @@ report = evaluator.report(held_out, step=100, gradient_norms=norms, tokens_per_s
 print(json.dumps(report))
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -61,17 +62,31 @@ class TrainingEvaluator:
         gradient_norms: Mapping[str, np.ndarray] | None = None,
         tokens_per_second: float | None = None,
     ) -> dict[str, Any]:
-        """What was measured at `step` as plain JSON values; what was not is None."""
+        """What was measured at `step` as plain JSON values; what was not is None.
+
+        JSON has no signs for what is not finite: these are strings that `float` reads.
+        """
         health = None if gradient_norms is None else gradient_health(gradient_norms)
-        return {
+        report = {
             "step": step,
             "held_out": asdict(held_out) | {"bits_per_byte": self.bits_per_byte(held_out)},
             "gradients": None if health is None else asdict(health),
             "tokens_per_second": tokens_per_second,
         }
+        return {name: _plain(value) for name, value in report.items()}
 
     def bits_per_byte(self, held_out: HeldOut) -> float | None:
         """loss / ln 2 / bytes a token: what the model needs to code a byte of the text [bits]."""
         if self._bytes_per_token is None:
             return None
         return held_out.loss / math.log(2) / self._bytes_per_token
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    return value

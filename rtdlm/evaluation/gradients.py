@@ -1,6 +1,6 @@
 """Gradient health: which layer's gradient is not finite, explodes or vanishes.
 
-Norms are compared with the median over layers of the same step, so that the verdict needs no
+Norms are compared with the median of the same step's positive ones, so that the verdict needs no
 tuning to a model's scale: above `EXPLODING` times the median is exploding, below `VANISHING` times
 it is vanishing. Exactly zero is vanishing too: nothing reaches that layer.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtdlm.parallel import path_name
+from rtdlm.parallel import own_axes, path_name
 
 EXPLODING = 1e3
 VANISHING = 1e-5
@@ -52,8 +52,7 @@ def layer_norms(grads: Any) -> dict[str, jax.Array]:
     """Norm of each parameter's gradient by path; stacked layers keep their leading axis."""
 
     def norm(path: str, grad: jax.Array) -> jax.Array:
-        axes = tuple(range(1 if "/layers/" in path else 0, grad.ndim))
-        return jnp.sqrt(jnp.sum(jnp.square(grad), axis=axes))
+        return jnp.sqrt(jnp.sum(jnp.square(grad), axis=own_axes(path, grad.ndim)))
 
     leaves = jax.tree_util.tree_leaves_with_path(grads)
     return {path_name(path): norm(path_name(path), grad) for path, grad in leaves}
@@ -68,8 +67,8 @@ def gradient_health(norms: Mapping[str, np.ndarray]) -> GradientHealth:
             flat[path] = float(values)
         else:
             flat |= {f"{path}[{layer}]": float(value) for layer, value in enumerate(values)}
-    finite = [value for value in flat.values() if np.isfinite(value)]
-    median = float(np.median(finite)) if finite else 0.0
+    usual = [value for value in flat.values() if np.isfinite(value) and value > 0.0]
+    median = float(np.median(usual)) if usual else 0.0
 
     def names(wrong: Mapping[str, bool]) -> tuple[str, ...]:
         return tuple(name for name, is_wrong in wrong.items() if is_wrong)

@@ -67,7 +67,7 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch]) -> HeldOut:
     mean = nll / weight
     return HeldOut(
         loss=mean,
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        perplexity=math.inf if mean > 700 else math.exp(mean),
         top1=top1 / weight,
         top5=top5 / weight,
         entropy=entropy / weight,

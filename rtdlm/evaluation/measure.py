@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rtdlm.config import UserError
 from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import layer_norms
-from rtdlm.evaluation.sums import token_sums
+from rtdlm.evaluation.sums import divisor, token_sums
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel, load_model
 from rtdlm.parallel import make_mesh
@@ -61,7 +60,7 @@ def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.n
     def norms(params: Any, batch: Batch) -> dict[str, jax.Array]:
         def loss(params: Any) -> jax.Array:
             sums = token_sums(model.batch_scores(params, batch).tokens, batch.weights)
-            return sums.nll / jnp.maximum(sums.weight, 1.0)
+            return sums.nll / divisor(sums.weight)
 
         return layer_norms(jax.grad(loss)(params))
 
@@ -97,8 +96,10 @@ def _held_out(loaded: LoadedModel, data: Sequence[str] | None) -> Loader:
 
 def render(report: dict[str, Any]) -> str:
     """The report of `measure` as lines for a person."""
-    held_out, gradients = report["held_out"], report["gradients"]
-    bits = held_out["bits_per_byte"]
+    # `float` reads what JSON has no sign for.
+    held_out = {k: float(v) for k, v in report["held_out"].items() if v is not None}
+    gradients, bits = report["gradients"], held_out.get("bits_per_byte")
+    loss, tokens = held_out["loss"], held_out["tokens"]
     troubled = {
         kind.replace("_", " "): gradients[kind]
         for kind in ("not_finite", "exploding", "vanishing")
@@ -107,7 +108,7 @@ def render(report: dict[str, Any]) -> str:
     rows = {
         "checkpoint": report["checkpoint"],
         "step": f"{report['step']:,}",
-        "held-out loss": f"{held_out['loss']:.4f} nats a token over {held_out['tokens']:,} tokens",
+        "held-out loss": f"{loss:.4f} nats a token over {tokens:,.0f} tokens",
         "perplexity": f"{held_out['perplexity']:.2f}",
         "bits per byte": "not known" if bits is None else f"{bits:.4f}",
         "top-1 accuracy": f"{held_out['top1']:.2%}",

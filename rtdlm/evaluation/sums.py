@@ -27,6 +27,11 @@ class TokenSums(NamedTuple):
     weight: jax.Array
 
 
+def divisor(weight: jax.Array) -> jax.Array:
+    """`weight` to divide a sum by; 1 where nothing counts, so that the mean of nothing is 0."""
+    return jnp.where(weight > 0, weight, 1.0)
+
+
 def token_sums(statistics: TokenStatistics, weights_BT: ArrayLike) -> TokenSums:
     """Sums of `statistics` over all tokens, each with its weight."""
 

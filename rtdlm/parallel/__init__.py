@@ -2,7 +2,7 @@
 
 from rtdlm.parallel.constrain import constrain
 from rtdlm.parallel.mesh import BATCH_AXES, batch_sharding, check_batch, make_mesh, under
-from rtdlm.parallel.rules import partition_spec, path_name
+from rtdlm.parallel.rules import own_axes, partition_spec, path_name
 
 __all__ = [
     "BATCH_AXES",
@@ -10,6 +10,7 @@ __all__ = [
     "check_batch",
     "constrain",
     "make_mesh",
+    "own_axes",
     "partition_spec",
     "path_name",
     "under",

@@ -51,3 +51,8 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 def path_name(path: tuple[Any, ...]) -> str:
     """A tree path as one string, names joined by `/`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def own_axes(path: str, ndim: int) -> tuple[int, ...]:
+    """The axes of the parameter at `path` without the leading one along which layers are stacked."""
+    return tuple(range(1 if "/layers/" in path else 0, ndim))

@@ -6,11 +6,18 @@ Every optimizer is a direction u (optax), then one rule:
 
 `rate` and `decay` are static tables over paths; `factor` is the schedule; `scale` and
 `weight_decay` are knobs. Groups come from paths and never from the number of dimensions, which
-stacking layers changes.
+stacking layers changes. What a direction is:
 
-Muon (arXiv 2502.16982) orthogonalises the momentum of weight matrices; embeddings, the output
-table, the router and norm scales go to Adam. Schedule-free (arXiv 2405.15682) evaluates at an
-average of its iterates: see `evaluation_params`.
+    adamw          Adam's (arXiv 1412.6980), decay decoupled (arXiv 1711.05101)
+    muon           sqrt(max(1, out / in)) NewtonSchulz(Nesterov momentum) for weight matrices
+                   (Jordan et al., 2024; arXiv 2502.16982); embeddings, the output table, the
+                   router and norm scales go to Adam
+    adafactor      factored root mean square, clipped to a root mean square of one a parameter
+                   and layer (arXiv 1804.04235), without its relative step size
+    lion           sign of an interpolated momentum (arXiv 2302.06675)
+    sgd            heavy-ball momentum
+    schedule_free  Adam's without momentum, at an interpolation of iterate and average
+                   (arXiv 2405.15682); evaluated at the average: see `evaluation_params`
 """
 
 import re
@@ -24,7 +31,7 @@ from optax.contrib import MuonDimensionNumbers, schedule_free, schedule_free_eva
 from optax.contrib._muon import scale_by_muon, scale_by_shape
 
 from rtdlm.config import OptimizerConfig, UserError
-from rtdlm.parallel import path_name
+from rtdlm.parallel import own_axes, path_name
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.schedule import learning_rate_factor
 
@@ -49,16 +56,21 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
     """The optimizer of that name; `update` takes `knobs=` and `progress=` beside the usual."""
     rule = optax.chain(_decay(config), _rate(config))
     if config.name != "schedule_free":
-        return optax.with_extra_args_support(optax.chain(_direction(config), rule))
+        return _lenient(optax.chain(_direction(config), rule))
     if config.schedule != "constant":
         raise UserError(
             f"optimizer.name='schedule_free' averages its iterates and needs no decay, got "
             f"optimizer.schedule={config.schedule!r}; set optimizer.schedule=constant"
         )
     beta1 = _or(config.beta1, 0.9)
-    base = optax.chain(optax.scale_by_adam(b1=0.0, b2=_or(config.beta2, 0.95)), rule)
+    if beta1 == 0.0:
+        raise UserError(
+            "optimizer.beta1=0.0 leaves optimizer.name='schedule_free' no average to evaluate; "
+            "choose a value above 0, usually 0.9"
+        )
+    base = optax.chain(_adam(config, beta1=0.0), rule)
     weight = lambda count: learning_rate_factor(config, count - 1, jnp.float32(0))  # noqa: E731
-    return schedule_free(base, learning_rate=weight, b1=beta1)
+    return _lenient(schedule_free(base, learning_rate=weight, b1=beta1))
 
 
 def evaluation_params(config: OptimizerConfig, state: Any, params: Any) -> Any:
@@ -74,15 +86,32 @@ def learning_rate(config: OptimizerConfig, progress: Progress, knobs: Knobs) -> 
     return config.peak * factor * knobs.learning_rate_scale
 
 
+def _lenient(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """`optimizer` for callers that forbid implicit promotion: optax raises floats to counts."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.init(params)
+
+    def update(updates: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
-    beta1, beta2 = _or(config.beta1, 0.9), config.beta2
+    beta1 = _or(config.beta1, 0.9)
     if config.name == "lion":
-        return optax.scale_by_lion(b1=beta1, b2=_or(beta2, 0.99))
+        return optax.scale_by_lion(b1=beta1, b2=_or(config.beta2, 0.99))
     if config.name == "sgd":
         return optax.trace(decay=_or(config.momentum, 0.9))
     if config.name == "adafactor":
-        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
-    adam = optax.scale_by_adam(b1=beta1, b2=_or(beta2, 0.95), eps=_or(config.epsilon, 1e-8))
+        return optax.chain(optax.scale_by_factored_rms(), _clip_rms())
+    adam = _adam(config, beta1=beta1)
     if config.name == "adamw":
         return adam
     assert config.name == "muon"
@@ -96,6 +125,20 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     )
     groups = lambda params: _by_path(params, lambda path: "muon" if _matrix(path) else "adam")  # noqa: E731
     return optax.partition({"muon": muon, "adam": adam}, groups)
+
+
+def _adam(config: OptimizerConfig, *, beta1: float) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=beta1, b2=_or(config.beta2, 0.95), eps=_or(config.epsilon, 1e-8))
+
+
+def _clip_rms() -> optax.GradientTransformation:
+    """Scales updates down to a root mean square of one; `optax.clip_by_block_rms` a layer."""
+
+    def clipped(path: tuple[Any, ...], u: jax.Array) -> jax.Array:
+        axes = own_axes(path_name(path), u.ndim)
+        return u / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(u), axis=axes, keepdims=True)))
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(clipped, updates))
 
 
 def _matrix(path: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -120,10 +163,11 @@ def _muon_axes(params: Any) -> Any:
 
 def _decay(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """Adds weight_decay * decay[path] * p."""
-    defaults = dict.fromkeys(UNDECAYED, 0.0)
+    own = config.weight_decay_rules
+    rules = own | {pattern: 0.0 for pattern in UNDECAYED if pattern not in own}
 
     def update(updates: Any, state: Any, params: Any, *, knobs: Knobs, **_: Any) -> tuple[Any, Any]:
-        table = _table(params, config.weight_decay_rules | defaults)
+        table = _table(params, rules)
 
         def decayed(u: jax.Array, p: jax.Array, multiplier: float) -> jax.Array:
             return u if multiplier == 0.0 else u + multiplier * knobs.weight_decay * p

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.data import Batch
-from rtdlm.evaluation import layer_norms
+from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, under
 from rtdlm.training.knobs import Knobs
@@ -73,14 +73,13 @@ def make_train_step(
         finite = jnp.isfinite(grad_norm)
         clip = jnp.minimum(1.0, knobs.clip_norm / jnp.maximum(grad_norm, 1e-12))
         grads = jax.tree.map(lambda grad: grad * clip, grads)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer counts
-            updates, moved = optimizer.update(
-                grads, state.optimizer, state.params, knobs=knobs, progress=progress
-            )
+        updates, moved = optimizer.update(
+            grads, state.optimizer, state.params, knobs=knobs, progress=progress
+        )
         params = optax.apply_updates(state.params, updates)
         params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
         scale = state.loss_scale
-        weight = jnp.maximum(sums.tokens.weight, 1.0)
+        weight = divisor(sums.tokens.weight)
         metrics = Metrics(
             means=jax.tree.map(lambda total: total / weight, sums),
             weight=sums.tokens.weight,
@@ -115,7 +114,7 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     """Gradient of the batch's mean loss and the batch's sums, over all micro-batches."""
     config = model.config
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
-    weight = jnp.maximum(jnp.sum(batch.weights), 1.0)
+    weight = divisor(jnp.sum(batch.weights))
     key = jax.random.fold_in(state.key, state.step) if config.dropout_rate > 0 else None
 
     def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:

@@ -25,10 +25,13 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number).name
-        # Someone who insists is not kept waiting for the step and the save.
-        signal.signal(number, self._before[signal.Signals(number)])
+        # Someone who insists, by either signal, is not kept waiting for the step and the save.
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

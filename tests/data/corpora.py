@@ -27,6 +27,14 @@ def write_stories(directory: Path, *, count: int = 60, paragraphs: int = 6) -> P
     return directory
 
 
+def write_stories_and_book(directory: Path) -> Path:
+    """Seven short documents, and one of 18 kB that is cut into pieces, between them."""
+    write_stories(directory, count=7)
+    lines = [f"Chapter {n // 20}, line {n}.\n" + "\n" * (n % 7 == 0) for n in range(720)]
+    (directory / "story-004-book.txt").write_text("".join(lines), encoding="utf-8")
+    return directory
+
+
 def prepare_bytes(text: Sequence[Path | str], out: Path, **arguments: Any) -> Manifest:
     """`prepare` with a byte tokenizer and a fifth held out, unless told otherwise."""
     settings = {"tokenizer": "byte", "vocab_size": 512, "held_out_fraction": 0.2} | arguments

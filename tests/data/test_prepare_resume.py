@@ -1,5 +1,6 @@
 """`prepare` killed at every write it makes, and finished by a second call."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from rtdlm.config.errors import UserError
 from rtdlm.data import read_manifest
-from tests.data.corpora import content, prepare_bytes, write_stories
+from tests.data.corpora import content, prepare_bytes, write_stories, write_stories_and_book
 
 # Runs `prepare` in one forked process after the other. Process n kills itself at write n: with half
 # of the bytes written, with all of them under another name, or with the file in its place.
@@ -58,7 +59,7 @@ for number in range(1, 1000):
 
 
 def test_killed_anywhere_then_finished_is_the_same_bytes(tmp_path, monkeypatch) -> None:
-    text = write_stories(tmp_path / "stories", count=60)
+    text = write_stories_and_book(tmp_path / "stories")
     monkeypatch.setattr("rtdlm.data.encode._BATCH_CHARACTERS", 1000)
     manifest = prepare_bytes([text], tmp_path / "whole", shard_tokens=4000)
     expected = content(tmp_path / "whole")
@@ -102,14 +103,15 @@ def test_finished_shards_are_not_made_again(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "out" / "train-00000.safetensors").stat().st_ino == first
 
 
-def test_a_lost_shard_of_an_unfinished_run_is_made_again(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 100)])
+def test_a_damaged_shard_of_an_unfinished_run_is_made_again(tmp_path, monkeypatch, damage) -> None:
     text = write_stories(tmp_path / "stories", count=60)
     monkeypatch.setattr("rtdlm.data.encode._BATCH_CHARACTERS", 1000)
     prepare_bytes([text], tmp_path / "whole", shard_tokens=4000)
 
     def stop(event) -> None:
         if event.tokens > 12_000:
-            (tmp_path / "out" / "heldout-00001.safetensors").unlink()
+            damage(tmp_path / "out" / "heldout-00001.safetensors")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

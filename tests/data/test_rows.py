@@ -29,6 +29,20 @@ def test_a_masked_row_by_hand(tmp_path) -> None:
     assert [array.dtype for array in batch] == [np.int32] * 4 + [np.float32]
 
 
+def test_padding_is_neither_read_nor_predicted_without_labels(tmp_path) -> None:
+    path = write_rows(
+        tmp_path / "a.safetensors",
+        np.array([[7, 7, 11, 12, 13], [11, 12, 13, 7, 7]]),
+        attention_mask=np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool),
+    )
+    batch = all_rows([RowFile(path)], 4)
+    assert batch.input_ids.tolist() == [[0, 0, 11, 12], [11, 12, 13, 0]]
+    assert batch.labels.tolist() == [[0, 0, 12, 13], [12, 13, 0, 0]]
+    assert batch.weights.tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+    assert batch.segment_ids.tolist() == [[0, 0, 1, 1], [1, 1, 1, 0]]
+    assert batch.positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 0]]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "int64"])
 @pytest.mark.parametrize("seq_len", [3, 4, 9, 20])
 def test_rows_are_cut_and_shifted_once(tmp_path, dtype, seq_len) -> None:

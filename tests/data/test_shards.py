@@ -62,6 +62,16 @@ def test_a_truncated_shard_is_refused(prepared, kept) -> None:
         open_tensors(path)
 
 
+def test_a_shard_with_bytes_too_many_is_refused(prepared) -> None:
+    path = prepared / "train-00000.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(
+        UserError, match=f"it has {size + 1} bytes where its header promises {size}"
+    ):
+        open_tensors(path)
+
+
 @pytest.mark.parametrize(
     "junk",
     [

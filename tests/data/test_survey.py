@@ -105,13 +105,13 @@ def test_the_sample_is_bounded_even_and_from_the_train_split(tmp_path) -> None:
     assert look(tmp_path, sample_bytes=0).sample == []
 
 
-def test_one_large_source_does_not_crowd_out_the_others(tmp_path) -> None:
-    for name, count in (("a", 2000), ("b", 200)):
+def test_the_sample_is_even_over_small_and_large_sources(tmp_path) -> None:
+    for name, count in (("a", 2000), ("b", 60)):
         lines = [f'{{"text": "{name} {number:05d} {"." * 90}"}}\n' for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    sample = look(tmp_path, sample_bytes=50_000).sample
+    sample = look(tmp_path, sample_bytes=60_000).sample
     share = sum(text.startswith("b") for text in sample) / len(sample)
-    assert 0.04 < share < 0.16  # 200 of 2200 is 0.09.
+    assert 0.01 < share < 0.06  # 60 of 2060 is 0.03.
 
 
 def test_progress_counts_the_text(tmp_path) -> None:

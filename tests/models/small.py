@@ -45,7 +45,11 @@ def packed_batch(config: AGIConfig, *, rows: int | None = None, seed: int = 0) -
             segments[row, start:end] = number
             positions[row, start:end] = np.arange(end - start)
     # Rows weigh very differently, so that a mean of means is far from the mean.
-    weights = (segments > 0) * rng.uniform(0.2, 1.0, (rows, length)) * 2.0 ** (np.arange(rows) % 4)[:, None]
+    weights = (
+        (segments > 0)
+        * rng.uniform(0.2, 1.0, (rows, length))
+        * 2.0 ** (np.arange(rows) % 4)[:, None]
+    )
     return Batch(
         ids.astype(np.int32),
         labels.astype(np.int32),
@@ -66,7 +70,9 @@ def random_params(model: TMSModel, *, seed: int = 0) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, model.shapes)
 
 
-def assert_trees_close(actual: Any, expected: Any, *, atol: float = 1e-5, rtol: float = 1e-5) -> None:
+def assert_trees_close(
+    actual: Any, expected: Any, *, atol: float = 1e-5, rtol: float = 1e-5
+) -> None:
     """Same structure, and every leaf within the tolerance."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     named = jax.tree_util.tree_leaves_with_path(actual)

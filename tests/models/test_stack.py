@@ -53,7 +53,13 @@ KEY = jax.random.key(5)
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer_unroll": 3}, {"layer_unroll": 2}, {"remat": "full"}, {"remat": "dots"}, {"remat": "named"}],
+    [
+        {"layer_unroll": 3},
+        {"layer_unroll": 2},
+        {"remat": "full"},
+        {"remat": "dots"},
+        {"remat": "named"},
+    ],
     ids=str,
 )
 def test_neither_unrolling_nor_recomputing_changes_scores_gradients_or_dropout(

@@ -117,7 +117,9 @@ def decoder(
         one = {path: stacked[layer] for path, stacked in layers.items()}
 
         def room(name: str, one: dict[str, Array] = one) -> dict[str, Array]:
-            return {k.removeprefix(f"{name}/"): v for k, v in one.items() if k.startswith(f"{name}/")}
+            return {
+                k.removeprefix(f"{name}/"): v for k, v in one.items() if k.startswith(f"{name}/")
+            }
 
         normed = rms_norm(x, one["attention_norm"])
         x = x + attention(
@@ -129,9 +131,10 @@ def decoder(
             x = x + experts(normed, room("experts"), real=real, top_k=top_k, capacity=capacity)
         else:
             x = x + swiglu(normed, **room("feedforward"))
-    raw = rms_norm(x, params["decoder/final_norm"]["scale"]) @ tables.get(
-        "output", tables["embedding"]
-    ).T
+    raw = (
+        rms_norm(x, params["decoder/final_norm"]["scale"])
+        @ tables.get("output", tables["embedding"]).T
+    )
     return raw if cap is None else cap * np.tanh(raw / cap)
 
 

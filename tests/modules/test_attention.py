@@ -99,7 +99,9 @@ def test_equals_a_loop_over_heads_and_queries(
     transformed = hk.without_apply_rng(hk.transform(forward))
     params = transformed.init(jax.random.key(0), jnp.asarray(x))
     rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda p: p + 0.3 * jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jnp.asarray(rng.normal(size=p.shape), p.dtype), params
+    )
     weights = {
         path.removeprefix("attention/"): np.asarray(next(iter(leaf.values())), np.float64)
         for path, leaf in params.items()

@@ -90,7 +90,9 @@ def test_gradients_equal_finite_differences_in_float64(
         partition = logsumexp(scores, axis=-1)
         nll = partition - np.take_along_axis(scores, labels[..., None], -1)[..., 0]
         parts = (nll, partition, scores.mean(-1))
-        return float(sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True)))
+        return float(
+            sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
+        )
 
     point = [np.asarray(x_BTD, np.float64), np.asarray(table_VD, np.float64)]
     for which, gradient in enumerate(map(np.asarray, gradients)):
@@ -105,9 +107,7 @@ def test_gradients_equal_finite_differences_in_float64(
 
 
 @pytest.mark.parametrize("name", STILL)
-def test_metrics_carry_no_gradient(
-    data: tuple[jax.Array, jax.Array, jax.Array], name: str
-) -> None:
+def test_metrics_carry_no_gradient(data: tuple[jax.Array, jax.Array, jax.Array], name: str) -> None:
     x_BTD, table_VD, labels_BT = data
 
     def total(x_BTD: jax.Array) -> jax.Array:

@@ -33,12 +33,12 @@ class KVCache(NamedTuple):
         )
 
     @property
-    def key_BSKE(self) -> jax.Array:
+    def key_BSKE(self) -> jax.Array:  # noqa: N802
         """The keys, slot by slot."""
         return jnp.moveaxis(self.key_BKES, -1, -3)
 
     @property
-    def value_BSKE(self) -> jax.Array:
+    def value_BSKE(self) -> jax.Array:  # noqa: N802
         """The values, slot by slot."""
         return jnp.swapaxes(self.value_BKSE, -3, -2)
 
@@ -67,8 +67,11 @@ class KVCache(NamedTuple):
     def _write_row_by_row(
         self, key_B1KE: jax.Array, value_B1KE: jax.Array, positions_B1: jax.Array
     ) -> "KVCache":
-        """One token a row. XLA for CPUs would compute a lone update once for each of its readers,
-        and copy the whole cache to do so; a loop whose length it cannot know stays in place."""
+        """`_scatter` of one token a row, in place.
+
+        XLA for CPUs computes a lone update once for each of its readers, and copies the whole cache
+        to do so; a loop whose length it cannot know it leaves alone.
+        """
         slots = self.key_BKES.shape[-1]
         key_BKE1, value_BK1E = jnp.moveaxis(key_B1KE, 1, 3), jnp.swapaxes(value_B1KE, 1, 2)
         num_rows = jnp.sum((positions_B1 >= 0).astype(jnp.int32))
@@ -76,7 +79,9 @@ class KVCache(NamedTuple):
         def write(row: jax.Array, cache: KVCache) -> KVCache:
             slot = positions_B1[row, 0]
 
-            def put(old: jax.Array, new: jax.Array, place: tuple[jax.Array | int, ...]) -> jax.Array:
+            def put(
+                old: jax.Array, new: jax.Array, place: tuple[jax.Array | int, ...]
+            ) -> jax.Array:
                 new = jax.lax.dynamic_slice_in_dim(new, row, 1)
                 kept = jax.lax.dynamic_slice(old, place, new.shape)
                 new = jnp.where(slot < slots, new, kept)

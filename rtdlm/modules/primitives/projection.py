@@ -18,7 +18,7 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """
     inputs, weight, result = equation.replace("->", ",").split(",")
     lead = 0
-    while inputs[lead] == result[lead] and inputs[lead] not in weight:
+    while inputs[lead : lead + 1] == result[lead : lead + 1] and inputs[lead] not in weight:
         lead += 1
     if lead < 2:
         return jnp.einsum(equation, x, w)

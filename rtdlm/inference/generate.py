@@ -1,0 +1,169 @@
+"""`Generator`: prompts to text, in a batch, streamed while it is written.
+
+    generator = Generator(model, params, tokenizer)
+    [completion] = generator.generate(["Once upon a"], SamplingConfig(max_tokens=50))
+    for chunk in generator.stream("Once upon a", SamplingConfig.from_preset("creative")):
+        print(chunk.text, end="", flush=True)
+
+Each prompt starts with the document token, as documents do in training; "" is that token alone.
+A prompt's text does not depend on what else is in its batch (up to the rounding of matrix products,
+which may differ between batch sizes).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from rtdlm.config.errors import UserError
+from rtdlm.config.sampling import SamplingConfig
+from rtdlm.data import Tokenizer
+from rtdlm.inference.completion import Completion, Row
+from rtdlm.inference.decode import CALL_TOKENS, DecodeState, decode, prefill
+from rtdlm.inference.layout import decoding_model, split_cache, split_params
+from rtdlm.inference.sampling import make_sampler
+from rtdlm.inference.text import TextStream
+from rtdlm.models import TMSModel
+from rtdlm.models.tms import Params
+
+PREFILL_TOKENS = 256
+"""Prompt tokens a row that are read at one time; bounds the memory of attention scores."""
+MIN_PREFILL_TOKENS = 16
+MIN_SLOTS = 64
+"""Smallest cache: sizes are powers of two from here, so that few programs are compiled."""
+CALL_SECONDS = 0.1
+"""What a call of the compiled function should take at most, so that text flows."""
+
+
+class Chunk(NamedTuple):
+    """A piece of one row's text; pieces of a row join to its completion's text."""
+
+    row: int
+    text: str
+    completion: Completion | None = None
+    """Comes with the row's last chunk."""
+
+
+class Generator:
+    """A model with its parameters laid out for decoding, and its compiled functions."""
+
+    def __init__(self, model: TMSModel, params: Params, tokenizer: Tokenizer) -> None:
+        """Copies the parameters into decoding's layout; those given are not needed any more.
+
+        Raises:
+            UserError: the tokenizer has more tokens than the model's table has rows.
+        """
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
+                f"vocab_size={model.config.vocab_size}; use the tokenizer it was trained with"
+            )
+        self.model = decoding_model(model)
+        self.tokenizer = tokenizer
+        self._place = _whole(jax.tree.leaves(params)[0].sharding)
+        self._params = jax.jit(partial(split_params, dtype=model.dtype))(params)
+        self._prefill = self._compiled(partial(prefill, self.model))
+        self._decode = self._compiled(
+            partial(decode, self.model, document_id=tokenizer.document_id)
+        )
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[Completion]:
+        """The completion of every prompt, in their order.
+
+        Raises:
+            UserError: a prompt is longer than the model reads.
+        """
+        chunks = self.stream(prompts, sampling)
+        done = {chunk.row: chunk.completion for chunk in chunks if chunk.completion is not None}
+        return [done[row] for row in range(len(prompts))]
+
+    def stream(self, prompts: str | Sequence[str], sampling: SamplingConfig) -> Iterator[Chunk]:
+        """Pieces of text as they become certain, all prompts at once.
+
+        A piece holds whole characters and nothing that a stop string may still claim.
+
+        Raises:
+            UserError: a prompt is longer than the model reads.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        rows = [self._row(number, text, sampling) for number, text in enumerate(texts)]
+        return self._run(rows, sampling) if rows else iter(())
+
+    def _compiled(self, function: partial) -> jax.stages.Wrapped:
+        """`function` of (parameters, own state, ...), the state updated in place."""
+        return jax.jit(function, donate_argnums=1, out_shardings=self._place)
+
+    def _row(self, number: int, text: str, sampling: SamplingConfig) -> Row:
+        document_id, longest = self.tokenizer.document_id, self.model.config.max_seq_len
+        prompt = np.concatenate([np.array([document_id], np.int32), self.tokenizer.encode(text)])
+        if len(prompt) > longest:
+            raise UserError(
+                f"prompt {number} has {len(prompt)} tokens with its document token and the model "
+                f"reads at most max_seq_len={longest}; shorten it by {len(prompt) - longest} tokens"
+            )
+        # The last token is not read, so that the text may be one token longer than the context.
+        left = min(sampling.max_tokens, longest + 1 - len(prompt))
+        stream = TextStream(self.tokenizer, sampling.stop)
+        return Row(prompt, left=left, stream=stream, document_id=document_id)
+
+    def _run(self, rows: list[Row], sampling: SamplingConfig) -> Iterator[Chunk]:
+        state = self._read(rows)
+        sampler = make_sampler(sampling, [row.prompt for row in rows])
+        sampler, limit = jax.device_put(sampler, self._place), 1
+        while any(row.left for row in rows):
+            left_B = np.array([row.left for row in rows], np.int32)
+            start = time.perf_counter()
+            state, tokens_BN = self._decode(self._params, state, sampler, left_B, np.int32(limit))
+            tokens = np.asarray(tokens_BN).tolist()
+            limit = _next_limit(limit, seconds=time.perf_counter() - start)
+            for number, row in enumerate(rows):
+                if row.completion is None:
+                    text = row.take(tokens[number])
+                    if text or row.completion:
+                        yield Chunk(number, text, row.completion)
+
+    def _read(self, rows: list[Row]) -> DecodeState:
+        """The state after all tokens of every prompt but the last."""
+        length_B = np.array([len(row.prompt) for row in rows], np.int32)
+        slots = _power_of_two(max(len(row.prompt) + row.left - 1 for row in rows), MIN_SLOTS)
+        shapes = jax.eval_shape(lambda: split_cache(self.model.empty_cache(len(rows), slots)))
+        cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._place), shapes)
+        to_read = int(length_B.max()) - 1
+        ids_BT = np.zeros((len(rows), to_read + PREFILL_TOKENS), np.int32)
+        seen_BV = np.zeros((len(rows), self.tokenizer.vocab_size), np.bool_)
+        for number, row in enumerate(rows):
+            ids_BT[number, : len(row.prompt)] = row.prompt
+            seen_BV[number, row.prompt] = True
+        # It stands between documents: a penalty on it would keep them from ending.
+        seen_BV[:, self.tokenizer.document_id] = False
+        for start in range(0, to_read, PREFILL_TOKENS):
+            width = min(_power_of_two(to_read - start, MIN_PREFILL_TOKENS), PREFILL_TOKENS)
+            part_BT = ids_BT[:, start : start + width]
+            cache = self._prefill(self._params, cache, part_BT, np.int32(start))
+        newest_B = np.array([row.prompt[-1] for row in rows], np.int32)
+        rest = jax.device_put((newest_B, length_B - 1, seen_BV), self._place)
+        return DecodeState(cache, *rest)
+
+
+def _whole(sharding: Sharding) -> Sharding:
+    """Where arrays go that are not split: the device of the parameters, or all of their mesh."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return SingleDeviceSharding(next(iter(sharding.device_set)))
+
+
+def _next_limit(limit: int, *, seconds: float) -> int:
+    """Tokens of the next call, after one with `limit` tokens that took `seconds`."""
+    if seconds > CALL_SECONDS:
+        return max(limit // 2, 1)
+    return min(2 * limit, CALL_TOKENS) if seconds < CALL_SECONDS / 2 else limit
+
+
+def _power_of_two(size: int, least: int) -> int:
+    """The smallest power of two that is at least `size` and at least `least`, one itself."""
+    return max(least, 1 << (size - 1).bit_length())

@@ -1,0 +1,74 @@
+"""The model and its arrays as decoding wants them: every layer apart.
+
+Training keeps layers stacked along a leading axis and scans over them. A token's layer then starts
+with a slice of every stack, which is a copy, and the whole cache is written anew. Decoding unrolls
+the layers instead and keeps their arrays apart; inside a compiled function they are stacked for the
+model, whose slices XLA cancels against that, so that neither copy happens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.models import TMSModel
+from rtdlm.models.tms import Params
+from rtdlm.modules.attention import KVCache
+
+LayerParams = Mapping[str, Mapping[str, Any]]
+"""`Params` in which a stacked parameter is a tuple, an array a layer."""
+
+_STACKED = "/layers/"
+# What the model reads in float32 whatever the format of its activations.
+_FLOAT32 = ("norm/scale", "router/w")
+
+
+def decoding_model(model: TMSModel) -> TMSModel:
+    """`model`, with the same parameters, unrolled and with room in every expert.
+
+    A choice that an expert drops depends on the row's other tokens, and so on how much of the row
+    is read at once; with room for all, a token's result depends on the tokens before it alone.
+    """
+    config = model.config
+    experts = config.experts
+    if experts.num_experts:
+        experts = replace(experts, capacity_factor=experts.num_experts / experts.choices)
+    config = replace(config, layer_unroll=config.num_layers, remat="none", experts=experts)
+    return TMSModel(config)
+
+
+def split_params(params: Params, *, dtype: jnp.dtype) -> LayerParams:
+    """Layers apart, and weights in the activations' format instead of cast for every token."""
+
+    def split(module: str, name: str, array: jax.Array) -> Any:
+        if not f"{module}/{name}".endswith(_FLOAT32):
+            array = array.astype(dtype)
+        return tuple(array) if _STACKED in module else array
+
+    return {
+        module: {name: split(module, name, array) for name, array in arrays.items()}
+        for module, arrays in params.items()
+    }
+
+
+def join_params(params: LayerParams) -> Params:
+    """The stacked parameters that the model's methods take; free inside a compiled function."""
+    return {
+        module: {
+            name: jnp.stack(array) if isinstance(array, tuple) else array
+            for name, array in arrays.items()
+        }
+        for module, arrays in params.items()
+    }
+
+
+def split_cache(cache: KVCache) -> tuple[KVCache, ...]:
+    """One cache a layer."""
+    return tuple(KVCache(*layer) for layer in zip(*cache, strict=True))
+
+
+def join_cache(layers: Sequence[KVCache]) -> KVCache:
+    """The stacked cache; free inside a compiled function."""
+    return KVCache(*(jnp.stack(arrays) for arrays in zip(*layers, strict=True)))

@@ -1,0 +1,23 @@
+"""A `Generator` out of a checkpoint."""
+
+from pathlib import Path
+
+from rtdlm.config.errors import UserError
+from rtdlm.inference.generate import Generator
+from rtdlm.models.load import load_model
+
+
+def load_generator(path: str | Path) -> Generator:
+    """The generator of the checkpoint that `path` means: a run, its checkpoints or one of them.
+
+    Raises:
+        UserError: there is no complete checkpoint, its arrays do not fit its configuration, or it
+            brings no tokenizer.
+    """
+    loaded = load_model(path)
+    if loaded.tokenizer is None:
+        raise UserError(
+            f"checkpoint {loaded.directory} brings no tokenizer, so it can neither read nor write "
+            "text; train on shards with a tokenizer.json beside them"
+        )
+    return Generator(loaded.model, loaded.params, loaded.tokenizer)

@@ -1,0 +1,252 @@
+"""Routing as literal tables, and sparse experts against a loop over tokens."""
+
+from collections.abc import Callable
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.config import ExpertsConfig
+from rtdlm.modules import experts
+from rtdlm.modules.experts import ExpertStatistics, SparseExperts
+from tests.modules import reference
+
+route = jax.jit(experts.route, static_argnames=("top_k", "capacity"))
+
+D, F = 6, 10
+A, B = np.exp([1.0, 0.0]) / np.exp([1.0, 0.0]).sum()  # shares of a choice one logit ahead
+
+
+def test_queues_drops_and_gates_are_these_tables() -> None:
+    """Two places an expert. Token 2 finds expert 0 full, token 4 expert 1; token 3 is padding."""
+    logits = [[3, 2, 0], [3, 0, 2], [3, 2, 0], [9, 9, 9], [0, 3, 2]]
+    routing, statistics = route(
+        jnp.asarray([logits], jnp.float32),
+        jnp.asarray([[1, 0.5, 1, 0, 2]], jnp.float32),
+        top_k=2,
+        capacity=2,
+    )
+    assert routing.expert_BTJ[0].tolist() == [[0, 1], [0, 2], [0, 1], [0, 1], [1, 2]]
+    assert routing.slot_BTJ[0].tolist() == [[0, 0], [1, 0], [2, 1], [2, 2], [2, 1]]
+    gates = [[A, B], [A, B], [0, B], [0, 0], [0, B]]
+    np.testing.assert_allclose(routing.gate_BTJ[0], gates, rtol=1e-6)
+    np.testing.assert_allclose(statistics.usage_E, [3 / 8, 3 / 8, 2 / 8])
+    assert float(statistics.dropped) == 2 / 8
+
+
+def test_every_row_has_queues_of_its_own() -> None:
+    logits = jnp.zeros((3, 4, 2))
+    routing, statistics = route(logits, jnp.ones((3, 4)), top_k=1, capacity=3)
+    assert routing.slot_BTJ[:, :, 0].tolist() == [[0, 1, 2, 3]] * 3
+    assert float(statistics.dropped) == pytest.approx(1 / 4)
+
+
+def test_a_single_choice_keeps_its_probability() -> None:
+    """Rescaled to one it would be a constant and the loss could not teach the router."""
+    routing, _ = route(jnp.asarray([[[1.0, 0.0]]]), jnp.ones((1, 1)), top_k=1, capacity=1)
+    assert float(routing.gate_BTJ[0, 0, 0]) == pytest.approx(A)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_losses_equal_the_papers_formulas(top_k: int) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 7, 5)).astype(np.float32)
+    weights = (rng.random((2, 7)) < 0.7).astype(np.float32)
+    _, statistics = route(
+        jnp.asarray(logits), jnp.asarray(weights), top_k=top_k, capacity=7 * top_k
+    )
+    tokens = logits[weights > 0].astype(np.float64)
+    p = np.exp(tokens) / np.exp(tokens).sum(-1, keepdims=True)
+    chosen = np.argsort(-p, axis=-1)[:, :top_k]
+    usage = np.bincount(chosen.ravel(), minlength=5) / chosen.size
+    np.testing.assert_allclose(statistics.usage_E, usage, rtol=1e-6)
+    assert float(statistics.balance) == pytest.approx(5 * (usage * p.mean(0)).sum(), rel=1e-5)
+    partition = np.log(np.exp(tokens).sum(-1))
+    assert float(statistics.z) == pytest.approx((partition**2).mean(), rel=1e-5)
+    assert float(statistics.dropped) == 0.0
+
+
+@pytest.mark.parametrize(("num_experts", "top_k"), [(4, 1), (8, 2), (6, 3)])
+def test_balance_is_one_when_even_and_e_over_k_when_collapsed(num_experts: int, top_k: int) -> None:
+    def balance(logits: np.ndarray) -> float:
+        logits_BTE = jnp.asarray(logits[None], jnp.float32)
+        _, statistics = route(logits_BTE, jnp.ones((1, len(logits))), top_k=top_k, capacity=1)
+        return float(statistics.balance)
+
+    # Token t prefers experts t, t + 1, ..., t + k - 1.
+    even = 30.0 * sum(np.roll(np.eye(num_experts), shift, axis=1) for shift in range(top_k))
+    assert balance(even) == pytest.approx(1.0, rel=1e-5)
+    collapsed = np.tile(30.0 * (np.arange(num_experts) < top_k), (9, 1))
+    assert balance(collapsed) == pytest.approx(num_experts / top_k, rel=1e-5)
+
+
+def test_balance_pushes_tokens_away_from_the_crowded_expert() -> None:
+    logits = jnp.asarray([[[1.0, 0.0, 0.0]] * 4])
+
+    def balance(logits_BTE: jax.Array) -> jax.Array:
+        return route(logits_BTE, jnp.ones((1, 4)), top_k=1, capacity=4)[1].balance
+
+    gradient = jax.jit(jax.grad(balance))(logits)
+    assert (np.sign(gradient[0]) == [[1, -1, -1]] * 4).all()
+
+
+def test_an_assignment_depends_on_earlier_tokens_alone() -> None:
+    rng = np.random.default_rng(1)
+    logits, other = rng.normal(size=(2, 1, 16, 4)).astype(np.float32)
+    weights = jnp.asarray((rng.random((1, 16)) < 0.8), jnp.float32)
+    before, statistics = route(jnp.asarray(logits), weights, top_k=2, capacity=3)
+    assert float(statistics.dropped) > 0.2
+    for t in range(1, 16):
+        changed = np.where(np.arange(16)[None, :, None] < t, logits, other)
+        after, _ = route(jnp.asarray(changed), weights, top_k=2, capacity=3)
+        for then, now in zip(before, after, strict=True):
+            np.testing.assert_array_equal(then[:, :t], now[:, :t])
+
+
+# ------------------------------------------------------------------------------ the whole layer
+
+
+def layer(
+    **config: Any,
+) -> tuple[hk.Transformed, Callable[..., tuple[jax.Array, ExpertStatistics]]]:
+    def forward(x_BTD: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, ExpertStatistics]:
+        module = SparseExperts(ExpertsConfig(**config), d_ff=F, out_scale=1.0)
+        return module(x_BTD, weights_BT=weights_BT)
+
+    transformed = hk.without_apply_rng(hk.transform(forward))
+    return transformed, jax.jit(transformed.apply)
+
+
+def random_weights(transformed: hk.Transformed, x: jax.Array, real: jax.Array) -> Any:
+    rng = np.random.default_rng(2)
+    shapes = jax.eval_shape(transformed.init, jax.random.key(0), x, real)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
+
+
+def exact_weights(params: Any) -> dict[str, np.ndarray]:
+    return {
+        path.removeprefix("experts/"): np.asarray(leaf["w"], np.float64)
+        for path, leaf in params.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def tokens() -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(2, 9, D)), jnp.float32)
+    return x, jnp.asarray(np.arange(9)[None] < [[9], [6]], jnp.float32)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("capacity_factor", [100.0, 1.0, 0.4], ids=["room", "even", "tight"])
+def test_equals_a_loop_over_tokens(
+    tokens: tuple[jax.Array, jax.Array], top_k: int, capacity_factor: float
+) -> None:
+    x, real = tokens
+    config = ExpertsConfig(num_experts=4, top_k=top_k, capacity_factor=capacity_factor)
+    transformed, apply = layer(num_experts=4, top_k=top_k, capacity_factor=capacity_factor)
+    params = random_weights(transformed, x, real)
+    y, statistics = apply(params, x, real)
+    for row in range(2):
+        expected = reference.experts(
+            np.asarray(x[row], np.float64),
+            exact_weights(params),
+            real=np.asarray(real[row]) > 0,
+            top_k=top_k,
+            capacity=config.capacity(9),
+        )
+        np.testing.assert_allclose(y[row], expected, rtol=1e-4, atol=1e-4)
+    assert (float(statistics.dropped) == 0.0) == (capacity_factor == 100.0)
+    assert not y[1, 6:].any(), "padding gets nothing"
+
+
+def test_gradients_with_room_equal_those_of_experts_that_all_compute(
+    tokens: tuple[jax.Array, jax.Array],
+) -> None:
+    x, real = tokens
+    transformed, apply = layer(num_experts=4, top_k=2, capacity_factor=100.0)
+    params = random_weights(transformed, x, real)
+
+    def dense(params: Any, x: jax.Array) -> jax.Array:
+        w = {path.removeprefix("experts/"): leaf["w"] for path, leaf in params.items()}
+        p = jax.nn.softmax(jnp.einsum("BTD,DE->BTE", x, w["router"]))
+        second = jnp.sort(p, axis=-1)[..., -2:-1]
+        share = jnp.where(p >= second, p, 0.0) * real[..., None]
+        share = share / jnp.maximum(jnp.sum(share, axis=-1, keepdims=True), 1e-9)
+        inner = jax.nn.silu(jnp.einsum("BTD,EDF->BTEF", x, w["gate"]))
+        inner = inner * jnp.einsum("BTD,EDF->BTEF", x, w["up"])
+        return jnp.einsum("BTEF,EFD,BTE->BTD", inner, w["down"], share)
+
+    def total(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        weights = jnp.asarray(np.random.default_rng(4).normal(size=x.shape), jnp.float32)
+        return lambda params, x: jnp.sum(function(params, x) * weights)
+
+    sparse = lambda params, x: apply(params, x, real)[0]  # noqa: E731
+    got = jax.jit(jax.grad(total(sparse), argnums=(0, 1)))(params, x)
+    expected = jax.jit(jax.grad(total(dense), argnums=(0, 1)))(params, x)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(other).any()
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_output_teaches_the_router(tokens: tuple[jax.Array, jax.Array], top_k: int) -> None:
+    x, real = tokens
+    transformed, apply = layer(num_experts=4, top_k=top_k)
+    params = random_weights(transformed, x, real)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(apply(params, x, real)[0])))(params)
+    assert np.abs(gradient["experts/router"]["w"]).min() > 1e-6
+
+
+def test_the_router_decides_in_float32_whatever_the_activations_are(
+    tokens: tuple[jax.Array, jax.Array],
+) -> None:
+    x, real = tokens
+    transformed, apply = layer(num_experts=4, top_k=2, capacity_factor=100.0)
+    params = random_weights(transformed, x, real)
+    rough = x.astype(jnp.bfloat16)
+    y, statistics = apply(params, rough, real)
+    assert y.dtype == jnp.bfloat16
+    same, exact = apply(params, rough.astype(jnp.float32), real)
+    np.testing.assert_array_equal(statistics.usage_E, exact.usage_E)
+    assert float(statistics.z) == pytest.approx(float(exact.z), rel=1e-6)
+    np.testing.assert_allclose(y.astype(jnp.float32), same, rtol=0.05, atol=0.5)
+
+
+def test_operations_fall_with_the_share_of_experts_used() -> None:
+    """By the compiler's own count: k of 8 experts cost k / 8 of all of them."""
+    x = jax.ShapeDtypeStruct((1, 64, 32), jnp.float32)
+    real = jax.ShapeDtypeStruct((1, 64), jnp.float32)
+
+    def operations(top_k: int) -> float:
+        config = ExpertsConfig(num_experts=8, top_k=top_k, capacity_factor=1.0)
+
+        def forward(x_BTD: jax.Array, weights_BT: jax.Array) -> jax.Array:
+            return SparseExperts(config, d_ff=256, out_scale=1.0)(x_BTD, weights_BT=weights_BT)[0]
+
+        transformed = hk.without_apply_rng(hk.transform(forward))
+        shapes = jax.eval_shape(transformed.init, jax.random.key(0), x, real)
+        compiled = jax.jit(transformed.apply).lower(shapes, x, real).compile()
+        return compiled.cost_analysis()["flops"]
+
+    every = operations(8)
+    assert operations(1) / every == pytest.approx(1 / 8, rel=0.1)
+    assert operations(2) / every == pytest.approx(2 / 8, rel=0.1)
+
+
+def test_capacity_is_this_table() -> None:
+    """(experts, choices, factor, length) -> places; never more than a row has tokens."""
+    table = {
+        (4, 2, 1.0, 12): 6,
+        (4, 2, 1.25, 12): 8,
+        (4, 2, 100.0, 12): 12,
+        (8, 1, 1.0, 12): 2,
+        (8, 2, None, 1): 1,
+        (8, None, 1.0, 32): 8,
+    }
+    for (num_experts, top_k, factor, length), places in table.items():
+        config = ExpertsConfig(num_experts=num_experts, top_k=top_k, capacity_factor=factor)
+        assert config.capacity(length) == places, (num_experts, top_k, factor, length)

@@ -1,0 +1,87 @@
+"""The rule table: every parameter of every model has exactly one place."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from rtdlm.config import PRESETS, AGIConfig, MeshConfig
+from rtdlm.models import TMSModel
+from rtdlm.parallel import make_mesh, partition_spec, path_name, rules
+
+MESH = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+BLOCK = "decoder/layers/block"
+# Path, shape with the leading axis of layers, and where it lies.
+DENSE = {
+    "decoder/embedding": ((64, 16), P("tensor", "fsdp")),
+    "decoder/output": ((64, 16), P("tensor", "fsdp")),
+    "decoder/final_norm/scale": ((16,), P(None)),
+    f"{BLOCK}/attention_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/attention/query/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/attention/key/w": ((3, 16, 2, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/attention/value/w": ((3, 16, 2, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/attention/output/w": ((3, 4, 4, 16), P(None, "tensor", None, "fsdp")),
+    f"{BLOCK}/attention/query_norm/scale": ((3, 4), P(None, None)),
+    f"{BLOCK}/attention/key_norm/scale": ((3, 4), P(None, None)),
+    f"{BLOCK}/feedforward_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward/gate/w": ((3, 16, 32), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/feedforward/up/w": ((3, 16, 32), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/feedforward/down/w": ((3, 32, 16), P(None, "tensor", "fsdp")),
+}
+EXPERTS = {
+    f"{BLOCK}/experts/router/w": ((3, 16, 4), P(None, "fsdp", None)),
+    f"{BLOCK}/experts/gate/w": ((3, 4, 16, 32), P(None, None, "fsdp", "tensor")),
+    f"{BLOCK}/experts/up/w": ((3, 4, 16, 32), P(None, None, "fsdp", "tensor")),
+    f"{BLOCK}/experts/down/w": ((3, 4, 32, 16), P(None, None, "tensor", "fsdp")),
+}
+
+
+def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(TMSModel(config).shapes)
+    return {path_name(path): leaf.shape for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("path", DENSE | EXPERTS)
+def test_a_path_lies_where_the_table_says(path: str) -> None:
+    shape, spec = (DENSE | EXPERTS)[path]
+    assert partition_spec(path, shape, MESH) == spec
+
+
+def test_the_table_above_is_complete() -> None:
+    sparse = paths(AGIConfig.from_preset("tiny", experts={"num_experts": 4}))
+    assert set(paths(AGIConfig.from_preset("tiny"))) == set(DENSE)
+    assert set(sparse) | set(DENSE) == set(DENSE | EXPERTS)
+
+
+@pytest.mark.parametrize("num_experts", [0, 8])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_parameter_of_every_preset_matches_exactly_one_rule(
+    preset: str, num_experts: int
+) -> None:
+    """And is split over all of fsdp x tensor unless it is a norm scale or a router."""
+    config = AGIConfig.from_preset(preset, experts={"num_experts": num_experts})
+    for path, shape in paths(config).items():
+        spec = partition_spec(path, shape, MESH)
+        whole = path.endswith("scale") or "router" in path
+        assert {"fsdp", "tensor"} <= set(spec) or whole, (path, spec)
+
+
+def test_a_dimension_that_the_mesh_does_not_divide_stays_whole() -> None:
+    spec = partition_spec(f"{BLOCK}/attention/key/w", (3, 16, 3, 4), MESH)
+    assert spec == P(None, "fsdp", None, None)
+
+
+@pytest.mark.parametrize("path", ["decoder/bias", f"{BLOCK}/memory/w", "decoder/embedding/extra"])
+def test_a_parameter_without_a_rule_raises(path: str) -> None:
+    with pytest.raises(ValueError, match=f"{path} matches 0 partition rules, expected exactly one"):
+        partition_spec(path, (4, 4), MESH)
+
+
+def test_a_parameter_with_two_rules_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rules.RULES, r".*/gate/w", (None, None))
+    with pytest.raises(ValueError, match="feedforward/gate/w matches 2 partition rules"):
+        partition_spec(f"{BLOCK}/feedforward/gate/w", (3, 16, 32), MESH)
+
+
+def test_a_rule_matches_whole_names_only() -> None:
+    with pytest.raises(ValueError, match="matches 0"):
+        partition_spec("otherdecoder/embedding", (4, 4), MESH)
