@@ -5,13 +5,94 @@ python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtdlm.config.command_line import make_parser, run
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
+if TYPE_CHECKING:
+    from rtdlm.inference import Generator
+
 DESCRIPTION = """Continues prompts with a checkpoint, streaming to the terminal.
 
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
-  python -m rtdlm.generate --checkpoint runs/tiny --prompt "Once" "Twice" --preset creative --seed 3"""
+  python -m rtdlm.generate --checkpoint runs/tiny --prompt "import" "class" --preset creative
+  python -m rtdlm.generate --checkpoint runs/tiny --prompt "" --temperature 0 --stop "\\n\\n" """
+
+# Flag -> the sampling option it sets, its type, what it takes and what it means.
+OPTIONS: dict[str, tuple[type, str, str]] = {
+    "temperature": (float, "T", "0 takes the likeliest token, 1 is the model's own distribution"),
+    "top_k": (int, "K", "keep the K likeliest tokens"),
+    "top_p": (float, "P", "keep the likeliest tokens that together have probability P"),
+    "min_p": (float, "P", "keep tokens with at least P times the likeliest token's probability"),
+    "repetition_penalty": (float, "R", "above 1 avoids tokens that were there before"),
+    "max_tokens": (int, "N", "longest output [tokens] (default: 256)"),
+    "seed": (int, "S", "the same seed and prompt give the same text (default: 0)"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments and generates; returns the exit status."""
+    return run(_main, sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    flags = _parser().parse_args(arguments)
+    sampling = _sampling(flags)
+    from rtdlm.inference import load_generator
+
+    generator = load_generator(flags.checkpoint)
+    for piece in _pieces(generator, flags.prompt, sampling):
+        print(piece, end="", flush=True)
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("generate", DESCRIPTION)
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR",
+        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompt", nargs="+", required=True, metavar="TEXT",
+        help='texts to continue, together as one batch; "" starts a document',
+    )  # fmt: skip
+    parser.add_argument(
+        "--preset", default="balanced", metavar="NAME",
+        help=f"{', '.join(SAMPLING_PRESETS)} (default: balanced); the options below go on top",
+    )  # fmt: skip
+    for option, (kind, metavar, text) in OPTIONS.items():
+        flag = "--" + option.replace("_", "-")
+        parser.add_argument(flag, type=kind, metavar=metavar, help=text)
+    parser.add_argument(
+        "--stop", nargs="+", metavar="TEXT",
+        help="texts that end the output, which is trimmed before them; \\n is a line end",
+    )  # fmt: skip
+    return parser
+
+
+def _sampling(flags: Namespace) -> SamplingConfig:
+    given = {name: getattr(flags, name) for name in OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    if flags.stop:
+        options["stop"] = tuple(text.replace("\\n", "\n") for text in flags.stop)
+    return SamplingConfig.from_preset(flags.preset, **options)
+
+
+def _pieces(
+    generator: "Generator", prompts: Sequence[str], sampling: SamplingConfig
+) -> Iterator[str]:
+    """What to print: one prompt's text as it comes, several one after the other."""
+    if len(prompts) == 1:
+        yield prompts[0]
+        for chunk in generator.stream(prompts[0], sampling):
+            yield chunk.text
+        yield "\n"
+        return
+    for number, completion in enumerate(generator.generate(prompts, sampling)):
+        yield f"--- {number + 1} of {len(prompts)} ---\n{prompts[number]}{completion.text}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig, UserError
+from rtdlm.config.sampling import SamplingConfig
 from rtdlm.evaluation import TrainingEvaluator
+from rtdlm.inference import Generator
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.monitoring import (
@@ -228,11 +230,8 @@ def _sample(corpus: Corpus, model: TMSModel, loop: Loop) -> str | None:
     length = model.config.monitoring.sample_tokens
     if not length or corpus.tokenizer is None:
         return None
-    from rtdlm.config.sampling import SamplingConfig
-    from rtdlm.inference import Generator
-
     state = loop.state
     params = evaluation_params(model.config.optimizer, state.optimizer, state.params)
-    sampling = SamplingConfig(max_tokens=length, seed=model.config.seed)
+    sampling = SamplingConfig.from_preset("balanced", max_tokens=length, seed=model.config.seed)
     [completion] = Generator(model, params, corpus.tokenizer).generate([""], sampling)
     return completion.text

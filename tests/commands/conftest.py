@@ -17,7 +17,7 @@ SENTENCES = (
 SMALL = (
     *("d_model=32", "num_layers=2", "num_heads=2", "num_kv_heads=1", "d_ff=64", "max_seq_len=32"),
     *("evaluation.num_batches=2", "evaluation.every_steps=5", "checkpoint.every_steps=5"),
-    *("optimizer.warmup_steps=2", "monitoring.sample_tokens=0", "data.held_out_fraction=0.1"),
+    *("optimizer.warmup_steps=2", "monitoring.sample_tokens=8", "data.held_out_fraction=0.1"),
 )
 
 

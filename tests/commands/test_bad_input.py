@@ -39,7 +39,7 @@ def junk(path: Path) -> None:
 
 
 def latin(path: Path) -> None:
-    path.write_bytes("a line of plain text\n".encode() * 50 + b"caf\xe9\n" + b"more\n" * 50)
+    path.write_bytes(b"a line of plain text\n" * 50 + b"caf\xe9\n" + b"more\n" * 50)
 
 
 @pytest.mark.parametrize("command", [train.main, prepare.main])
@@ -102,7 +102,7 @@ def swap_tokenizer(shards: Path) -> None:
     [
         (truncate, ("train-00000.safetensors",)),
         (replace_ids, ("train-00000.safetensors", "60000")),
-        (edit_manifest, ("manifest.json",)),
+        (edit_manifest, ("train-00000.safetensors", "its manifest says")),
         (swap_tokenizer, ("tokenizer.json",)),
     ],
 )

@@ -196,7 +196,7 @@ def test_a_time_budget_ends_the_run(text: Path, tmp_path: Path) -> None:
         (("--set", "d_model=33"), "error: d_model=33 is not divisible by num_heads=4"),
         (
             ("--set", "batch_size=12"),
-            "error: a micro-batch of 12 rows does not split over the mesh's data x fsdp = 8 devices",
+            "error: a micro-batch of 12 rows does not split over the mesh's data x fsdp = 8",
         ),
         (("--set", "mesh.data=3"), "error: mesh data=3 x fsdp=1 x tensor=1 does not fit 8 devices"),
         (("--config", "none.yaml"), "error: config file none.yaml does not exist"),

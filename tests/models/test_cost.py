@@ -11,7 +11,8 @@ from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, forward_flops_per_token, train_flops_per_token
 
 WIDE: dict[str, Any] = {
-    "vocab_size": 512, "d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256, "max_seq_len": 64,
+    "vocab_size": 512, "d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256,
+    "max_seq_len": 64,
 }  # fmt: skip
 FORMS: dict[str, dict[str, Any]] = {
     "grouped": {"num_kv_heads": 2},

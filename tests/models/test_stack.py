@@ -112,7 +112,7 @@ def kept_for_the_backward_pass(policy: str) -> list[tuple[int, ...]]:
 
 
 def test_remat_policies_keep_what_they_say() -> None:
-    """Three layers, 5 rows of 12 tokens: 60 tokens, 16 features, 4 + 2 + 2 heads of 4, 32 hidden."""
+    """Three layers; 60 tokens in 5 rows; 16 features, 4 + 2 + 2 heads of 4, 32 hidden."""
     stream = (3, 5, 12, 16)
     assert kept_for_the_backward_pass("full") == [stream]
     assert kept_for_the_backward_pass("named") == [stream, stream]

@@ -1,0 +1,80 @@
+"""`python -m rtdlm.generate` and the console script."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtdlm import generate
+from rtdlm.__main__ import COMMANDS
+
+
+def written(checkpoint: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert generate.main(["--checkpoint", str(checkpoint), "--max-tokens", "12", *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_prompt_is_continued_and_a_seed_repeats(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = written(trained, capsys, "--prompt", "The quick", "--seed", "5")
+    again = written(trained, capsys, "--prompt", "The quick", "--seed", "5")
+    other = written(trained, capsys, "--prompt", "The quick", "--seed", "6")
+    assert once.startswith("The quick")
+    assert len(once) > len("The quick\n")
+    assert once == again != other
+
+
+def test_several_prompts_are_one_batch(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = written(trained, capsys, "--prompt", "The", "Pack my", "--preset", "deterministic")
+    assert told.startswith("--- 1 of 2 ---\nThe")
+    assert "--- 2 of 2 ---\nPack my" in told
+
+
+def test_a_stop_string_ends_the_text(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = ["--prompt", "The", "--temperature", "0"]
+    free = written(trained, capsys, *greedy).removeprefix("The").rstrip("\n")
+    stop = free[2:4]
+    stopped = written(trained, capsys, *greedy, "--stop", stop).removeprefix("The").rstrip("\n")
+    assert stopped == free[: free.index(stop)].rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--preset", "balance"), "unknown sampling preset 'balance'; did you mean 'balanced'?"),
+        (("--temperature", "-1"), "temperature=-1.0 must be 0 (greedy) or a positive number"),
+        (("--preset", "deterministic", "--top-k", "4"), "top_k=4 has no effect with temperature=0"),
+    ],
+)
+def test_bad_options_end_with_one_sentence(
+    options: tuple[str, ...], sentence: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate.main(["--checkpoint", str(trained), "--prompt", "a", *options]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {sentence}")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_without_loading_jax(command: str) -> None:
+    script = (
+        "import sys; from rtdlm.__main__ import main\n"
+        f"sys.argv = ['rtdlm', {command!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as stopped: assert stopped.code == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.startswith(f"usage: python -m rtdlm.{command}")
+
+
+def test_an_unknown_command_is_named() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "rtdlm", "trian"], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert told.stderr.startswith("error: unknown command 'trian'; commands are prepare, train")

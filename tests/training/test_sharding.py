@@ -1,0 +1,77 @@
+"""The step on eight devices against the same step on one."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from rtdlm.training.state import state_shardings
+from rtdlm.training.step import Metrics
+from tests.models.small import TIGHT, assert_trees_close, packed_batch, small_config
+from tests.training.runs import ONE, PLAIN, Run, flat
+
+Result = tuple[dict[str, np.ndarray], list[Metrics]]
+FORMS: dict[str, dict[str, Any]] = {
+    "gradient": {"optimizer": PLAIN},
+    # With dropout, micro-batches, clipping and the default optimizer, as a run has it.
+    "everything": {
+        "accumulate_steps": 2, "batch_size": 16, "dropout_rate": 0.1, "tie_embeddings": True,
+        "optimizer": {"warmup_steps": 0, "learning_rate": 0.005},
+    },
+    "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
+}  # fmt: skip
+
+
+def after_two_steps(form: str, shape: tuple[int, int, int]) -> Result:
+    run = Run(small_config(**FORMS[form]), shape)
+    state, told = run.start(), []
+    for seed in range(2):
+        state, metrics = run.go(state, batch=run.batch(seed), fraction=seed / 2)
+        told.append(jax.device_get(metrics))
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == state_shardings(
+            run.shapes, run.mesh
+        ), "the state stays where it was"
+    assert run.step.__wrapped__._cache_size() == 1
+    return flat(state.params), told
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Result]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        ("gradient", (8, 1, 1)),
+        ("gradient", (1, 8, 1)),
+        ("gradient", (1, 1, 8)),
+        ("gradient", (2, 2, 2)),
+        ("gradient", (2, 4, 1)),
+        ("everything", (2, 2, 2)),
+        ("experts that drop", (2, 2, 2)),
+    ],
+    ids=str,
+)
+def test_any_mesh_equals_one_device(
+    alone: dict[str, Result], form: str, shape: tuple[int, int, int]
+) -> None:
+    if form not in alone:
+        alone[form] = after_two_steps(form, ONE)
+    params, told = after_two_steps(form, shape)
+    expected, heard = alone[form]
+    for ours, theirs in zip(told, heard, strict=True):
+        assert float(ours.grad_norm) > 0.01 and not ours.skipped
+        assert_trees_close(ours, theirs, rtol=2e-5)
+    for path, value in expected.items():
+        np.testing.assert_allclose(params[path], value, atol=1e-5, rtol=1e-5, err_msg=path)
+
+
+def test_a_batch_from_the_host_is_placed_by_the_step() -> None:
+    """What a caller without a prefetcher passes: NumPy arrays."""
+    run = Run(small_config(optimizer=PLAIN), (2, 2, 2))
+    placed, _ = run.go(run.start())
+    state, _ = run.go(run.start(), batch=packed_batch(run.config))
+    for path, value in flat(placed.params).items():
+        np.testing.assert_array_equal(flat(state.params)[path], value)
