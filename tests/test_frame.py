@@ -24,7 +24,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # ----------------------------------------------------------------------------- the import contract
 
 DOWNWARD = "Imports run downward, floor by floor"
-NO_JAX = "The config knows no JAX"
+NO_JAX = "The lowest floors know no JAX"
 APART = "No idea in modules/ knows another"
 
 
@@ -42,7 +42,8 @@ def test_the_package_keeps_the_import_contract() -> None:
 def small_house(tmp_path: Path) -> Path:
     """An empty package under the project's own contract."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for room in ("config", "data", "models", "training", "modules/graph", "modules/primitives"):
+    rooms = "config disk data models training modules/graph modules/primitives"
+    for room in rooms.split():
         (tmp_path / "rtdlm" / room).mkdir(parents=True)
     for folder in [tmp_path / "rtdlm", *(tmp_path / "rtdlm").rglob("*/")]:
         (folder / "__init__.py").touch()
@@ -58,6 +59,8 @@ def small_house(tmp_path: Path) -> Path:
         ("training/loop.py", "import rtdlm.models, rtdlm.config"),
         ("modules/graph/net.py", "import rtdlm.modules.primitives, jax"),
         ("data/loader.py", "from rtdlm import __version__"),
+        ("data/shards.py", "import rtdlm.disk"),
+        ("disk/files.py", "import rtdlm.config"),
     ],
 )
 def test_the_contract_allows(small_house: Path, file: str, line: str) -> None:
@@ -73,7 +76,10 @@ def test_the_contract_allows(small_house: Path, file: str, line: str) -> None:
         ("data/loader.py", "def load(): from rtdlm.models import stack", DOWNWARD),
         ("train.py", "import rtdlm.prepare", DOWNWARD),
         ("attic/__init__.py", "", DOWNWARD),
+        ("disk/files.py", "import rtdlm.data", DOWNWARD),
+        ("config/run.py", "import rtdlm.disk", DOWNWARD),
         ("config/run.py", "import jax.numpy", NO_JAX),
+        ("disk/files.py", "import jax.numpy", NO_JAX),
         ("modules/primitives/norm.py", "import rtdlm.modules.graph", APART),
     ],
 )
@@ -85,8 +91,10 @@ def test_the_contract_forbids(small_house: Path, file: str, line: str, broken: s
     assert re.findall(r"^(.+) BROKEN", result.stdout, re.M) == [broken]
 
 
-def test_the_config_starts_without_jax() -> None:
-    code = "import sys, rtdlm.config; print({'jax', 'haiku', 'optax', 'flax'} & set(sys.modules))"
+@pytest.mark.parametrize("room", ["config", "disk"])
+def test_the_lowest_floors_start_without_jax(room: str) -> None:
+    heavy = "{'jax', 'haiku', 'optax', 'flax'}"
+    code = f"import sys, rtdlm.{room}; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "set()\n", result.stderr
 

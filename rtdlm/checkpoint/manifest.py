@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from rtdlm.checkpoint.files import FileRecord, hash_file, write_file
+from rtdlm.disk import FileRecord, hash_file, write_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"

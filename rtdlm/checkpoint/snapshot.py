@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rtdlm.checkpoint.files import sync_directory, write_file
 from rtdlm.checkpoint.manifest import Manifest, commit
 from rtdlm.checkpoint.tensors import read_parts, write_parts
+from rtdlm.disk import sync_directory, write_file
 
 MODEL = "model"
 OPTIMIZER = "optimizer"

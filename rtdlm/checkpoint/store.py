@@ -5,19 +5,17 @@
     best                       names the newest checkpoint that was the best when saved
     .replaced-*  .deleted-*    on their way out; put right at the next start after a kill
 
-A store holds the run's lock, so hidden directories that it finds belong to a process that died.
+A store locks the run's directory, so hidden directories that it finds are those of a process that
+died.
 """
 
-import errno
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rtdlm.checkpoint.files import replace_file, sync_directory
-from rtdlm.checkpoint.lock import RunLock
 from rtdlm.checkpoint.manifest import DamageError, Manifest, read_manifest
 from rtdlm.checkpoint.reading import (
     BEST,
@@ -31,6 +29,15 @@ from rtdlm.checkpoint.reading import (
 from rtdlm.checkpoint.retention import steps_to_keep
 from rtdlm.checkpoint.snapshot import Snapshot, write_snapshot
 from rtdlm.config.errors import StorageError, UserError
+from rtdlm.disk import (
+    DirectoryLock,
+    make_directory,
+    refused,
+    replace_file,
+    sync_directory,
+    telling,
+    writing,
+)
 
 WRITING = ".writing-"
 REPLACED = ".replaced-"
@@ -55,7 +62,7 @@ class CheckpointStore:
         part_bytes: largest safetensors file [bytes].
 
     Raises:
-        UserError: another process writes to `root`.
+        UserError: another process writes to `root`, or it is no directory.
         StorageError: `root` cannot be written.
     """
 
@@ -69,7 +76,7 @@ class CheckpointStore:
         self._passed_over: set[int] = set()
         self._saved: list[Saved] = []
         self._pending: Future[Saved] | None = None
-        self._lock = self._open(Path(root))
+        self._lock = self._open()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, snapshot: Snapshot, *, best: bool = False) -> None:
@@ -152,18 +159,15 @@ class CheckpointStore:
             )
         return load_checkpoint(directories[step])
 
-    def _open(self, root: Path) -> RunLock:
-        with ExitStack() as undo:
-            try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                lock = RunLock(root)
-                undo.callback(lock.release)
+    def _open(self) -> DirectoryLock:
+        make_directory(self._directory)
+        lock = DirectoryLock(self.root)
+        try:
+            with writing(self._directory):
                 self._tidy()
-            except OSError as error:
-                raise StorageError(
-                    f"{root} cannot be written: {_reason(error)}; choose another --out"
-                ) from error
-            undo.pop_all()
+        except BaseException:
+            lock.release()
+            raise
         return lock
 
     def _complete(self) -> dict[int, Manifest]:
@@ -177,14 +181,10 @@ class CheckpointStore:
     def _write(self, snapshot: Snapshot, best: bool) -> Saved:
         path = self._directory / step_name(snapshot.step)
         self._commit(snapshot, path, best)
-        try:
+        saved = f"checkpoint at step {snapshot.step} is saved"
+        with telling(f"{saved}, but older ones in {self._directory} could not be tidied"):
             self._point_to_best()
             self._prune()
-        except OSError as error:
-            raise StorageError(
-                f"checkpoint at step {snapshot.step} is saved, but older ones in "
-                f"{self._directory} could not be tidied: {_reason(error)}; mend that and resume"
-            ) from error
         return Saved(snapshot.step, path, best)
 
     def _commit(self, snapshot: Snapshot, path: Path, best: bool) -> None:
@@ -197,7 +197,7 @@ class CheckpointStore:
             with suppress(OSError):  # the error at hand matters; the next start tidies again
                 self._tidy()
             if isinstance(error, OSError):
-                raise StorageError(self._failure(snapshot, error)) from error
+                raise self._failure(snapshot, error) from error
             raise
 
     def _put_in_place(self, temporary: Path, path: Path) -> None:
@@ -239,22 +239,12 @@ class CheckpointStore:
                 shutil.rmtree(leftover)
         self._point_to_best()
 
-    def _failure(self, snapshot: Snapshot, error: OSError) -> str:
+    def _failure(self, snapshot: Snapshot, error: OSError) -> StorageError:
         steps = self.steps()
         last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no older one"
-        return (
-            f"checkpoint at step {snapshot.step} could not be written to {self._directory}: "
-            f"{_reason(error)}; {_remedy(error, snapshot.nbytes)} or choose another --out; {last}"
+        return refused(
+            f"checkpoint at step {snapshot.step} could not be written to {self._directory}",
+            error,
+            room=f"free {max(1, -(-snapshot.nbytes // 10**6))} MB",
+            left=last,
         )
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
-
-
-def _remedy(error: OSError, nbytes: int) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free {max(1, -(-nbytes // 10**6))} MB"
-    if error.errno == errno.EFBIG:
-        return "raise the file size limit (ulimit -f)"
-    return "mend that"

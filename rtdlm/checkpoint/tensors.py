@@ -16,8 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from rtdlm.checkpoint.files import FileRecord, HashingFile, write_file
 from rtdlm.config.errors import UserError
+from rtdlm.disk import FileRecord, HashingFile, write_file
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""What a user can mend: a mistake, or a disk that refuses."""
 
 
 class UserError(ValueError):

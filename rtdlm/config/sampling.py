@@ -89,8 +89,8 @@ class SamplingConfig:
             f"stop={self.stop!r} must be a tuple of texts, none of them empty",
         )
         require(
-            0 <= self.seed < 2**63,
-            f"seed={self.seed} is outside 0 to 2**63 - 1; choose one inside",
+            -(2**63) <= self.seed < 2**63,
+            f"seed={self.seed} does not fit 64 bits; choose one between -2**63 and 2**63 - 1",
         )
 
     @classmethod

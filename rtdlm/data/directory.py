@@ -1,17 +1,16 @@
 """Opens a directory of shards, prepared here or made by another pipeline."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from rtdlm.config.errors import UserError
-from rtdlm.data.files import sha256_of_file
 from rtdlm.data.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, Split, read_manifest
 from rtdlm.data.rows import RowWindows, open_rows
 from rtdlm.data.shards import open_stream
 from rtdlm.data.stream import StreamWindows, TokenStream
 from rtdlm.data.tokenizer import TOKENIZER_FILE, read_tokenizer
 from rtdlm.data.windows import Windows
+from rtdlm.disk import hash_bytes, hash_file
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _open_prepared(
         vocab_size=manifest.vocab_size,
         manifest=manifest,
         tokenizer_sha256=manifest.tokenizer_sha256,
-        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        fingerprint=hash_bytes(content.encode()),
     )
 
 
@@ -103,8 +102,8 @@ def _open_foreign(
         windows=RowWindows(files, seq_len=seq_len, vocab_size=own_size),
         vocab_size=own_size,
         manifest=None,
-        tokenizer_sha256=sha256_of_file(tokenizer_file) if tokenizer_file.exists() else None,
-        fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
+        tokenizer_sha256=hash_file(tokenizer_file) if tokenizer_file.exists() else None,
+        fingerprint=hash_bytes(repr(content).encode()),
     )
 
 

@@ -10,7 +10,6 @@ Nothing is read but the rows that are asked for. So any step of any run can be r
 each of several hosts builds only its rows of the same batch.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from rtdlm.data.mixture import Mixture
 from rtdlm.data.permutation import mix, permute
 from rtdlm.data.tokenizer import Tokenizer
 from rtdlm.data.windows import JoinedWindows, fill_rows
+from rtdlm.disk import hash_bytes
 
 # Keep the streams of random numbers apart.
 _PERMUTATION, _SHIFT = 1, 2
@@ -192,4 +192,4 @@ def _bytes_per_token(opened: Sequence[ShardDirectory], split: Split) -> float | 
 
 
 def _fingerprint(opened: Sequence[ShardDirectory]) -> str:
-    return hashlib.sha256("".join(d.fingerprint for d in opened).encode()).hexdigest()
+    return hash_bytes("".join(d.fingerprint for d in opened).encode())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rtdlm.config.errors import UserError
-from rtdlm.data.files import write_atomic
+from rtdlm.disk import replace_file
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.json"
@@ -127,7 +127,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_json(path: Path, tree: Any) -> None:
     """Writes indented JSON, whole or not at all."""
-    write_atomic(path, (json.dumps(tree, indent=2) + "\n").encode("utf-8"))
+    replace_file(path, (json.dumps(tree, indent=2) + "\n").encode("utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

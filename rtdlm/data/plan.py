@@ -4,7 +4,6 @@ With the text as it was, the plan determines every byte of the result. That is w
 interrupted `prepare` go on, and a finished one return at once.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from rtdlm.config.errors import UserError
 from rtdlm.data.manifest import PLAN_FILE, read_json, write_json
 from rtdlm.data.sources import Source
+from rtdlm.disk import hash_file
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class SourceRecord:
         name: what the plan calls it.
         size: [bytes].
         mtime_ns: when it last changed [nanoseconds].
-        digest: BLAKE2b of its content, or "" for a file that was passed over as no text.
+        sha256: of its content, hexadecimal, or "" for a file that was passed over as no text.
     """
 
     name: str
     size: int
     mtime_ns: int
-    digest: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def read_plan(directory: Path) -> Plan | None:
 
 def record(source: Source, *, is_text: bool) -> SourceRecord:
     """What is remembered of a source."""
-    digest = _digest(source) if is_text else ""
-    return SourceRecord(source.name, source.size, source.mtime_ns, digest)
+    sha256 = hash_file(source.path) if is_text else ""
+    return SourceRecord(source.name, source.size, source.mtime_ns, sha256)
 
 
 def check_arguments(directory: Path, plan: Plan, arguments: Mapping[str, Any]) -> None:
@@ -112,15 +112,15 @@ def match_sources(directory: Path, plan: Plan, found: Sequence[Source]) -> tuple
             raise _changed(directory, f"{name} is new")
         if not _same(now[name], planned[name]):
             raise _changed(directory, f"{name} has other content")
-    return tuple(now[record.name] for record in plan.sources if record.digest)
+    return tuple(now[record.name] for record in plan.sources if record.sha256)
 
 
 def _same(source: Source, planned: SourceRecord) -> bool:
     if source.size != planned.size:
         return False
-    if source.mtime_ns == planned.mtime_ns or not planned.digest:
+    if source.mtime_ns == planned.mtime_ns or not planned.sha256:
         return True
-    return _digest(source) == planned.digest
+    return hash_file(source.path) == planned.sha256
 
 
 def _changed(directory: Path, what: str) -> UserError:
@@ -128,8 +128,3 @@ def _changed(directory: Path, what: str) -> UserError:
         f"the text changed since {directory} was prepared from it: {what}; remove {directory} or "
         "choose another directory to prepare it anew"
     )
-
-
-def _digest(source: Source) -> str:
-    with source.path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

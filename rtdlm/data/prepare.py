@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from rtdlm.config.errors import UserError
 from rtdlm.data.encode import JOURNAL_FILE, Chunk, encode_corpus, shard_dtype, totals
-from rtdlm.data.files import LOCK_FILE, locked, make_directory
 from rtdlm.data.manifest import (
     FORMAT,
     MANIFEST_FILE,
@@ -44,6 +43,7 @@ from rtdlm.data.tokenizer import (
     read_tokenizer,
     train_bpe,
 )
+from rtdlm.disk import LOCK_FILE, DirectoryLock, make_directory
 
 SHARD_TOKENS = 1 << 25
 
@@ -103,7 +103,7 @@ def prepare(
     found = find_sources(text, exclude=out)
     report = progress if progress is not None else _ignore
     make_directory(out)
-    with locked(out), _nothing_left_if_refused(out):
+    with DirectoryLock(out), _nothing_left_if_refused(out):
         plan = read_plan(out)
         if plan is None:
             plan = _make_plan(out, found, arguments, given, report)

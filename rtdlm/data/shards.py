@@ -14,9 +14,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from rtdlm.config.errors import UserError
-from rtdlm.data.files import sha256, sha256_of_file, write_atomic
 from rtdlm.data.manifest import Manifest, ShardEntry, Split, read_manifest
 from rtdlm.data.tokenizer import TOKENIZER_FILE
+from rtdlm.disk import hash_file, replace_file
 
 INPUT_IDS = "input_ids"
 
@@ -113,9 +113,8 @@ def check_ids(ids: np.ndarray, tensor: Tensor, vocab_size: int, offset: int = 0)
 
 def write_shard(path: Path, ids: np.ndarray, *, split: Split, documents: int) -> ShardEntry:
     """Writes a stream of ids [tokens] to `path`, whole or not at all; returns its entry."""
-    data = save({INPUT_IDS: ids})
-    write_atomic(path, data)
-    return ShardEntry(path.name, split, sha256(data), len(data), len(ids), documents)
+    record = replace_file(path, save({INPUT_IDS: ids}))
+    return ShardEntry(path.name, split, record.sha256, record.bytes, len(ids), documents)
 
 
 def open_stream(directory: Path, manifest: Manifest, split: Split) -> list[Tensor]:
@@ -154,7 +153,7 @@ def check_tokenizer(directory: Path, manifest: Manifest) -> None:
     path = directory / TOKENIZER_FILE
     if not path.exists():
         raise UserError(f"{path} is missing, but its manifest names it; restore it")
-    if sha256_of_file(path) != manifest.tokenizer_sha256:
+    if hash_file(path) != manifest.tokenizer_sha256:
         raise UserError(
             f"{path} is not the tokenizer that {directory} was prepared with (its SHA-256 differs "
             "from the manifest's); restore it or prepare again"
@@ -172,7 +171,7 @@ def verify_shards(directory: str | Path) -> Manifest:
     check_tokenizer(directory, manifest)
     for entry in manifest.shards:
         _open_entry(directory, manifest, entry)
-        if sha256_of_file(directory / entry.file) != entry.sha256:
+        if hash_file(directory / entry.file) != entry.sha256:
             raise UserError(
                 f"shard {directory / entry.file} has other bytes than when it was written (its "
                 "SHA-256 differs from the manifest's); restore it or prepare again"

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as Engine
 
 from rtdlm.config.errors import UserError
-from rtdlm.data.files import sha256, write_atomic
+from rtdlm.disk import hash_bytes, replace_file
 
 TOKENIZER_FILE = "tokenizer.json"
 DOCUMENT_TOKEN = "<|document|>"
@@ -74,7 +74,7 @@ class Tokenizer:
         vocabulary = self._engine.get_vocab(with_added_tokens=True)
         self.document_id = vocabulary[found]
         self.vocab_size = max(vocabulary.values()) + 1
-        self.hash = sha256(definition)
+        self.hash = hash_bytes(definition)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 [tokens], without a document token."""
@@ -92,7 +92,7 @@ class Tokenizer:
     def save(self, directory: str | Path) -> Path:
         """Writes `tokenizer.json` into `directory`; returns its path."""
         path = Path(directory) / TOKENIZER_FILE
-        write_atomic(path, self.definition)
+        replace_file(path, self.definition)
         return path
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtdlm.config import UserError
+from rtdlm.config import MeshConfig, UserError
 from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import layer_norms
@@ -34,11 +34,10 @@ def measure(
     loaded = load_model(checkpoint)
     loader = _held_out(loaded, data)
     batches = list(loader.held_out_batches(num_batches))
+    # One device, where the parameters are: a run on many is measured on a laptop too.
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     evaluator = TrainingEvaluator(
-        loaded.model,
-        batches,
-        mesh=make_mesh(loaded.model.config.mesh),
-        bytes_per_token=loader.bytes_per_token,
+        loaded.model, batches, mesh=mesh, bytes_per_token=loader.bytes_per_token
     )
     evaluator.compile(loaded.params)
     started = time.monotonic()

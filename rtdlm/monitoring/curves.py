@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtdlm.monitoring.disk import replace_file
+from rtdlm.disk import replace_file
 from rtdlm.monitoring.events import Event, RunFinished
 from rtdlm.monitoring.history import History, column, throughput
 from rtdlm.monitoring.wording import short

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rtdlm.config.errors import UserError
-from rtdlm.monitoring.disk import replace_file, writing
+from rtdlm.disk import make_directory, replace_file, writing
 from rtdlm.monitoring.events import (
     CheckpointSaved,
     EvalFinished,
@@ -129,8 +129,8 @@ class JsonlSink:
         self.close()
         if resumed_from is not None and self._path.exists():
             truncate_after(self._path, resumed_from)
+        make_directory(self._path.parent)
         with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("w" if resumed_from is None else "a", encoding="utf-8")
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rtdlm.disk import replace_file
 from rtdlm.monitoring import curves
-from rtdlm.monitoring.disk import replace_file
 from rtdlm.monitoring.events import Event, RunFinished, RunStarted
 from rtdlm.monitoring.history import History, column
 from rtdlm.monitoring.meter import mfu

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rtdlm.monitoring.disk import writing
+from rtdlm.disk import make_directory, writing
 from rtdlm.monitoring.events import EvalFinished, Event, RunStarted, StepFinished
 
 FLUSH_SECONDS = 10.0
@@ -47,7 +47,7 @@ class TensorBoardSink:
         from tensorboardX.proto.event_pb2 import Event as Record
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
         # The name has the time in whole seconds; two sessions may start within one.
         self._writer = EventsWriter(str(self._directory / "events"), f".{time.time_ns()}")
         start = SessionLog(status=SessionLog.START)

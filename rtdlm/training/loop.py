@@ -17,6 +17,7 @@ import numpy as np
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig
 from rtdlm.data import Batch, Loader, prefetch
+from rtdlm.disk import replace_file
 from rtdlm.evaluation import TrainingEvaluator, gradient_health
 from rtdlm.monitoring import (
     CheckpointSaved,
@@ -26,7 +27,6 @@ from rtdlm.monitoring import (
     Notice,
     StepFinished,
 )
-from rtdlm.monitoring.disk import replace_file
 from rtdlm.training.budget import Budget
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import evaluation_params
@@ -34,7 +34,6 @@ from rtdlm.training.saving import Position, to_snapshot
 from rtdlm.training.state import TrainState
 from rtdlm.training.step import Metrics, TrainStep
 from rtdlm.training.stop import StopRequest
-
 
 EVALUATION_FILE = "evaluation.json"
 

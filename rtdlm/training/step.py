@@ -1,7 +1,8 @@
 """The step: (TrainState, Batch, Knobs) -> (TrainState, Metrics), compiled once.
 
 Micro-batches add up to exactly the big batch: each contributes the gradient of its loss sum over
-the whole batch's weight. A non-finite gradient changes neither parameters nor moments; the step
+the whole batch's weight. (Only the experts' balancing losses are each micro-batch's own: they are
+products of means.) A non-finite gradient changes neither parameters nor moments; the step
 counter still advances, since the batch is spent.
 
 Axes: B batch, T time, A micro-batches.

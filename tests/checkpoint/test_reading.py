@@ -50,7 +50,7 @@ def truncate(path: Path) -> None:
 
 def raise_format(path: Path) -> None:
     """As a later version would write it: manifest and marker agree."""
-    from rtdlm.checkpoint.files import hash_file
+    from rtdlm.disk import hash_file
 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     path.with_name("COMMITTED").write_text(hash_file(path))

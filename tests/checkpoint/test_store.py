@@ -13,8 +13,8 @@ import pytest
 
 from rtdlm.checkpoint import Saved, Snapshot
 from rtdlm.checkpoint import store as store_module
-from rtdlm.checkpoint.files import HashingFile
 from rtdlm.config.errors import StorageError, UserError
+from rtdlm.disk import HashingFile
 from tests.checkpoint.runs import digest, open_store, snapshot_at
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,8 @@ def test_a_full_disk_leaves_older_checkpoints_alone(
             store.wait()
         assert str(error.value) == (
             f"checkpoint at step 100 could not be written to {tmp_path}/checkpoints: No space "
-            "left on device; free 1 MB or choose another --out; the last good checkpoint is step 50"
+            "left on device; free 1 MB or choose another directory; the last good checkpoint is "
+            "step 50"
         )
         monkeypatch.undo()
         assert names(tmp_path) == before
@@ -274,9 +275,12 @@ def test_the_next_call_tells_of_a_failed_save(
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
-        (errno.EDQUOT, "Disk quota exceeded; free 1 MB or choose another --out"),
-        (errno.EFBIG, "File too large; raise the file size limit (ulimit -f) or choose another"),
-        (errno.EIO, "Input/output error; mend that or choose another --out"),
+        (errno.EDQUOT, "Disk quota exceeded; free 1 MB or choose another directory"),
+        (
+            errno.EFBIG,
+            "File too large; raise the file size limit (ulimit -f) or choose another directory",
+        ),
+        (errno.EIO, "Input/output error; mend that or choose another directory"),
     ],
 )
 def test_the_advice_fits_the_reason(
@@ -299,10 +303,63 @@ def test_a_mistake_in_the_program_is_no_storage_error(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError) as error:
+    with pytest.raises(UserError) as error:
         open_store(tmp_path / "file")
     assert str(error.value) == (
-        f"{tmp_path}/file cannot be written: Not a directory; choose another --out"
+        f"{tmp_path}/file is not a directory; choose another place to write to"
+    )
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_start_that_cannot_tidy_up_is_told_and_frees_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints" / ".writing-step_00000001").mkdir(parents=True)
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with pytest.raises(StorageError) as error:
+        open_store(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoints could not be written: Permission denied; mend that or choose "
+        "another directory; what was written before is intact"
+    )
+    monkeypatch.undo()
+    open_store(tmp_path).close()
+    assert names(tmp_path) == []
+
+
+def test_a_save_that_cannot_tidy_up_says_that_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path, keep_last=1) as store:
+        store.save(snapshot_at(1))
+        store.wait()
+        monkeypatch.setattr("shutil.rmtree", refuse)
+        store.save(snapshot_at(2))
+        with pytest.raises(StorageError) as error:
+            store.wait()
+        assert store.steps() == [2]
+    assert str(error.value) == (
+        f"checkpoint at step 2 is saved, but older ones in {tmp_path}/checkpoints could not be "
+        "tidied: Permission denied; mend that or choose another directory; what was written "
+        "before is intact"
+    )
+
+
+def test_a_best_file_that_is_refused_is_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        monkeypatch.setattr(Path, "replace", refuse)
+        store.save(snapshot_at(1), best=True)
+        with pytest.raises(StorageError) as error:
+            store.wait()
+        assert (store.steps(), store.best_step) == ([1], 1)
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoints/best could not be written: Permission denied; mend that or "
+        "choose another directory; what was written before is intact"
     )
 
 
@@ -332,6 +389,6 @@ def test_a_limit_of_the_operating_system(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == (
         f"checkpoint at step 2 could not be written to {tmp_path}/checkpoints: File too large; "
-        "raise the file size limit (ulimit -f) or choose another --out; "
+        "raise the file size limit (ulimit -f) or choose another directory; "
         "the last good checkpoint is step 1\n['step_00000001']\n"
     ), result.stderr

@@ -8,9 +8,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rtdlm.data import Manifest, Totals, byte_tokenizer, prepare
-from rtdlm.data.files import LOCK_FILE
 from rtdlm.data.manifest import FORMAT, SPLITS, Split, write_manifest
 from rtdlm.data.shards import write_shard
+from rtdlm.disk import LOCK_FILE
 
 DOCUMENT = 256  # The byte tokenizer's document token.
 

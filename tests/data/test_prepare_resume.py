@@ -16,7 +16,6 @@ from tests.data.corpora import content, prepare_bytes, write_stories, write_stor
 KILLED = """
 import os, pathlib, signal, sys
 import rtdlm.data.encode
-from rtdlm.data import files
 from tests.data.corpora import prepare_bytes
 
 text, root = map(pathlib.Path, sys.argv[1:3])

@@ -51,7 +51,7 @@ def test_the_summary_names_what_is_wrong() -> None:
     assert health.summary() == (
         "gradients: 1 not finite (a[0]); 1 exploding (c); 4 vanishing (b[0], b[1], b[2], ...)"
     )
-    assert gradient_health({"a": np.float32(1.0)}).summary() == "gradients: healthy"
+    assert gradient_health({"a": np.array(1.0)}).summary() == "gradients: healthy"
 
 
 def test_stacked_layers_have_a_norm_each() -> None:

@@ -79,16 +79,25 @@ def test_rows_stand_still_once_they_have_ended() -> None:
     model, params = letters_model()
     model = decoding_model(model)
     split = split_params(params, dtype=model.dtype)
-    run = jax.jit(partial(decode, model, document_id=DOCUMENT))
     sampler = make_sampler(GREEDY, [np.array([0]), np.array([1]), np.array([2])])
     state = _fresh_state(model, 3, 64)
-    left, limit = jnp.array([2, 0, 9], jnp.int32), jnp.int32(5)
-    after, tokens = run(split, state, sampler, left, limit)
+
+    def run(document_id: int, left: list[int], limit: int) -> tuple[DecodeState, jax.Array]:
+        function = jax.jit(partial(decode, model, document_id=document_id))
+        return function(split, state, sampler, jnp.array(left, jnp.int32), jnp.int32(limit))
+
+    after, tokens = run(DOCUMENT, [2, 0, 9], 5)
     assert tokens.shape == (3, CALL_TOKENS)
     assert (tokens != NO_TOKEN).sum(1).tolist() == [2, 0, 5]
     assert after.position_B.tolist() == [2, 0, 5]
     assert after.token_B.tolist() == [tokens[0, 1], 0, tokens[2, 4]]
     assert np.flatnonzero(after.seen_BV[0]).tolist() == sorted({*tokens[0, :2].tolist()})
+    # The same, if what row 2 writes third ended documents; the rows write the same.
+    document = int(tokens[2, 2])
+    length = tokens[2].tolist().index(document) + 1
+    after, ended = run(document, [0, 0, 9], 9)
+    assert ended[2].tolist() == tokens[2, :length].tolist() + [NO_TOKEN] * (CALL_TOKENS - length)
+    assert after.position_B.tolist() == [0, 0, length]
 
 
 @pytest.mark.parametrize("position", [0, 2, 3, 7])

@@ -10,6 +10,7 @@ from rtdlm.config.sampling import SamplingConfig
 from rtdlm.inference.sampling import Sampler, keep_likely, keep_top, make_sampler, penalize, sample
 
 OUT = -np.inf
+draw, filtered = jax.jit(sample), jax.jit(keep_likely)
 
 
 def sampler(rows: int, **options: object) -> Sampler:
@@ -46,7 +47,7 @@ def reference(
 def test_filters_equal_sorting(top_k: int | None, top_p: float | None, min_p: float | None) -> None:
     logits = np.random.default_rng(0).normal(size=(6, 50)).astype(np.float32) * 2
     options = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-    kept = np.asarray(keep_likely(jnp.asarray(logits), sampler(6, **options)))
+    kept = np.asarray(filtered(jnp.asarray(logits), sampler(6, **options)))
     for row in range(6):
         expected = reference(logits[row], top_k=top_k, top_p=top_p, min_p=min_p)
         np.testing.assert_array_equal(np.isfinite(kept[row]), np.isfinite(expected))
@@ -60,7 +61,7 @@ def test_filters_are_these_tables() -> None:
     logits = jnp.log(jnp.asarray(p, jnp.float32))[None]
 
     def kept(**options: object) -> list[float]:
-        found = keep_likely(logits, sampler(1, **options))[0]
+        found = filtered(logits, sampler(1, **options))[0]
         return np.where(np.isfinite(found), p, 0.0).tolist()
 
     assert kept(top_k=2) == [0, 0.4, 0, 0.25, 0]
@@ -75,9 +76,9 @@ def test_filters_are_these_tables() -> None:
 
 def test_equal_logits_stay_or_go_together() -> None:
     logits = jnp.array([[1.0, 3.0, 1.0, 2.0, 1.0]])
-    kept = keep_likely(logits, sampler(1, top_k=3))
+    kept = filtered(logits, sampler(1, top_k=3))
     assert kept.tolist() == [[1, 3, 1, 2, 1]]
-    kept = keep_likely(logits, sampler(1, top_k=2))
+    kept = filtered(logits, sampler(1, top_k=2))
     assert kept.tolist() == [[OUT, 3, OUT, 2, OUT]]
 
 
@@ -118,7 +119,7 @@ def test_draws_follow_the_exact_probabilities(options: dict, expected: np.ndarra
     many = Sampler(*(np.repeat(x, positions, axis=0) for x in keys))
     position_B = jnp.tile(jnp.arange(positions), rows)
     seen = jnp.zeros(logits.shape, bool)
-    tokens = jax.jit(sample)(logits, many, position_B=position_B, seen_BV=seen)
+    tokens = draw(logits, many, position_B=position_B, seen_BV=seen)
     counts, kept = np.bincount(tokens, minlength=5), np.asarray(expected) > 0
     assert not counts[~kept].any()
     frequencies = np.asarray(expected)[kept] * counts.sum()
@@ -129,11 +130,11 @@ def test_a_rows_noise_is_its_own() -> None:
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(5, 30)), jnp.float32)
     all_rows, positions = sampler(5), jnp.arange(5)
     seen = jnp.zeros(logits.shape, bool)
-    together = sample(logits, all_rows, position_B=positions, seen_BV=seen)
+    together = draw(logits, all_rows, position_B=positions, seen_BV=seen)
     for row in range(5):
         part = slice(row, row + 1)
         alone = Sampler(*(x[part] for x in all_rows))
-        token = sample(logits[part], alone, position_B=positions[part], seen_BV=seen[part])
+        token = draw(logits[part], alone, position_B=positions[part], seen_BV=seen[part])
         assert token[0] == together[row]
 
 
@@ -141,7 +142,7 @@ def test_greedy_rows_and_drawn_rows_share_a_batch() -> None:
     logits = jnp.tile(jnp.array([[0.0, 1.0, 1.0, 0.5]]), (40, 1))
     rows = sampler(40)._replace(temperature_B=np.repeat(np.float32([0, 1]), 20))
     seen = jnp.zeros(logits.shape, bool)
-    tokens = sample(logits, rows, position_B=jnp.arange(40), seen_BV=seen)
+    tokens = draw(logits, rows, position_B=jnp.arange(40), seen_BV=seen)
     assert set(tokens[:20].tolist()) == {1}, "the first of the likeliest"
     assert len(set(tokens[20:].tolist())) == 4
 

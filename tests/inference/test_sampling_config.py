@@ -58,7 +58,11 @@ def test_temperature_zero_takes_the_presets_filters_away() -> None:
         ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
         ({"stop": "end"}, "stop='end' must be a tuple of texts, none of them empty"),
         ({"stop": ("a", "")}, "stop=('a', '') must be a tuple of texts, none of them empty"),
-        ({"seed": -1}, "seed=-1 is outside 0 to 2**63 - 1; choose one inside"),
+        (
+            {"seed": 2**63},
+            "seed=9223372036854775808 does not fit 64 bits; choose one between -2**63 and "
+            "2**63 - 1",
+        ),
     ],
 )
 def test_refuses(options: dict[str, Any], sentence: str) -> None:

@@ -63,7 +63,7 @@ def test_scores_are_the_statistics_of_the_logits() -> None:
     logits = np.asarray(jax.jit(model.logits)(params, batch.input_ids, **rows), np.float64)
     assert scores.experts is None
     for row, t in np.ndindex(batch.labels.shape):
-        expected = reference.token_statistics(logits[row, t], batch.labels[row, t])
+        expected = reference.token_statistics(logits[row, t], int(batch.labels[row, t]))
         for name, value in expected.items():
             got = float(getattr(scores.tokens, name)[row, t])
             assert got == pytest.approx(value, abs=2e-5), (name, row, t)

@@ -206,8 +206,8 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(StorageError) as error:
         sink(step(1))
     assert str(error.value) == (
-        f"{path} could not be written: No space left on device; free some space there or choose "
-        "another --out"
+        f"{path} could not be written: No space left on device; make room or choose another "
+        "directory; what was written before is intact"
     )
     assert path.read_bytes() == before
     monkeypatch.undo()

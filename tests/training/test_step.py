@@ -91,9 +91,9 @@ def test_micro_batches_add_up_to_the_whole_batch(plain: Run, experts: dict[str, 
     (one, told), (four, heard) = (run.go(run.start(), **knobs) for run in (whole, parts))
     assert_trees_close(four.params, one.params, atol=1e-6)
     assert float(told.grad_norm) > 0.5
-    assert_trees_close(heard._replace(means=None), told._replace(means=None))
+    assert_trees_close(heard.layer_grad_norms, told.layer_grad_norms)
     assert_trees_close(heard.means.tokens, told.means.tokens)
-    assert_trees_close(heard.means.objective, told.means.objective)
+    assert float(heard.means.objective) == pytest.approx(float(told.means.objective), rel=1e-5)
 
 
 def test_clipping_scales_the_whole_gradient_down_to_the_knob(plain: Run) -> None:
@@ -189,7 +189,8 @@ def test_half_precision_stays_near_float32(plain: Run, compute: str, error: floa
 def test_the_float16_scale_halves_until_gradients_are_finite_and_doubles_after_a_period() -> None:
     run = half("float16", initial_loss_scale=2.0**22, loss_scale_period=2)
     state, params = run.start(), random_params(run.model)
-    scales, skipped = [], []
+    scales: list[float] = []
+    skipped: list[bool] = []
     while len(scales) < 12:
         untouched = flat(state.params)
         state, metrics = run.go(state, learning_rate_scale=0.0 if len(scales) < 11 else 1.0)

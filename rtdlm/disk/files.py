@@ -3,6 +3,9 @@
 A write is durable after `fsync` of the file and of the directory that names it, and atomic when the
 bytes go to a hidden sibling that is renamed over the name. The SHA-256 is taken on the way to the
 disk, so that it describes what was meant and not what the disk made of it.
+
+`HashingFile`, `write_file` and `sync_directory` are for filling a directory that appears as a
+whole; they raise OSError as it comes, for the caller to tell what became of the directory.
 """
 
 import hashlib
@@ -10,6 +13,9 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
+
+from rtdlm.config.errors import UserError
+from rtdlm.disk.refusal import writing
 
 CHUNK_BYTES = 1 << 22
 
@@ -70,23 +76,23 @@ def write_file(path: Path, data: bytes) -> FileRecord:
     return file.record
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes `path` so that a reader sees the old bytes or the new ones, never a part."""
+def replace_file(path: Path, data: bytes) -> FileRecord:
+    """Writes `path`: a reader, or a crash at any moment, sees the old file or the new.
+
+    Raises:
+        StorageError: the disk refused; nothing but a whole file, mostly the old one, is left.
+    """
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.unlink(missing_ok=True)
-    try:
-        write_file(temporary, data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with writing(path):
+        temporary.unlink(missing_ok=True)  # left by a process that was killed here
+        try:
+            record = write_file(temporary, data)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+    return record
 
 
 def sync_directory(path: Path) -> None:
@@ -96,3 +102,31 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Creates a directory and its parents, if they are not there.
+
+    Raises:
+        UserError: it, or one of its parents, is something else.
+        StorageError: the disk refused.
+    """
+    with writing(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            found = next(place for place in (path, *path.parents) if os.path.lexists(place))
+            raise UserError(
+                f"{found} is not a directory; choose another place to write to"
+            ) from None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256 of bytes in memory in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
