@@ -6,7 +6,8 @@ PIP          := $(BIN)/python -m pip --disable-pip-version-check
 # The accelerator of this machine (cpu, gpu or tpu), for `make install` and `make docker-build`.
 ACCELERATOR  ?= cpu
 WORKERS      ?= 2
-CHECKPOINT   ?= runs/tiny
+OUT          ?= runs/tiny
+CHECKPOINT   ?= $(OUT)
 DOCKER       ?= docker
 PYTEST_ARGS  ?=
 # Set to `--upgrade` to move the lock to the newest versions that pyproject.toml admits.
@@ -53,8 +54,8 @@ format: $(DEV)  ## rewrite the sources in the project's style
 types: $(DEV)  ## check the types
 	$(BIN)/mypy
 
-train-tiny: $(RUNTIME)  ## train the tiny preset on text that every machine has
-	$(BIN)/python -m rtdlm.train --config configs/tiny.yaml --text python-library --out runs/tiny
+train-tiny: $(RUNTIME)  ## train the tiny preset on text that every machine has (OUT=runs/tiny)
+	$(BIN)/python -m rtdlm.train --config configs/tiny.yaml --text python-library --out $(OUT)
 
 validate-model: $(RUNTIME)  ## evaluate a checkpoint (CHECKPOINT=runs/tiny)
 	$(BIN)/python -m rtdlm.evaluate --checkpoint $(CHECKPOINT)

