@@ -69,6 +69,7 @@ def test_filters_are_these_tables() -> None:
     assert kept(top_p=0.41) == [0, 0.4, 0, 0.25, 0]
     assert kept(top_p=0.9) == [0.1, 0.4, 0, 0.25, 0.2]
     assert kept(min_p=0.45) == [0, 0.4, 0, 0.25, 0.2]
+    assert kept(min_p=1.0) == [0, 0.4, 0, 0, 0]
     # Top-p sees what top-k has left, scaled up: 0.4 / 0.65 is above 0.6.
     assert kept(top_k=2, top_p=0.6) == [0, 0.4, 0, 0, 0]
     assert kept() == p.tolist()

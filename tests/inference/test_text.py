@@ -33,6 +33,8 @@ def pieces(text: str, *stop: str) -> list[str]:
         ("aX", ("XYZ",), ["a", "", "X"]),
         # The first to be complete ends the text, and the longest beginning is held back.
         ("abcd", ("cd", "bc"), ["a", "", ""]),
+        # Where several are complete at once, the one that begins first.
+        ("abcd", ("cd", "abcd"), ["", "", "", ""]),
         ("ab12", ("b13", "12"), ["a", "", "", "b"]),
         ("né!", ("é",), ["n", "", ""]),
     ],
