@@ -10,14 +10,15 @@ from rtdlm import evaluate, prepare
 from tests.commands.test_train import lines
 
 
-def test_it_repeats_the_figures_of_the_run_bitwise(
+def test_it_repeats_the_figures_of_the_run(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main(["--checkpoint", str(trained), "--batches", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     last = lines(trained, "eval")[-1]
     for name in ("loss", "top1", "top5", "entropy", "bits_per_byte"):
-        assert report["held_out"][name] == last[name], name
+        # The run was on eight devices and this is on one: sums differ in their order.
+        assert report["held_out"][name] == pytest.approx(last[name], rel=1e-6), name
     assert report["step"] == 12
     assert report["held_out"]["perplexity"] == pytest.approx(math.exp(last["loss"]))
     assert all(norm > 0 for norm in report["gradients"]["norms"].values())

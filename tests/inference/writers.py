@@ -15,7 +15,7 @@ from rtdlm.models.tms import Params
 from tests.models.small import random_params, small_config
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=20)
-PROMPTS = ("", "a", "to be", "or not to be, that is the question")
+PROMPTS = ("", "a", "to be", "or not to be, that is it")
 DOCUMENT = byte_tokenizer().document_id
 VOCABULARY = byte_tokenizer().vocab_size
 

@@ -5,8 +5,7 @@ different lengths share one batch: what a short row has written beyond its lengt
 before any query is allowed to read it (`cache_mask`).
 
 Arrays lie as the two products of attention read them, so that decoding copies nothing: a head's
-keys are the columns of one matrix, its values the rows of another. On a CPU a token then costs
-2.5 to 6 times less, beyond some hundred slots, than with slots outermost.
+keys are the columns of one matrix, its values the rows of another.
 
 Axes: B batch, T new tokens, S slots, K key-value heads, E head features.
 """

@@ -3,7 +3,7 @@
     y_t = sum_s softmax_s(q_t k_s / sqrt(E) where t may read s) v_s
 
 The queries of a group lie side by side, so that each key-value head is one matrix product for all
-its queries: on a CPU that is 1.8x faster, forward and backward, than a product a query head.
+its queries instead of a small one for each query head.
 
 Axes: B batch, T query time, S key time, H heads, K key-value heads, G = H / K, E head features.
 """

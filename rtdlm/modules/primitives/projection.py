@@ -11,19 +11,21 @@ import jax.numpy as jnp
 
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """einsum(equation, x, w) with the leading axes that only `x` has merged into one.
+    """einsum(equation, x, w), written so that XLA transposes no operand.
 
-    The result is the same. On a CPU the gradient of a product of flat matrices takes half the time
-    of one with several batch axes (2.3x for 2048 x 256 x 1536), since no operand is transposed.
+    The leading axes that only `x` has become one: a CPU multiplies flat matrices as they lie, but
+    transposes for a gradient over several axes. And `jnp.einsum` contracts axes in the order of
+    their letters, so the weight's axes are lettered in the order in which they lie.
     """
     inputs, weight, result = equation.replace("->", ",").split(",")
     lead = 0
     while inputs[lead : lead + 1] == result[lead : lead + 1] and inputs[lead] not in weight:
         lead += 1
+    letters = str.maketrans({axis: "abcdefgh"[place] for place, axis in enumerate(weight)})
     if lead < 2:
-        return jnp.einsum(equation, x, w)
+        return jnp.einsum(equation.translate(letters), x, w)
     merged = f"{inputs[0]}{inputs[lead:]},{weight}->{result[0]}{result[lead:]}"
-    y = jnp.einsum(merged, x.reshape(-1, *x.shape[lead:]), w)
+    y = jnp.einsum(merged.translate(letters), x.reshape(-1, *x.shape[lead:]), w)
     return y.reshape(*x.shape[:lead], *y.shape[1:])
 
 
