@@ -31,6 +31,7 @@ from rtdlm.monitoring import (
     progress_sink,
 )
 from rtdlm.parallel import batch_sharding, check_batch, make_mesh
+from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
 from rtdlm.training.corpus import Corpus, open_corpus
 from rtdlm.training.knobs import Knobs
@@ -65,6 +66,7 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
         UserError: config, data, devices and `out` do not fit together.
         StorageError: something could not be written; earlier checkpoints are intact.
     """
+    keep_freed_memory()
     mesh = make_mesh(config.mesh)
     check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
     with PrepareBar() as bar:

@@ -123,6 +123,22 @@ def test_remat_policies_keep_what_they_say() -> None:
     assert len(kept) > 2 * len([stream, *products])
 
 
+@pytest.mark.parametrize("silent", ["attention/output", "feedforward/down"])
+def test_dropout_falls_on_both_writes_of_a_block(silent: str) -> None:
+    """With the other write silenced, half of what a block adds to the stream is zero."""
+    config = small_config(dropout_rate=0.5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 16)), jnp.float32)
+    positions = jnp.broadcast_to(jnp.arange(12)[None], (2, 12))
+    given = BlockInput(causal_mask(jnp.ones_like(positions)), None, positions, jnp.ones((2, 12)))
+    block = hk.transform(lambda x: Block(config)(x, given, None)[0])
+    params = jax.jit(block.init)(jax.random.key(0), x)
+    params[f"block/{silent}"]["w"] = jnp.zeros_like(params[f"block/{silent}"]["w"])
+    added = np.asarray(jax.jit(block.apply)(params, jax.random.key(1), x) - x)
+    assert 0.4 < (added == 0).mean() < 0.6
+    still = np.asarray(jax.jit(block.apply)(params, None, x) - x)
+    assert (still != 0).all()
+
+
 def test_dropout_differs_by_layer_and_key_and_is_off_without_one() -> None:
     config = small_config(dropout_rate=0.5)
     model = TMSModel(config)
