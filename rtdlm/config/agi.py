@@ -117,6 +117,10 @@ class AGIConfig:
         )
         require_effect(self, self.READERS, path="")
         require(
+            self.rope_base is None or self.rope_base > 0,
+            f"rope_base={self.rope_base} must be positive",
+        )
+        require(
             self.kv_heads >= 1 and self.num_heads % self.kv_heads == 0,
             f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
             f"use a divisor of {self.num_heads}",
@@ -182,6 +186,12 @@ class AGIConfig:
         from rtdlm.config.build import build_config
 
         return build_config(preset=None, overrides=tree)
+
+    def replace(self, **overrides: Any) -> "AGIConfig":
+        """This config with `overrides` on top; a section takes a mapping of its changed fields."""
+        from rtdlm.config.build import build_config
+
+        return build_config(base=self, overrides=overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a nested dictionary of plain values."""

@@ -23,13 +23,15 @@ Tree = dict[str, Any]
 
 def build_config(
     *,
+    base: AGIConfig | None = None,
     preset: str | None = None,
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> AGIConfig:
-    """The config that results from a preset, then a YAML file, then overrides.
+    """The config that results from a base or a preset, then a YAML file, then overrides.
 
     Args:
+        base: a whole config to start from.
         preset: a name in `PRESETS`; None starts from the field defaults. A file may name one too,
             under the key `preset`; the argument wins.
         file: YAML with the fields of `AGIConfig`, sections nested or dotted.
@@ -38,14 +40,14 @@ def build_config(
     Raises:
         UserError: unknown preset or key, a value of the wrong type or out of range.
     """
-    layers: list[Tree] = []
+    layers: list[Tree] = [] if base is None else [_nest(base.to_dict())]
     if file is not None:
         tree = read_yaml(file)
         named = tree.pop("preset", None)
         preset = preset or named
         layers.append(_nest(tree))
     if preset is not None:
-        layers.insert(0, preset_tree(preset))
+        layers.insert(0 if base is None else 1, preset_tree(preset))
     layers.append(_nest(overrides or {}))
     merged: Tree = {}
     for layer in layers:

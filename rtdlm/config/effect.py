@@ -1,8 +1,8 @@
 """Refuses options that would have no effect.
 
 An option that is silently ignored is worse than none: the run that was asked for is not the run
-that happens. Fields that only some choices read default to None, and a section calls `require_effect`
-for its table of them in `__post_init__`.
+that happens. Fields that only some choices read default to None, and a section calls
+`require_effect` for its table of them in `__post_init__`.
 """
 
 from collections.abc import Collection, Sequence

@@ -37,8 +37,7 @@ class TMSModel:
         Raises:
             UserError: an unknown field, or values that do not fit together.
         """
-        base = {} if config is None else config.to_dict()
-        self.config = AGIConfig.from_dict(base | overrides) if overrides else config or AGIConfig()
+        self.config = (config or AGIConfig()).replace(**overrides)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters; the same key gives the same ones on any mesh."""

@@ -54,5 +54,5 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def own_axes(path: str, ndim: int) -> tuple[int, ...]:
-    """The axes of the parameter at `path` without the leading one along which layers are stacked."""
+    """Axes of the parameter at `path`, less the leading one along which layers are stacked."""
     return tuple(range(1 if "/layers/" in path else 0, ndim))

@@ -5,6 +5,7 @@ the host. Steps are numbered by how many are done: step 1 is the first.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +156,8 @@ class Loop:
             self.parts.config.optimizer, self.state.optimizer, self.state.params
         )
         held_out = evaluator.evaluate(params)
-        best = self.position.best_loss is None or held_out.loss < self.position.best_loss
+        before = math.inf if self.position.best_loss is None else self.position.best_loss
+        best = held_out.loss < before  # never so for NaN
         if best:
             self.position = self.position._replace(
                 best_loss=held_out.loss, best_step=step, bad_evaluations=0

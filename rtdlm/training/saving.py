@@ -4,6 +4,7 @@
 that the step carries, so that a resumed run continues bitwise.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def to_snapshot(
         optimizer=flatten_tree(rest),
         state={
             "position": position._asdict(),
-            "knobs": {name: float(value) for name, value in knobs._asdict().items()},
+            "knobs": {name: _json_number(value) for name, value in knobs._asdict().items()},
             "data": dict(data) | {"seed": config.seed, "next_step": position.step},
         },
         config=to_yaml(config),
@@ -90,7 +91,7 @@ def from_snapshot(
     state = TrainState(params=params, **rest)
     state = jax.device_put(state, state_shardings(shapes, mesh))
     saved = snapshot.state["knobs"]
-    knobs = Knobs(**{name: jnp.asarray(value, jnp.float32) for name, value in saved.items()})
+    knobs = Knobs(**{name: jnp.asarray(float(value), jnp.float32) for name, value in saved.items()})
     return state, knobs, Position(**snapshot.state["position"])
 
 
@@ -112,3 +113,9 @@ def check_config(config: AGIConfig, saved: str, *, step: int) -> None:
 
 def _rest(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("step", "key", "skipped", "loss_scale")}
+
+
+def _json_number(value: jax.Array) -> float | str:
+    """JSON has no sign for infinity, which `clip_norm` may be; `float` reads the text back."""
+    number = float(value)
+    return number if math.isfinite(number) else str(number)

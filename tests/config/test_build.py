@@ -51,6 +51,14 @@ def test_from_preset_takes_sections_as_mappings_or_dataclasses() -> None:
     assert one.optimizer.name == "lion"
 
 
+def test_replace_keeps_what_it_is_not_told_to_change() -> None:
+    config = AGIConfig.from_preset("small", loss={"z_loss": 1e-4})
+    changed = config.replace(loss={"chunk_size": 64}, attention_type="mqa")
+    assert (changed.loss.z_loss, changed.loss.chunk_size) == (1e-4, 64)
+    assert (changed.kv_heads, changed.d_model, changed.num_kv_heads) == (1, 512, None)
+    assert config.replace() == config
+
+
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         AGIConfig().d_model = 1  # type: ignore[misc]
@@ -116,6 +124,7 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             {"num_kv_heads": 3},
             "num_heads=4 is not divisible by num_kv_heads=3; use a divisor of 4",
         ),
+        ({"rope_base": 0.0}, "rope_base=0.0 must be positive"),
         (
             {"d_model": 12},
             "d_model=12 over num_heads=4 gives head size 3, which is odd; rope rotates pairs and "

@@ -70,3 +70,10 @@ def test_initialisation_has_the_stated_spread_and_shrinks_with_depth() -> None:
     for path, leaf in params.items():
         if path.endswith("_norm"):
             assert (np.asarray(leaf["scale"]) == 1).all(), path
+
+
+def test_overrides_change_only_what_they_name() -> None:
+    config = AGIConfig.from_preset("tiny", loss={"z_loss": 1e-4})
+    model = TMSModel(config, attention_type="mqa", loss={"chunk_size": 64})
+    assert model.config.kv_heads == 1
+    assert (model.config.loss.z_loss, model.config.loss.chunk_size) == (1e-4, 64)

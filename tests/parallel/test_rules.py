@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from rtdlm.config import PRESETS, AGIConfig, MeshConfig
 from rtdlm.models import TMSModel
-from rtdlm.parallel import make_mesh, partition_spec, path_name, rules
+from rtdlm.parallel import make_mesh, own_axes, partition_spec, path_name, rules
 
 MESH = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 BLOCK = "decoder/layers/block"
@@ -80,6 +80,11 @@ def test_a_parameter_with_two_rules_raises(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(rules.RULES, r".*/gate/w", (None, None))
     with pytest.raises(ValueError, match="feedforward/gate/w matches 2 partition rules"):
         partition_spec(f"{BLOCK}/feedforward/gate/w", (3, 16, 32), MESH)
+
+
+def test_stacked_layers_share_no_axis_of_their_own() -> None:
+    assert own_axes("decoder/embedding", 2) == (0, 1)
+    assert own_axes(f"{BLOCK}/experts/gate/w", 4) == (1, 2, 3)
 
 
 def test_a_rule_matches_whole_names_only() -> None:
