@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from rtdlm.config.command_line import leave
+
 COMMANDS = {
     "prepare": "turn text into shards of tokens",
     "train": "train a model, or resume training one",
@@ -26,8 +28,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    status: int = import_module(f"rtdlm.{arguments[0]}").main(arguments[1:])
-    return status
+    leave(import_module(f"rtdlm.{arguments[0]}").main(arguments[1:]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ python -m rtdlm.evaluate --checkpoint runs/tiny
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rtdlm.config.command_line import make_parser, run
+from rtdlm.config.command_line import leave, make_parser, path, run, tell
+from rtdlm.config.effect import require
 
 DESCRIPTION = """Measures a checkpoint on held-out text: loss, perplexity, accuracy, bits a byte and
 the gradient of every layer.
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("evaluate", DESCRIPTION)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR",
+        "--checkpoint", type=path, required=True, metavar="DIR",
         help="a run's output directory (its newest complete checkpoint) or one checkpoint",
     )  # fmt: skip
     parser.add_argument(
@@ -38,11 +38,12 @@ def _main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args(arguments)
+    require(flags.batches >= 0, f"--batches {flags.batches} must not be negative; 0 is all")
     from rtdlm.evaluation import measure, render
 
-    report = measure(flags.checkpoint, data=flags.data_dir, num_batches=flags.batches)
+    report = measure(flags.checkpoint, data=flags.data_dir, num_batches=flags.batches, notice=tell)
     print(json.dumps(report) if flags.json else render(report))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,10 +6,9 @@ python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtdlm.config.command_line import make_parser, run
+from rtdlm.config.command_line import leave, make_parser, path, run, tell
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def _main(arguments: Sequence[str]) -> None:
     sampling = _sampling(flags)
     from rtdlm.inference import load_generator
 
-    generator = load_generator(flags.checkpoint)
+    generator = load_generator(flags.checkpoint, notice=tell)
     for piece in _pieces(generator, flags.prompt, sampling):
         print(piece, end="", flush=True)
 
@@ -51,7 +50,7 @@ def _main(arguments: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = make_parser("generate", DESCRIPTION)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR",
+        "--checkpoint", type=path, required=True, metavar="DIR",
         help="a run's output directory (its newest complete checkpoint) or one checkpoint",
     )  # fmt: skip
     parser.add_argument(
@@ -95,4 +94,4 @@ def _pieces(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

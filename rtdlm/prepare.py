@@ -5,10 +5,9 @@ python -m rtdlm.prepare --text books/ notes.jsonl --out shards --tokenizer bpe
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rtdlm.config import DataConfig
-from rtdlm.config.command_line import make_parser, run
+from rtdlm.config.command_line import leave, make_parser, path, run
 from rtdlm.config.fields import field_docs
 
 DESCRIPTION = """Turns text into a directory of shards that `rtdlm.train --data-dir` reads.
@@ -28,7 +27,7 @@ def _main(arguments: Sequence[str]) -> None:
     docs = {doc.name: doc.doc for doc in field_docs()}
     parser = make_parser("prepare", DESCRIPTION)
     parser.add_argument("--text", nargs="+", required=True, metavar="PATH", help=docs["data.text"])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if absent")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="made if absent")
     parser.add_argument(
         "--tokenizer", default=DataConfig.tokenizer, metavar="KIND",
         help=docs["data.tokenizer"] + " (default: bpe)",
@@ -70,4 +69,4 @@ def _main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

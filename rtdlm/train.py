@@ -13,7 +13,9 @@ from rtdlm.config.command_line import (
     add_config_flags,
     config_from_flags,
     fields_help,
+    leave,
     make_parser,
+    path,
     run,
 )
 
@@ -35,7 +37,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("train", DESCRIPTION, epilog=fields_help())
     add_config_flags(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/latest"), metavar="DIR",
+        "--out", type=path, default=Path("runs/latest"), metavar="DIR",
         help="output directory, one run each (default: runs/latest)",
     )  # fmt: skip
     parser.add_argument(
@@ -68,4 +70,4 @@ def _train(config: AGIConfig, out: Path, *, resume: bool, arguments: Sequence[st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from rtdlm.config.effect import Reader, require, require_effect
+from rtdlm.config.effect import Reader, require, require_effect, require_finite
 from rtdlm.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -98,6 +98,7 @@ class AGIConfig:
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     def __post_init__(self) -> None:
+        require_finite(self, path="")
         self._check_model()
         self._check_run()
 
@@ -136,6 +137,7 @@ class AGIConfig:
         )
 
     def _check_run(self) -> None:
+        require(0 <= self.seed < 2**63, f"seed={self.seed} is outside 0 to 2**63 - 1")
         require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1")
         require(
             self.accumulate_steps >= 1 and self.batch_size % self.accumulate_steps == 0,

@@ -58,9 +58,9 @@ def build_config(
 
 def preset_tree(name: str) -> Tree:
     """The fields that preset `name` sets."""
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return dict(PRESETS[name])
-    close = get_close_matches(name, PRESETS, n=1)
+    close = get_close_matches(str(name), PRESETS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(f"unknown preset {name!r}; {hint}presets are {', '.join(PRESETS)}")
 
@@ -68,12 +68,14 @@ def preset_tree(name: str) -> Tree:
 def read_yaml(file: str | Path) -> Tree:
     """The mapping in a YAML file."""
     try:
-        tree = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_YamlLoader)
+        text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"config file {file} does not exist; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config file {file} is not readable YAML: {reason}") from None
+    except OSError as error:
+        raise UserError(f"config file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"config file {file} is not readable YAML: {error}") from None
+    tree = _load(text, f"config file {file}")
     if not isinstance(tree, dict):
         raise UserError(
             f"config file {file} holds {type(tree).__name__}, expected key: value lines"
@@ -93,7 +95,9 @@ def parse_assignments(items: Sequence[str]) -> Tree:
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"--set {item!r} has no '='; write --set section.key=value")
-        tree[key.strip()] = yaml.load(text, Loader=_YamlLoader)
+        if key.strip() in tree:
+            raise UserError(f"--set {key.strip()} is given twice; keep one")
+        tree[key.strip()] = _load(text, f"--set {item!r}")
     return tree
 
 
@@ -107,14 +111,29 @@ def differences(ours: AGIConfig, theirs: AGIConfig) -> dict[str, tuple[Any, Any]
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """SafeLoader that also reads 1e-4 as a number, which YAML 1.1 does not."""
+    """SafeLoader that reads 1e-4 and inf as numbers and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            problem = f"key {twice[0]!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
+    re.compile(r"^[-+]?((\d+\.?\d*|\.\d+)[eE][-+]?\d+|inf|nan)$"),
+    list("-+0123456789.in"),
 )
+
+
+def _load(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_YamlLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{place} is not readable YAML: {reason}") from None
 
 
 def _get(config: AGIConfig, dotted: str) -> Any:
@@ -135,12 +154,17 @@ def _nest(tree: Mapping[str, Any]) -> Tree:
     known, sections = _known()
     nested: Tree = {}
     for key, value in tree.items():
+        if not isinstance(key, str):
+            raise UserError(f"option {key!r} is not a name; write section.name: value")
         if key in sections:
             if is_dataclass(value) and not isinstance(value, type):
                 value = asdict(value)
             if not isinstance(value, Mapping):
                 raise UserError(f"{key} is a section, got {value!r}; set its fields, {key}.NAME")
             unknown = [f"{key}.{name}" for name in value if f"{key}.{name}" not in known]
+            twice = [f"{key}.{name}" for name in value if f"{key}.{name}" in tree]
+            if twice:
+                raise UserError(f"{twice[0]} is given twice, dotted and in its section; keep one")
             layer = {key: dict(value)}
         else:
             unknown = [] if key in known else [key]
@@ -199,10 +223,12 @@ def _parser() -> ArgumentParser:
 
 def _instantiate(tree: Tree) -> AGIConfig:
     """Checks types with jsonargparse, then builds the dataclasses so that they validate."""
+    plain = _plain(tree)
+    _require_values(plain)
     try:
-        values = _parser().parse_object(_plain(tree)).as_dict()
+        values = _parser().parse_object(plain).as_dict()
     except ArgumentError as error:
-        raise UserError(_type_error(error)) from None
+        raise UserError(_type_error(error, plain)) from None
     hints = get_type_hints(AGIConfig)
     _, sections = _known()
     for name in sections:
@@ -210,8 +236,29 @@ def _instantiate(tree: Tree) -> AGIConfig:
     return AGIConfig(**values)
 
 
-def _type_error(error: ArgumentError) -> str:
-    """jsonargparse's message in one sentence."""
-    text = " ".join(str(error).replace("typing.", "").split())
-    text = text.replace("Parser key ", "option ").replace("<class '", "").replace("'>", "")
-    return f"{text}; change the value to the type that is named"
+def _require_values(tree: Tree) -> None:
+    """Refuses null for a field that needs a value."""
+    for doc in field_docs():
+        section, _, leaf = doc.name.rpartition(".")
+        values = tree.get(section, {}) if section else tree
+        if leaf in values and values[leaf] is None and "None" not in doc.type:
+            raise UserError(f"{doc.name} is empty, expected {_words(doc.type)}; give it a value")
+
+
+def _type_error(error: ArgumentError, tree: Tree) -> str:
+    """jsonargparse's complaint in one sentence of our own."""
+    named = re.search(r'key "([\w.]+)"', str(error))
+    docs = {doc.name: doc for doc in field_docs()}
+    if named is None or named[1] not in docs:
+        return " ".join(str(error).split())
+    value: Any = tree
+    for part in named[1].split("."):
+        value = value[part]
+    return f"{named[1]}={value!r} is no {_words(docs[named[1]].type)}; change the value"
+
+
+def _words(hint: str) -> str:
+    """A type for a person: "int | None" is "int or null"."""
+    if hint.startswith("Literal["):
+        return f"choice of {hint[8:-1]}"
+    return hint.replace(" | None", " or null")

@@ -1,10 +1,17 @@
 """What the commands share: flags that build a config, and mistakes told in one sentence."""
 
+import os
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NoReturn
 
 from rtdlm.config.agi import AGIConfig
 from rtdlm.config.build import build_config, parse_assignments
@@ -40,12 +47,44 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more may go there, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after an interrupt at once, since XLA crashes at exit while it compiles."""
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def tell(sentence: str) -> None:
+    """A notice for the person, on standard error."""
+    print(f"notice: {sentence}", file=sys.stderr)
+
+
+def path(text: str) -> Path:
+    """A path on the command line; an unset shell variable does not mean the current directory."""
+    if not text:
+        raise ArgumentTypeError("is empty, expected a path")
+    return Path(text)
+
+
+class Parser(ArgumentParser):
+    """Tells a mistake in one sentence; the usage is a `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints and exits."""
+        self.exit(USER_MISTAKE, f"error: {message}; see `{self.prog} --help`\n")
 
 
 def make_parser(command: str, description: str, *, epilog: str | None = None) -> ArgumentParser:
     """A parser that refuses abbreviations, so that a misspelt flag is never taken for another."""
-    return ArgumentParser(
+    return Parser(
         prog=f"python -m rtdlm.{command}",
         description=description,
         epilog=epilog,

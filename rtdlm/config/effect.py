@@ -6,6 +6,8 @@ that happens. Fields that only some choices read default to None, and a section 
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
+from math import isfinite
 from typing import Any, NamedTuple
 
 from rtdlm.config.errors import UserError
@@ -35,6 +37,16 @@ def require_effect(section: Any, readers: Sequence[Reader], *, path: str) -> Non
                 f"{path}{field}={value!r} has no effect with {path}{governor}={chosen!r}: only "
                 f"{wanted} reads it; remove {path}{field} or change {path}{governor}"
             )
+
+
+def require_finite(section: Any, *, path: str, unbounded: Collection[str] = ()) -> None:
+    """Raises UserError for a number that is infinite or none at all, except in `unbounded`."""
+    for item in fields(section):
+        value = getattr(section, item.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, float) and not isfinite(number) and item.name not in unbounded:
+                raise UserError(f"{path}{item.name}={value} is not finite; use a plain number")
 
 
 def require(condition: bool, message: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import ClassVar, Literal
 
-from rtdlm.config.effect import Reader, require, require_effect
+from rtdlm.config.effect import Reader, require, require_effect, require_finite
 
 OptimizerName = Literal["adamw", "muon", "adafactor", "lion", "schedule_free", "sgd"]
 ScheduleName = Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"]
@@ -34,6 +34,7 @@ class DataConfig:
     """Batches prepared and placed on the devices ahead of the step [batches]."""
 
     def __post_init__(self) -> None:
+        require_finite(self, path="data.")
         require(
             0.0 < self.held_out_fraction < 1.0,
             f"data.held_out_fraction={self.held_out_fraction} is outside (0, 1); "
@@ -67,6 +68,7 @@ class ExpertsConfig:
     """Weight of the router z-loss (arXiv 2202.08906, eq. 5); None is 0.001."""
 
     def __post_init__(self) -> None:
+        require_finite(self, path="experts.")
         require(
             self.num_experts == 0 or self.num_experts >= 2,
             f"experts.num_experts={self.num_experts} must be 0 (dense) or at least 2",
@@ -107,6 +109,7 @@ class LossConfig:
     """Positions a row whose logits exist at one time [tokens]."""
 
     def __post_init__(self) -> None:
+        require_finite(self, path="loss.")
         require(self.z_loss >= 0, f"loss.z_loss={self.z_loss} must not be negative")
         require(
             0 <= self.label_smoothing < 1,
@@ -169,6 +172,7 @@ class OptimizerConfig:
     """Path pattern (regular expression) -> learning-rate multiplier; the first match wins."""
 
     def __post_init__(self) -> None:
+        require_finite(self, path="optimizer.", unbounded=("clip_norm",))
         require_effect(self, self.READERS, path="optimizer.")
         self._check_ranges()
 
@@ -177,7 +181,7 @@ class OptimizerConfig:
             value = getattr(self, name)
             require(value is None or value > 0, f"optimizer.{name}={value} must be positive")
         require(
-            self.clip_norm > 0,
+            self.clip_norm > 0,  # NaN is not
             f"optimizer.clip_norm={self.clip_norm} must be positive; use inf to never clip",
         )
         require(
@@ -225,6 +229,7 @@ class PrecisionConfig:
     """Finite steps after which the float16 loss scale doubles; None is 2000 [steps]."""
 
     def __post_init__(self) -> None:
+        require_finite(self, path="precision.")
         require_effect(self, self.READERS, path="precision.")
         for name in ("initial_loss_scale", "loss_scale_period"):
             value = getattr(self, name)

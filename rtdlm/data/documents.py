@@ -143,6 +143,8 @@ def _line_text(line: bytes, place: str) -> str:
         raise UserError(f"{place} {reason}; {expected}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{place} is not JSON ({error.msg}); {expected}") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond all measure
+        raise UserError(f"{place} cannot be read ({error}); {expected}") from None
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         found = f"keys {sorted(record)}" if isinstance(record, dict) else type(record).__name__

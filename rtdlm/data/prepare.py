@@ -144,6 +144,8 @@ def _check(
         raise UserError(
             f"held_out_fraction={held_out_fraction} is outside (0, 1); choose for instance 0.02"
         )
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed} is outside 0 to 2**63 - 1; choose one inside")
     if shard_tokens < 1:
         raise UserError(f"shard_tokens={shard_tokens} must be at least 1")
     if vocab_size < MIN_VOCAB_SIZE and tokenizer in ("byte", "bpe"):

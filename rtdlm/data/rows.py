@@ -122,6 +122,7 @@ class RowFile:
         check_ids(
             np.where(counted, targets, 0), self.extras.get("labels", self.ids), vocab_size, offset
         )
+        self._check_unshifted(ids, targets, counted, row)
         weights = counted[1:] & visible[1:] & visible[:-1]
         positions = np.cumsum(visible[:-1]) - 1
         missing = (0, seq_len + 1 - len(ids))
@@ -133,6 +134,18 @@ class RowFile:
             (weights, np.float32),
         )
         return Batch(*(np.pad(values.astype(dtype), missing) for values, dtype in fields))
+
+    def _check_unshifted(
+        self, ids: np.ndarray, targets: np.ndarray, counted: np.ndarray, row: int
+    ) -> None:
+        """Labels stand at their own token's position; shifted ones would be shifted twice."""
+        if np.any(counted & (targets != ids)):
+            place = int(np.flatnonzero(counted & (targets != ids))[0])
+            raise UserError(
+                f"shard {self.path} has label {targets[place]} at row {row} where input_ids has "
+                f"{ids[place]}; labels must equal input_ids or be {IGNORED_LABEL}: "
+                "they are shifted here"
+            )
 
     def _read(self, name: str, row: int, place: slice, default: np.ndarray) -> np.ndarray:
         tensor = self.extras.get(name)

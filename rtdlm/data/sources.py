@@ -111,6 +111,8 @@ def _kind(path: Path) -> Kind:
 def _expand(argument: str, passed_over: Counter[str]) -> Iterator[Source]:
     if argument == PYTHON_LIBRARY:
         return _python_library(passed_over)
+    if not argument:
+        raise UserError("a path of text is empty; name a file or a directory")
     path = Path(argument).expanduser()
     if path.is_dir():
         return _walk(path, passed_over)

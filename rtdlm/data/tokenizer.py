@@ -23,6 +23,7 @@ from rtdlm.disk import hash_bytes, replace_file
 TOKENIZER_FILE = "tokenizer.json"
 DOCUMENT_TOKEN = "<|document|>"
 MIN_VOCAB_SIZE = 257  # The bytes and the document token.
+MAX_VOCAB_SIZE = 1 << 20  # Training a larger one would take more memory than machines have.
 
 # Tried in order when a file brings no document token of ours.
 _DOCUMENT_TOKENS = (
@@ -136,6 +137,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise UserError(
             f"vocab_size={vocab_size} is too small for a bpe tokenizer: the bytes and the "
             f"document token alone are {MIN_VOCAB_SIZE} tokens; use at least {MIN_VOCAB_SIZE}"
+        )
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"vocab_size={vocab_size} is too large for a bpe tokenizer; use at most "
+            f"{MAX_VOCAB_SIZE}"
         )
     engine = Engine(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.Sequence([

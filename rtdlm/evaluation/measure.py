@@ -1,6 +1,7 @@
 """A checkpoint on held-out text: the whole of what `python -m rtdlm.evaluate` reports."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rtdlm.checkpoint.reading import Notice
 from rtdlm.config import MeshConfig, UserError
 from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
@@ -19,7 +21,11 @@ from rtdlm.parallel import make_mesh
 
 
 def measure(
-    checkpoint: Path, *, data: Sequence[str] | None = None, num_batches: int = 0
+    checkpoint: Path,
+    *,
+    data: Sequence[str] | None = None,
+    num_batches: int = 0,
+    notice: Notice = warnings.warn,
 ) -> dict[str, Any]:
     """Held-out figures and gradient health of a checkpoint, as plain JSON values.
 
@@ -27,11 +33,12 @@ def measure(
         checkpoint: a run's output directory or one checkpoint.
         data: shards to evaluate on; None takes the run's own.
         num_batches: held-out batches, spread evenly; 0 is all.
+        notice: told of each damaged checkpoint that was passed over, as one sentence.
 
     Raises:
         UserError: checkpoint or data are missing, damaged or do not fit.
     """
-    loaded = load_model(checkpoint)
+    loaded = load_model(checkpoint, notice=notice)
     loader = _held_out(loaded, data)
     batches = list(loader.held_out_batches(num_batches))
     # One device, where the parameters are: a run on many is measured on a laptop too.

@@ -99,6 +99,10 @@ class Generator:
         return jax.jit(function, donate_argnums=1, out_shardings=self._place)
 
     def _row(self, number: int, text: str, sampling: SamplingConfig) -> Row:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"prompt {number} is not UTF-8 text; mend its encoding") from None
         document_id, longest = self.tokenizer.document_id, self.model.config.max_seq_len
         prompt = np.concatenate([np.array([document_id], np.int32), self.tokenizer.encode(text)])
         if len(prompt) > longest:

@@ -1,5 +1,6 @@
 """A model out of a checkpoint: config, parameters and tokenizer, which is all that it takes."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import yaml
 
 from rtdlm.checkpoint import load_model as read_model
+from rtdlm.checkpoint.reading import Notice
 from rtdlm.checkpoint.tree import unflatten_like
 from rtdlm.config import AGIConfig
 from rtdlm.data import TOKENIZER_FILE, Tokenizer
@@ -30,13 +32,15 @@ class LoadedModel(NamedTuple):
         return self.directory.parent.parent
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, *, notice: Notice = warnings.warn) -> LoadedModel:
     """The model in `path`: a run (its newest complete checkpoint) or one checkpoint.
+
+    `notice` is told of each damaged checkpoint that was passed over, as one sentence.
 
     Raises:
         UserError: there is no complete checkpoint, or it is damaged.
     """
-    saved = read_model(path)
+    saved = read_model(path, notice=notice)
     config = AGIConfig.from_dict(yaml.safe_load(saved.config))
     model = TMSModel(config)
     params = jax.device_put(unflatten_like(model.shapes, saved.params))

@@ -1,7 +1,9 @@
 """One run: everything is opened and checked, then the loop runs, then the end is told."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,11 +86,28 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
             events.emit(Notice(step, "warning", damage))
         parts = _parts(corpus, model, mesh, out, store, budget, events, start, started)
         loop = Loop(parts, start.state, start.knobs, start.position)
-        end = loop.run()
+        with _enough_memory():
+            end = loop.run()
         sample = _sample(corpus, model, loop) if end.complete else None
         reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
         summary = {"wall_seconds": loop.seconds, "skipped_updates": float(loop.state.skipped)}
         events.emit(RunFinished(loop.position.step, reason, summary, sample))
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turns the devices' "out of memory" into advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        wanted = re.search(r"allocat\w* (\d+) bytes", str(error))
+        size = f" ({int(wanted[1]) / 1e9:.1f} GB in one piece)" if wanted else ""
+        raise UserError(
+            f"the devices' memory does not hold the step{size}; lower batch_size or max_seq_len, "
+            "raise accumulate_steps, or set remat=full"
+        ) from None
 
 
 def _parts(

@@ -22,10 +22,11 @@ SMALL = (
 
 
 def arguments(text: Path, out: Path, *more: str, fields: tuple[str, ...] = ()) -> list[str]:
-    """Command line of a small run."""
+    """Command line of a small run; `fields` replace those of `SMALL`."""
+    last = {field.split("=")[0]: field for field in (*SMALL, *fields)}
     return [
         *("--text", str(text), "--out", str(out), "--tokenizer", "byte", *more),
-        *("--set", *SMALL, *fields),
+        *("--set", *last.values()),
     ]
 
 

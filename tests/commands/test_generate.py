@@ -1,5 +1,6 @@
 """`python -m rtdlm.generate` and the console script."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from rtdlm import generate
 from rtdlm.__main__ import COMMANDS
+from tests.commands.conftest import arguments
 
 
 def written(checkpoint: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -78,3 +80,32 @@ def test_an_unknown_command_is_named() -> None:
     )
     assert told.returncode == 2
     assert told.stderr.startswith("error: unknown command 'trian'; commands are prepare, train")
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(trained: Path) -> None:
+    command = f"{sys.executable} -m rtdlm generate --checkpoint {trained} --prompt a | true"
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_an_interrupt_while_compiling_ends_quietly(text: Path, tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, threading, os, time\n"
+        "from rtdlm import train\n"
+        "from rtdlm.config.command_line import leave\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import rtdlm.training.run as run\n"
+        "def init_state(*args):\n"
+        "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    return create(*args)\n"
+        "create, run.init_state = run.init_state, init_state\n"
+        "leave(train.main(sys.argv[1:]))\n"
+    )
+    given = arguments(text, tmp_path / "out", "--steps", "5", fields=("d_ff=72",))
+    told = subprocess.run(
+        [sys.executable, "-c", script, *given],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 130
+    assert told.stderr == "interrupted\n"

@@ -111,10 +111,18 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "unknown option 'zebra'; run `python -m rtdlm.train --help` for the list",
         ),
         ({"optimizer": 3}, "optimizer is a section, got 3; set its fields, optimizer.NAME"),
+        ({"d_model": "wide"}, "d_model='wide' is no int; change the value"),
+        ({"d_model": None}, "d_model is empty, expected int; give it a value"),
+        ({"num_steps": 1.5}, "num_steps=1.5 is no int or null; change the value"),
         (
-            {"d_model": "wide"},
-            'option "d_model": Expected a int. Got value: wide; change the value to the type that '
-            "is named",
+            {"optimizer": {"name": "adam"}},
+            "optimizer.name='adam' is no choice of 'adamw', 'muon', 'adafactor', 'lion', "
+            "'schedule_free', 'sgd'; change the value",
+        ),
+        ({"seed": -1}, "seed=-1 is outside 0 to 2**63 - 1"),
+        (
+            {"optimizer": {"learning_rate": float("inf")}},
+            "optimizer.learning_rate=inf is not finite; use a plain number",
         ),
         (
             {"d_model": 250},
@@ -197,3 +205,48 @@ def test_an_unreadable_file_is_named(content: bytes, part: str, tmp_path: Path) 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml does not exist; check the path"):
         build_config(file=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [
+        ("d_model=[", "--set 'd_model=[' is not readable YAML: "),
+        ("d_model=*b", "is not readable YAML: "),
+        ("d_model=!!python/object:os.system", "is not readable YAML: "),
+        ("optimizer.learning_rate_rules={a: 1, a: 2}", "key 'a' is given twice"),
+    ],
+)
+def test_an_assignment_that_is_no_yaml_is_refused(item: str, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_assignments([item])
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^--set seed is given twice; keep one$"):
+        parse_assignments(["seed=1", "seed=2"])
+    with pytest.raises(UserError, match=r"^optimizer\.name is given twice, dotted and in its sec"):
+        build_config(overrides={"optimizer": {"name": "lion"}, "optimizer.name": "sgd"})
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(UserError, match="key 'seed' is given twice"):
+        build_config(file=file)
+
+
+def test_infinity_is_a_number_where_it_means_something() -> None:
+    [tree] = [parse_assignments(["optimizer.clip_norm=inf"])]
+    assert build_config(overrides=tree).optimizer.clip_norm == float("inf")
+
+
+@pytest.mark.parametrize("content", ["1: 2\n", "preset: [tiny]\n", "preset: 5\n"])
+def test_odd_keys_and_presets_are_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError):
+        build_config(file=file)
+
+
+def test_a_directory_is_no_config_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        build_config(file=tmp_path)

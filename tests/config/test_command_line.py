@@ -44,7 +44,9 @@ def test_abbreviated_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as stopped:
         parsed("--step", "5")
     assert stopped.value.code == 2
-    assert "unrecognized arguments: --step" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --step 5; see `python -m rtdlm.train --help`\n"
+    )
 
 
 def test_help_lists_every_field_with_its_default() -> None:

@@ -10,6 +10,8 @@ CHILD = """
 import signal, sys, time
 from rtdlm.training.stop import StopRequest
 
+# A process that a shell started in the background ignores Ctrl-C; this one shall not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with StopRequest() as stop:
     print("ready", flush=True)
     while not stop.requested:
