@@ -96,7 +96,7 @@ def test_an_interrupt_while_compiling_ends_quietly(text: Path, tmp_path: Path) -
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import rtdlm.training.run as run\n"
         "def init_state(*args):\n"
-        "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    return create(*args)\n"
         "create, run.init_state = run.init_state, init_state\n"
         "leave(train.main(sys.argv[1:]))\n"

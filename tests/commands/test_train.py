@@ -182,7 +182,7 @@ def test_epochs_and_tokens_become_steps(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_time_budget_ends_the_run(text: Path, tmp_path: Path) -> None:
-    assert train.main(arguments(text, tmp_path / "out", "--seconds", "2")) == 0
+    assert train.main(arguments(text, tmp_path / "out", "--seconds", "5")) == 0
     trained = lines(tmp_path / "out", "train")
     assert len(trained) > 1
     assert trained[-1]["learning_rate"] < max(line["learning_rate"] for line in trained)
