@@ -2,24 +2,23 @@
 
 evaluator = TrainingEvaluator(model, batches, mesh=mesh)
 held_out = evaluator.evaluate(params)
-report = evaluator.report(held_out, step=100, gradient_norms=norms, tokens_per_second=7000.0)
+report = evaluator.report(held_out, step=100, health=gradient_health(norms))
 print(json.dumps(report))
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rtdlm.data.batch import Batch
-from rtdlm.evaluation.gradients import gradient_health
+from rtdlm.evaluation.gradients import GradientHealth
 from rtdlm.evaluation.heldout import HeldOut, evaluate, make_eval_step
 from rtdlm.models import TMSModel
+from rtdlm.monitoring import plain_json
 from rtdlm.parallel import batch_sharding
 
 
@@ -59,34 +58,23 @@ class TrainingEvaluator:
         held_out: HeldOut,
         *,
         step: int,
-        gradient_norms: Mapping[str, np.ndarray] | None = None,
+        health: GradientHealth | None = None,
         tokens_per_second: float | None = None,
     ) -> dict[str, Any]:
         """What was measured at `step` as plain JSON values; what was not is None.
 
         JSON has no signs for what is not finite: these are strings that `float` reads.
         """
-        health = None if gradient_norms is None else gradient_health(gradient_norms)
         report = {
             "step": step,
             "held_out": asdict(held_out) | {"bits_per_byte": self.bits_per_byte(held_out)},
             "gradients": None if health is None else asdict(health),
             "tokens_per_second": tokens_per_second,
         }
-        return {name: _plain(value) for name, value in report.items()}
+        return {name: plain_json(value) for name, value in report.items()}
 
     def bits_per_byte(self, held_out: HeldOut) -> float | None:
         """loss / ln 2 / bytes a token: what the model needs to code a byte of the text [bits]."""
         if self._bytes_per_token is None:
             return None
         return held_out.loss / math.log(2) / self._bytes_per_token
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return json.dumps(value)
-    return value

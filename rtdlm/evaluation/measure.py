@@ -13,7 +13,7 @@ from rtdlm.checkpoint.reading import Notice
 from rtdlm.config import MeshConfig, UserError
 from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
-from rtdlm.evaluation.gradients import layer_norms
+from rtdlm.evaluation.gradients import gradient_health, layer_norms
 from rtdlm.evaluation.sums import divisor, token_sums
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel, load_model
@@ -53,7 +53,7 @@ def measure(
     report = evaluator.report(
         held_out,
         step=loaded.step,
-        gradient_norms=gradient_norms(loaded.model, loaded.params, batches[0]),
+        health=gradient_health(gradient_norms(loaded.model, loaded.params, batches[0])),
         tokens_per_second=held_out.tokens / seconds,
     )
     return {"checkpoint": str(loaded.directory)} | report

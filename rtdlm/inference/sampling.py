@@ -3,8 +3,8 @@
     p = softmax(filtered(penalised(logits) / temperature));   token = argmax(log p + Gumbel noise)
 
 The filters need no sort. A set of the likeliest tokens is all those above a threshold, and the
-threshold with a wanted weight above it is found bit by bit: 32 sums over the vocabulary, which is
-several times faster than sorting it and keeps or drops equal logits together.
+threshold with a wanted weight above it is found bit by bit: 32 sums over the vocabulary. Equal
+logits are kept or dropped together.
 
 What differs between requests is an array of `Sampler`, so that no change of it compiles anew. A
 row's noise depends on its own key and position alone, never on its neighbours.

@@ -20,7 +20,7 @@ from rtdlm.monitoring.events import (
     StepFinished,
 )
 from rtdlm.monitoring.history import History
-from rtdlm.monitoring.jsonl import JsonlSink
+from rtdlm.monitoring.jsonl import JsonlSink, plain_json
 from rtdlm.monitoring.meter import Meter, Peak, mfu, peak_flops
 from rtdlm.monitoring.preparing import PrepareBar
 from rtdlm.monitoring.progress import progress_sink
@@ -47,5 +47,6 @@ __all__ = [
     "TensorBoardSink",
     "mfu",
     "peak_flops",
+    "plain_json",
     "progress_sink",
 ]

@@ -52,7 +52,7 @@ def encode(event: Event) -> str:
     line = {"kind": _NAMES[type(event)]} | values
     if clash := metrics.keys() & {*line, "metrics"}:
         raise ValueError(f"a metric cannot be named {clash.pop()!r}: the line has such a field")
-    return json.dumps(_finite(line | metrics), separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain_json(line | metrics), separators=(",", ":"), allow_nan=False)
 
 
 def decode(line: str) -> Event:
@@ -153,12 +153,12 @@ def _step(event: Event) -> int:
     return event.resumed_from or 0 if isinstance(event, RunStarted) else event.step
 
 
-def _finite(value: Any) -> Any:
-    """`value` with the floats that JSON lacks as strings."""
+def plain_json(value: Any) -> Any:
+    """`value` with the floats that JSON lacks as strings, which `float` reads back."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -2,7 +2,7 @@
 
 XLA's CPU backend asks the C library for all of a step's work space at its start and frees it at its
 end. By default glibc gives so large a block back to the kernel each time, and the next step pays
-for every page of it again: a sixth of the tiny preset's step was page faults.
+for every page of it again.
 """
 
 import ctypes

@@ -165,13 +165,13 @@ class Loop:
         else:
             bad = self.position.bad_evaluations + 1
             self.position = self.position._replace(bad_evaluations=bad)
+        health = gradient_health(self._gradient_norms())
         report = evaluator.report(
             held_out,
             step=step,
-            gradient_norms=self._gradient_norms(),
+            health=health,
             tokens_per_second=self._speed.get("tokens_per_second"),
         )
-        health = gradient_health(self._gradient_norms())
         if not health.healthy:
             self.parts.emit(Notice(step, "warning", f"step {step}: {health.summary()}"))
         replace_file(self.parts.out / EVALUATION_FILE, json.dumps(report, indent=1).encode())

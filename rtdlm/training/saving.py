@@ -22,7 +22,8 @@ from rtdlm.training.optimizer import evaluation_params
 from rtdlm.training.state import TrainState, state_shardings
 
 # Fields that may differ between a checkpoint and the run that resumes it: they change when the run
-# ends, what it tells and what it keeps, not what the next step computes.
+# ends, what it tells and what it keeps, not what the next step computes. Another mesh or unrolling
+# computes the same in another order, and so to rounding, not to the bit.
 FREE = (
     *("num_steps", "num_epochs", "num_tokens", "max_seconds", "layer_unroll", "mesh."),
     *("data.text", "data.shards", "data.prefetch", "checkpoint.", "evaluation.", "monitoring."),

@@ -48,7 +48,9 @@ def test_the_report_holds_everything_that_was_measured(
     evaluator.compile(params)
     held_out = evaluator.evaluate(params)
     norms = {"decoder/embedding": np.array(0.5), "decoder/layers/w": np.array([0.25, 0.0])}
-    report = evaluator.report(held_out, step=7, gradient_norms=norms, tokens_per_second=12.5)
+    report = evaluator.report(
+        held_out, step=7, health=gradient_health(norms), tokens_per_second=12.5
+    )
     assert strict(report) == report == {
         "step": 7,
         "held_out": {
@@ -80,7 +82,9 @@ def test_what_was_not_measured_is_none(evaluator: TrainingEvaluator) -> None:
 def test_a_broken_model_still_makes_a_report(evaluator: TrainingEvaluator) -> None:
     held_out = HeldOut(math.nan, math.inf, 0.0, 0.0, math.nan, 10)
     norms = {"a": np.array([math.nan, 1.0, math.inf])}
-    report = strict(evaluator.report(held_out, step=1, gradient_norms=norms, tokens_per_second=1.0))
+    report = strict(
+        evaluator.report(held_out, step=1, health=gradient_health(norms), tokens_per_second=1.0)
+    )
     assert report["held_out"]["loss"] == "NaN" and report["held_out"]["perplexity"] == "Infinity"
     assert report["gradients"]["norms"]["a[2]"] == "Infinity"
     assert report["gradients"]["not_finite"] == ["a[0]", "a[2]"]
@@ -94,7 +98,9 @@ def test_a_broken_model_still_makes_a_report(evaluator: TrainingEvaluator) -> No
 def test_the_report_for_a_person(evaluator: TrainingEvaluator) -> None:
     held_out = HeldOut(1.5, math.exp(1.5), 0.25, 0.625, 2.0, 12345)
     norms = {"a": np.array([1.0, 1.0]), "b": np.array(0.0)}
-    report = evaluator.report(held_out, step=1000, gradient_norms=norms, tokens_per_second=9999.6)
+    report = evaluator.report(
+        held_out, step=1000, health=gradient_health(norms), tokens_per_second=9999.6
+    )
     assert render({"checkpoint": "runs/a/checkpoints/1000"} | report).splitlines() == [
         "checkpoint:      runs/a/checkpoints/1000",
         "step:            1,000",
