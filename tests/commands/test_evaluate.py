@@ -2,11 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rtdlm import evaluate, prepare
+from tests.commands.conftest import arguments
 from tests.commands.test_train import lines
 
 
@@ -48,3 +51,16 @@ def test_other_text_needs_the_same_tokenizer(
         assert prepare.main([*given, "--vocab-size", "300"]) == 0
         assert evaluate.main(["--checkpoint", str(trained), "--data-dir", str(out)]) == status
     assert "was prepared with another tokenizer than the checkpoint's" in capsys.readouterr().err
+
+
+def test_on_the_device_of_the_run_the_figures_are_the_same_bits(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A process of its own has one device, as `evaluate` uses one.
+    given = arguments(text, tmp_path / "out", "--steps", "5")
+    subprocess.run([sys.executable, "-m", "rtdlm.train", *given], check=True, capture_output=True)
+    assert evaluate.main(["--checkpoint", str(tmp_path / "out"), "--batches", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    [last] = lines(tmp_path / "out", "eval")
+    for name in ("loss", "top1", "top5", "entropy", "bits_per_byte"):
+        assert report["held_out"][name] == last[name], name
