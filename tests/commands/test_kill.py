@@ -62,7 +62,7 @@ def test_twenty_kills_change_nothing(text: Path, tmp_path: Path) -> None:
     for kill in range(KILLS):
         process = start(text, killed)
         # Far enough that all kills fit, and anywhere between two steps, in a save or in a log line.
-        target = STEPS * (kill + 1) // (KILLS + 2)
+        target = STEPS * (kill + 1) // (KILLS + 6)
         assert kill_after(process, killed, step=target, delay=moments.uniform(0, 0.03)), kill
         resumed_from.append(last_step(killed))
     assert start(text, killed).wait() == 0, (tmp_path / "log.txt").read_text()
