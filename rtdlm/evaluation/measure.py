@@ -17,7 +17,7 @@ from rtdlm.evaluation.gradients import gradient_health, layer_norms
 from rtdlm.evaluation.sums import divisor, token_sums
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel, load_model
-from rtdlm.parallel import make_mesh
+from rtdlm.parallel import keep_compiled_programs, make_mesh
 
 
 def measure(
@@ -33,11 +33,15 @@ def measure(
         checkpoint: a run's output directory or one checkpoint.
         data: shards to evaluate on; None takes the run's own.
         num_batches: held-out batches, spread evenly; 0 is all.
-        notice: told of each damaged checkpoint that was passed over, as one sentence.
+        notice: told of what is wrong but stops nothing, one sentence each: damaged checkpoints that
+            were passed over, no place for compiled programs.
 
     Raises:
         UserError: checkpoint or data are missing, damaged or do not fit.
     """
+    trouble = keep_compiled_programs()
+    if trouble is not None:
+        notice(trouble)
     loaded = load_model(checkpoint, notice=notice)
     loader = _held_out(loaded, data)
     batches = list(loader.held_out_batches(num_batches))

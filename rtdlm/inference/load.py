@@ -7,6 +7,7 @@ from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
 from rtdlm.inference.generate import Generator
 from rtdlm.models.load import load_model
+from rtdlm.parallel import keep_compiled_programs
 
 
 def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Generator:
@@ -16,6 +17,9 @@ def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Gener
         UserError: there is no complete checkpoint, its arrays do not fit its configuration, or it
             brings no tokenizer.
     """
+    trouble = keep_compiled_programs()
+    if trouble is not None:
+        notice(trouble)
     loaded = load_model(path, notice=notice)
     if loaded.tokenizer is None:
         raise UserError(

@@ -4,7 +4,7 @@
         stream.emit(RunStarted(...))
         stream.emit(StepFinished(step=1, metrics={"loss": 9.01}, seconds=0.5, tokens=2048))
 
-Importing this loads neither JAX nor matplotlib nor tensorboardX.
+Importing this loads neither JAX nor matplotlib.
 """
 
 from rtdlm.monitoring.curves import CurvesSink

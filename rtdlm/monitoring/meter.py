@@ -133,13 +133,13 @@ def peak_flops(devices: Sequence["jax.Device"]) -> Peak:
         per_core = measure_matmul(devices[0], size=1024, dtype="float32", clock=time.process_time)
         return Peak(
             hosts * (cores or 1) * per_core,
-            f"measured: the best of ten float32 products of 1024 x 1024 by CPU time, on {cores} "
+            f"measured: the best of five float32 products of 1024 x 1024 by CPU time, on {cores} "
             "cores",
         )
     flops = measure_matmul(devices[0], size=8192, dtype="bfloat16", clock=time.perf_counter)
     return Peak(
         len(devices) * flops,
-        f"measured on {kind}: the best of ten bfloat16 products of 8192 x 8192",
+        f"measured on {kind}: the best of five bfloat16 products of 8192 x 8192",
     )
 
 
@@ -148,7 +148,7 @@ def _has(kind: str, words: str) -> bool:
 
 
 def measure_matmul(
-    device: "jax.Device", *, size: int, dtype: str, clock: Callable[[], float], repeats: int = 10
+    device: "jax.Device", *, size: int, dtype: str, clock: Callable[[], float], repeats: int = 5
 ) -> float:
     """Speed of the fastest of `repeats` square matrix products on `device` by `clock` [FLOP/s]."""
     import jax

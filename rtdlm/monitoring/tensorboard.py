@@ -1,16 +1,13 @@
-"""TensorBoard: train/* and eval/* scalars in event files.
+"""TensorBoard: train/* and eval/* scalars in event files."""
 
-Written with tensorboardX's record writer but without its `SummaryWriter`, whose thread would die
-quietly on a full disk and leave the run waiting for it.
-"""
-
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rtdlm.disk import make_directory, writing
 from rtdlm.monitoring.events import EvalFinished, Event, RunStarted, StepFinished
+from rtdlm.monitoring.records import EventFile
 
 FLUSH_SECONDS = 10.0
 
@@ -23,7 +20,7 @@ class TensorBoardSink:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._writer: Any = None
+        self._file: EventFile | None = None
         self._flushed = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -38,31 +35,22 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Brings what is left to the disk and closes the file."""
-        if self._writer is not None:
+        if self._file is not None:
             with writing(self._directory):
-                self._writer.close()
+                self._file.close()
 
     def _open(self, *, purge_step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event as Record
-        from tensorboardX.proto.event_pb2 import SessionLog
-
         make_directory(self._directory)
-        # The name has the time in whole seconds; two sessions may start within one.
-        self._writer = EventsWriter(str(self._directory / "events"), f".{time.time_ns()}")
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Record(wall_time=time.time(), step=purge_step, session_log=start))
+        now = time.time()
+        # TensorBoard sorts by the seconds in the name; two sessions may start within one.
+        name = f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{time.time_ns()}"
+        self._file = EventFile(self._directory / name, time=now)
+        self._file.write_start(time=now, step=purge_step)
 
     def _write(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event as Record
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=f"{group}/{name}", simple_value=value)
-            for name, value in metrics.items()
-        ]
-        record = Record(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._writer.write_event(record)
+        assert self._file is not None, "a run starts before it steps"
+        scalars = {f"{group}/{name}": value for name, value in metrics.items()}
+        self._file.write_scalars(scalars, time=time.time(), step=step)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._writer.flush()
+            self._file.flush()
             self._flushed = time.monotonic()

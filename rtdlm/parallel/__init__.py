@@ -1,14 +1,17 @@
-"""Meshes and the one table that says how arrays lie on them."""
+"""Meshes, the one table that says how arrays lie on them, and the cache of compiled programs."""
 
-from rtdlm.parallel.constrain import constrain
+from rtdlm.parallel.compilation import keep_compiled_programs
+from rtdlm.parallel.constrain import axis_size, constrain
 from rtdlm.parallel.mesh import BATCH_AXES, batch_sharding, check_batch, make_mesh, under
 from rtdlm.parallel.rules import own_axes, partition_spec, path_name
 
 __all__ = [
     "BATCH_AXES",
+    "axis_size",
     "batch_sharding",
     "check_batch",
     "constrain",
+    "keep_compiled_programs",
     "make_mesh",
     "own_axes",
     "partition_spec",

@@ -17,3 +17,9 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         return x
     spec = PartitionSpec(*(BATCH_AXES if axis == "batch" else axis for axis in axes))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def axis_size(axis: str) -> int:
+    """Devices along mesh axis `axis`; 1 where no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[axis]

@@ -14,7 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 Axes = tuple[str | None, ...]
 
 RULES: dict[str, Axes] = {
-    r"decoder/(embedding|output)": ("tensor", "fsdp"),
+    r"decoder/(embedding|output|value_embedding)": ("tensor", "fsdp"),
+    r"decoder/position": (None, "fsdp"),
+    r"ngram/table": ("tensor", "fsdp"),
+    r"ngram/projection/w": (None, None, "fsdp"),
     r"attention/(query|key|value)/w": ("fsdp", "tensor", None),
     r"attention/output/w": ("tensor", None, "fsdp"),
     r"attention/(query|key)_norm/scale": (None,),
@@ -23,7 +26,10 @@ RULES: dict[str, Axes] = {
     r"experts/router/w": ("fsdp", None),
     r"experts/(gate|up)/w": (None, "fsdp", "tensor"),
     r"experts/down/w": (None, "tensor", "fsdp"),
-    r"(attention|feedforward|final)_norm/scale": (None,),
+    r"(embedding|attention|feedforward|final)_norm/scale": (None,),
+    r"(residual|value)_mix/weights": (None,),
+    r"(input|attention|feedforward)_conv/kernel": (None, None),
+    r"attention/(queries|keys|values)_conv/kernel": (None, "tensor", None),
 }
 
 

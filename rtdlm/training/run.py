@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from rtdlm.checkpoint import CheckpointStore
@@ -32,7 +33,7 @@ from rtdlm.monitoring import (
     peak_flops,
     progress_sink,
 )
-from rtdlm.parallel import batch_sharding, check_batch, make_mesh
+from rtdlm.parallel import batch_sharding, check_batch, keep_compiled_programs, make_mesh
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
 from rtdlm.training.corpus import Corpus, open_corpus
@@ -68,23 +69,26 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
         UserError: config, data, devices and `out` do not fit together.
         StorageError: something could not be written; earlier checkpoints are intact.
     """
+    trouble = keep_compiled_programs()
     keep_freed_memory()
     mesh = make_mesh(config.mesh)
     check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
     with PrepareBar() as bar:
         corpus = open_corpus(config, out, progress=bar)
     config = corpus.config
-    model = TMSModel(config)
-    check_rules(config.optimizer, model.shapes)
+    model, optimizer = TMSModel(config), make_optimizer(config.optimizer)
+    check_rules(config.optimizer, state_shapes(model, optimizer).params)
     budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
     with open_store(config, out) as store, EventStream(_sinks(config, out)) as events:
-        start = _start(model, mesh, store, corpus.loader.fingerprint, resume=resume)
+        start = _start(model, optimizer, mesh, store, corpus.loader.fingerprint, resume=resume)
         budget.require_left(step=start.position.step, seconds=start.position.seconds)
         started = _started(config, mesh, budget, start, command)
         events.emit(started)
+        if trouble is not None:
+            events.emit(Notice(start.position.step, "warning", trouble))
         for step, damage in start.passed_over.items():
             events.emit(Notice(step, "warning", damage))
-        parts = _parts(corpus, model, mesh, out, store, budget, events, start, started)
+        parts = _parts(corpus, model, optimizer, mesh, out, store, budget, events, start, started)
         loop = Loop(parts, start.state, start.knobs, start.position)
         with _enough_memory():
             end = loop.run()
@@ -113,6 +117,7 @@ def _enough_memory() -> Iterator[None]:
 def _parts(
     corpus: Corpus,
     model: TMSModel,
+    optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     out: Path,
     store: CheckpointStore,
@@ -136,7 +141,7 @@ def _parts(
     )
     return Parts(
         config=config,
-        step=make_train_step(model, make_optimizer(config.optimizer), mesh),
+        step=make_train_step(model, optimizer, mesh),
         loader=corpus.loader,
         place=lambda batch: jax.device_put(batch, sharding),
         evaluator=evaluator,
@@ -172,9 +177,14 @@ def open_store(config: AGIConfig, out: Path) -> CheckpointStore:
 
 
 def _start(
-    model: TMSModel, mesh: Mesh, store: CheckpointStore, fingerprint: str, *, resume: bool
+    model: TMSModel,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    store: CheckpointStore,
+    fingerprint: str,
+    *,
+    resume: bool,
 ) -> Start:
-    optimizer = make_optimizer(model.config.optimizer)
     found = store.newest_complete()
     if not resume and (found.snapshot is not None or found.passed_over):
         which = "damaged" if found.snapshot is None else f"at step {found.snapshot.step}"

@@ -1,5 +1,6 @@
 """Everything that a run carries from step to step, and how it lies on a mesh."""
 
+from functools import lru_cache
 from typing import Any
 
 import flax.struct
@@ -36,7 +37,10 @@ def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: M
     create = _creator(model, optimizer)
     key = jax.random.key(model.config.seed)
     shardings = state_shardings(jax.eval_shape(create, key), mesh)
-    return jax.jit(create, out_shardings=shardings)(key)
+    # It runs once: on a CPU, optimizing it takes longer than it ever saves.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 1} if on_cpu else None
+    return jax.jit(create, out_shardings=shardings, compiler_options=options)(key)
 
 
 def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> TrainState:
@@ -62,6 +66,7 @@ def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
+@lru_cache(maxsize=1)  # the same function is traced once, for its shapes and for its values
 def _creator(model: TMSModel, optimizer: optax.GradientTransformation) -> Any:
     def create(key: jax.Array) -> TrainState:
         init_key, run_key = jax.random.split(key)

@@ -9,6 +9,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 from rtdlm.config.errors import StorageError
 from rtdlm.monitoring import TensorBoardSink
+from rtdlm.monitoring.records import EventFile
 from tests.monitoring.runs import started, step, whole_run
 
 
@@ -70,10 +71,10 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sink = TensorBoardSink(tmp_path / "tensorboard")
     sink(started())
 
-    def refuse(record: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(sink._writer, "write_event", refuse)
+    monkeypatch.setattr(EventFile, "write_scalars", refuse)
     with pytest.raises(StorageError) as error:
         sink(step(1))
     assert str(error.value) == (

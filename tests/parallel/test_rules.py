@@ -7,6 +7,8 @@ from jax.sharding import PartitionSpec as P
 from rtdlm.config import PRESETS, AGIConfig, MeshConfig
 from rtdlm.models import TMSModel
 from rtdlm.parallel import make_mesh, own_axes, partition_spec, path_name, rules
+from tests.models import small as options
+from tests.models.small import small_config
 
 MESH = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 BLOCK = "decoder/layers/block"
@@ -33,6 +35,21 @@ EXPERTS = {
     f"{BLOCK}/experts/up/w": ((3, 4, 16, 32), P(None, None, "fsdp", "tensor")),
     f"{BLOCK}/experts/down/w": ((3, 4, 32, 16), P(None, None, "tensor", "fsdp")),
 }
+RICH = {
+    "decoder/position": ((12, 16), P(None, "fsdp")),
+    "decoder/value_embedding": ((64, 8), P("tensor", "fsdp")),
+    "decoder/ngram/table": ((100, 8), P("tensor", "fsdp")),
+    "decoder/ngram/projection/w": ((2, 8, 16), P(None, None, "fsdp")),
+    "decoder/embedding_norm/scale": ((16,), P(None)),
+    "decoder/input_conv/kernel": ((3, 16), P(None, None)),
+    f"{BLOCK}/residual_mix/weights": ((3, 2), P(None, None)),
+    f"{BLOCK}/attention/value_mix/weights": ((3, 3), P(None, None)),
+    f"{BLOCK}/attention_conv/kernel": ((3, 3, 16), P(None, None, None)),
+    f"{BLOCK}/feedforward_conv/kernel": ((3, 3, 16), P(None, None, None)),
+    f"{BLOCK}/attention/queries_conv/kernel": ((3, 3, 4, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/attention/keys_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/attention/values_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
+}
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -40,9 +57,9 @@ def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
     return {path_name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("path", DENSE | EXPERTS)
+@pytest.mark.parametrize("path", DENSE | EXPERTS | RICH)
 def test_a_path_lies_where_the_table_says(path: str) -> None:
-    shape, spec = (DENSE | EXPERTS)[path]
+    shape, spec = (DENSE | EXPERTS | RICH)[path]
     assert partition_spec(path, shape, MESH) == spec
 
 
@@ -50,6 +67,10 @@ def test_the_table_above_is_complete() -> None:
     sparse = paths(AGIConfig.from_preset("tiny", experts={"num_experts": 4}))
     assert set(paths(AGIConfig.from_preset("tiny"))) == set(DENSE)
     assert set(sparse) | set(DENSE) == set(DENSE | EXPERTS)
+    rich = paths(small_config(num_layers=3, position_encoding="learned", **options.RICH))
+    missing = {path: shape for path, shape in rich.items() if path not in DENSE}
+    assert missing == {path: shape for path, (shape, _) in RICH.items()}
+    assert set(DENSE) - set(rich) == {f"{BLOCK}/feedforward/gate/w"}, "relu2 has no gate"
 
 
 @pytest.mark.parametrize("num_experts", [0, 8])
