@@ -5,6 +5,7 @@ from rtdlm.config.build import build_config, to_yaml
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.config.presets import PRESETS
 from rtdlm.config.sections import (
+    AttentionConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
@@ -12,6 +13,7 @@ from rtdlm.config.sections import (
     LossConfig,
     MeshConfig,
     MonitoringConfig,
+    NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
 )
@@ -19,6 +21,7 @@ from rtdlm.config.sections import (
 __all__ = [
     "PRESETS",
     "AGIConfig",
+    "AttentionConfig",
     "CheckpointConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "LossConfig",
     "MeshConfig",
     "MonitoringConfig",
+    "NgramConfig",
     "OptimizerConfig",
     "PrecisionConfig",
     "StorageError",

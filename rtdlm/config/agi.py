@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from rtdlm.config.effect import Reader, require, require_effect, require_finite
 from rtdlm.config.sections import (
+    AttentionConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
@@ -19,12 +20,16 @@ from rtdlm.config.sections import (
     LossConfig,
     MeshConfig,
     MonitoringConfig,
+    NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
 )
 
-AttentionType = Literal["mha", "gqa", "mqa"]
-PositionEncoding = Literal["rope", "none"]
+AttentionType = Literal["mha", "gqa", "mqa", "sliding"]
+PositionEncoding = Literal["rope", "learned", "none"]
+FeedForward = Literal["swiglu", "relu2", "gelu"]
+Norm = Literal["rms", "layer"]
+ConvPlace = Literal["input", "attention", "queries", "keys", "values", "feedforward"]
 RematPolicy = Literal["none", "full", "dots", "named"]
 
 
@@ -33,7 +38,8 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa",)),
+        Reader("num_kv_heads", "attention_type", ("gqa", "sliding")),
+        Reader("attention.window", "attention_type", ("sliding",)),
         Reader("rope_base", "position_encoding", ("rope",)),
     )
 
@@ -48,19 +54,49 @@ class AGIConfig:
     num_heads: int = 4
     """Query heads; `d_model` splits evenly over them [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`; None is half of `num_heads` [heads]."""
+    """Key and value heads under `gqa` and `sliding`; None is half of `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
+    feedforward: FeedForward = "swiglu"
+    """`swiglu` gates one of two products (arXiv 2002.05202), `relu2` squares a ReLU (arXiv
+    2109.08668) and `gelu` is GPT-2's, exact (arXiv 1606.08415); experts are `swiglu`."""
+    norm: Norm = "rms"
+    """Norm before each layer and after the last: `rms` (arXiv 1910.07467), or `layer`, which
+    also subtracts the mean (arXiv 1607.06450); neither has a bias."""
     attention_type: AttentionType = "gqa"
-    """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one."""
+    """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
+    `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`."""
     position_encoding: PositionEncoding = "rope"
-    """`rope` rotates queries and keys by position; `none` leaves order to the causal mask."""
+    """`rope` rotates queries and keys by position; `learned` adds a vector a position, and has
+    none beyond `max_seq_len`; `none` leaves order to the causal mask."""
     rope_base: float | None = None
     """Longest wavelength of `rope`, over 2 pi; None is 10000 [tokens]."""
     qk_norm: bool = True
     """Normalise queries and keys a head (arXiv 2302.05442)."""
     tie_embeddings: bool = False
     """Use the embedding table as the output projection."""
+    embedding_std: float | None = None
+    """Initial standard deviation of the embedding table (a tied one is the output projection
+    too) and of learned positions; None is 1 / sqrt(d_model)."""
+    embedding_norm: bool = False
+    """Normalise what enters the first layer."""
+    zero_init_outputs: bool = False
+    """Start every layer's output projection at zero, so that a fresh block passes its input on."""
+    value_residual: bool = False
+    """Mix the first layer's values into those of every layer, with learned weights a layer that
+    start at one half each (arXiv 2410.17897)."""
+    value_embeddings: bool = False
+    """Add to every layer's values a vector of the token's own, from one table for all layers,
+    with learned weights a layer that start at one."""
+    residual_gates: bool = False
+    """Start every block with g x + h x0, x0 being what entered the first; g and h are learned a
+    layer and start at 1 and 0."""
+    short_conv: int = 0
+    """Width of the short causal convolutions over the tokens of a document, x + conv(x), one
+    kernel a feature, zero at the start (arXiv 2212.14052); 0 is none [tokens]."""
+    short_conv_places: tuple[ConvPlace, ...] | None = None
+    """Where they stand: on the embedding (`input`), on the normalised input of `attention` and
+    `feedforward`, on `queries`, `keys` and `values`; None is `attention` and `feedforward`."""
     logit_soft_cap: float | None = None
     """Bound logits to (-cap, cap) by cap * tanh(logits / cap); None does not."""
     dropout_rate: float = 0.0
@@ -88,7 +124,9 @@ class AGIConfig:
     """Budget in wall time; the learning rate then follows the clock [seconds]."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    ngram: NgramConfig = field(default_factory=NgramConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -100,6 +138,7 @@ class AGIConfig:
     def __post_init__(self) -> None:
         require_finite(self, path="")
         self._check_model()
+        self._check_ingredients()
         self._check_run()
 
     def _check_model(self) -> None:
@@ -153,6 +192,44 @@ class AGIConfig:
         )
         for name, value in chosen.items():
             require(value > 0, f"{name}={value} must be positive")
+
+    def _check_ingredients(self) -> None:
+        experts, places = self.experts, self.short_conv_places
+        require(
+            not experts.num_experts or self.feedforward == "swiglu",
+            f"feedforward={self.feedforward!r} has no effect with experts.num_experts="
+            f"{experts.num_experts}: experts are 'swiglu'; remove feedforward or the experts",
+        )
+        require(
+            self.embedding_std is None or self.embedding_std > 0,
+            f"embedding_std={self.embedding_std} must be positive",
+        )
+        require(
+            not self.value_residual or self.num_layers > 1,
+            "value_residual=True has no effect with num_layers=1; add layers or remove it",
+        )
+        require(
+            self.short_conv == 0 or self.short_conv >= 2,
+            f"short_conv={self.short_conv} must be 0 (none) or at least 2; usual are 3 and 4",
+        )
+        require(
+            places is None or self.short_conv > 0,
+            f"short_conv_places={places} has no effect with short_conv=0; set short_conv, for "
+            "instance to 4, or remove it",
+        )
+        require(
+            places is None or 0 < len(places) == len(set(places)),
+            f"short_conv_places={places} must name each place once, and at least one; to have no "
+            "convolutions set short_conv=0",
+        )
+
+    @property
+    def conv_places(self) -> tuple[str, ...]:
+        """Where short convolutions stand, after `short_conv_places` has had its say."""
+        if not self.short_conv:
+            return ()
+        places = self.short_conv_places
+        return ("attention", "feedforward") if places is None else places
 
     @property
     def head_dim(self) -> int:

@@ -196,7 +196,8 @@ def _release(base: Tree, layer: Tree) -> None:
         above = layer.get(name, {}) if name else layer
         for field, governor, values in readers:
             if governor in above and above[governor] not in values:
-                below.pop(field, None)
+                section, _, leaf = field.rpartition(".")
+                (below.get(section, {}) if section else below).pop(leaf, None)
 
 
 def _merge(base: Tree, layer: Tree) -> None:

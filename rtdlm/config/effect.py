@@ -8,13 +8,17 @@ that happens. Fields that only some choices read default to None, and a section 
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from math import isfinite
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from rtdlm.config.errors import UserError
 
 
 class Reader(NamedTuple):
-    """`field` has an effect only while `governor` has one of `values`."""
+    """`field` has an effect only while `governor` has one of `values`.
+
+    The field may be in a section below, with a dotted name.
+    """
 
     field: str
     governor: str
@@ -30,7 +34,7 @@ def require_effect(section: Any, readers: Sequence[Reader], *, path: str) -> Non
         path: dotted prefix of the section, for the message ("optimizer.", or "" at the top).
     """
     for field, governor, values in readers:
-        value, chosen = getattr(section, field), getattr(section, governor)
+        value, chosen = attrgetter(field)(section), getattr(section, governor)
         if value is not None and chosen not in values:
             wanted = " or ".join(repr(reader) for reader in values)
             raise UserError(

@@ -53,6 +53,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class AttentionConfig:
+    """What single kinds of attention need to know."""
+
+    window: int | None = None
+    """Tokens that a token reads under `attention_type=sliding`, itself among them; None is 256
+    [tokens]."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.window is None or self.window >= 1,
+            f"attention.window={self.window} must be at least 1",
+        )
+
+    @property
+    def reach(self) -> int:
+        """Tokens that a token reads, itself among them."""
+        return 256 if self.window is None else self.window
+
+
+@dataclass(frozen=True)
 class ExpertsConfig:
     """Sparse feed-forward experts in place of the dense feed-forward layer."""
 
@@ -98,6 +118,43 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class NgramConfig:
+    """Hashed tables over the last tokens of a document (arXiv 2601.07372)."""
+
+    orders: tuple[int, ...] = ()
+    """Lengths of the token sequences that are looked up, such as `[2, 3]`; empty is none
+    [tokens]."""
+    buckets: int | None = None
+    """Rows of each order's table; sequences that hash alike share a row, and none do where all
+    possible sequences fit; None is 32768 [rows]."""
+    dim: int | None = None
+    """Width of a row, projected to `d_model`; None is `d_model` without a projection
+    [features]."""
+
+    def __post_init__(self) -> None:
+        for name in ("buckets", "dim"):
+            value = getattr(self, name)
+            require(
+                bool(self.orders) or value is None,
+                f"ngram.{name}={value} has no effect with ngram.orders=(); set ngram.orders, for "
+                "instance to [2, 3], or remove it",
+            )
+        require(
+            all(order >= 2 for order in self.orders) and len(set(self.orders)) == len(self.orders),
+            f"ngram.orders={self.orders} must be different numbers of at least 2; one token is "
+            "what the embedding looks up",
+        )
+        for name in ("buckets", "dim"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"ngram.{name}={value} must be at least 1")
+
+    @property
+    def rows(self) -> int:
+        """Rows of one order's table."""
+        return 32768 if self.buckets is None else self.buckets
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """What is minimised: weighted cross-entropy and its regularisers."""
 
@@ -105,7 +162,7 @@ class LossConfig:
     """Weight of the mean squared log-partition (arXiv 2204.02311, section 5); a knob."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over the vocabulary [fraction]; a knob."""
-    chunk_size: int = 128
+    chunk_size: int = 32
     """Positions a row whose logits exist at one time [tokens]."""
 
     def __post_init__(self) -> None:

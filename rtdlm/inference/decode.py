@@ -15,21 +15,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.inference.layout import LayerParams, join_cache, join_params, split_cache
+from rtdlm.inference.layout import LayerParams, SplitCache, join_cache, join_params, split_cache
 from rtdlm.inference.sampling import Sampler, sample
 from rtdlm.models import TMSModel
-from rtdlm.modules.attention import KVCache
 
 CALL_TOKENS = 16
 NO_TOKEN = -1
-
-Cache = tuple[KVCache, ...]
 
 
 class DecodeState(NamedTuple):
     """What a batch carries from call to call."""
 
-    cache: Cache
+    cache: SplitCache
     token_B: jax.Array
     """int32; each row's newest token, which the model has not read."""
     position_B: jax.Array
@@ -46,15 +43,24 @@ class _Loop(NamedTuple):
 
 
 def prefill(
-    model: TMSModel, params: LayerParams, cache: Cache, ids_BT: jax.Array, start: jax.Array
-) -> Cache:
+    model: TMSModel,
+    params: LayerParams,
+    cache: SplitCache,
+    ids_BT: jax.Array,
+    start: jax.Array,
+    lengths_B: jax.Array,
+) -> SplitCache:
     """The cache after it read `ids_BT` at positions `start`, `start + 1`, ... of every row.
 
-    What a row reads beyond its prompt, padding, is overwritten before anything can see it.
+    Row b's first `lengths_B[b]` tokens count, perhaps none; what stands beyond them is padding.
     """
     positions_BT = jnp.broadcast_to(start + jnp.arange(ids_BT.shape[1])[None], ids_BT.shape)
     _, joined = model.extend(
-        join_params(params), ids_BT, positions_BT=positions_BT, cache=join_cache(cache)
+        join_params(params),
+        ids_BT,
+        positions_BT=positions_BT,
+        cache=join_cache(cache),
+        lengths_B=lengths_B,
     )
     return split_cache(joined)
 
@@ -116,6 +122,8 @@ def _next_token(
         state.token_B[:, None],
         positions_BT=state.position_B[:, None],
         cache=join_cache(state.cache),
+        # A row that stands still reads its newest token again and again, and moves nothing.
+        lengths_B=running_B.astype(jnp.int32),
     )
     # The model's table may have more rows than the tokenizer has tokens.
     logits_BV = scores_B1V[:, 0, : state.seen_BV.shape[1]]

@@ -148,7 +148,8 @@ class Generator:
         for start in range(0, to_read, PREFILL_TOKENS):
             width = min(_power_of_two(to_read - start, MIN_PREFILL_TOKENS), PREFILL_TOKENS)
             part_BT = ids_BT[:, start : start + width]
-            cache = self._prefill(self._params, cache, part_BT, np.int32(start))
+            counted_B = np.clip(length_B - 1 - start, 0, width)
+            cache = self._prefill(self._params, cache, part_BT, np.int32(start), counted_B)
         newest_B = np.array([row.prompt[-1] for row in rows], np.int32)
         rest = jax.device_put((newest_B, length_B - 1, seen_BV), self._place)
         return DecodeState(cache, *rest)

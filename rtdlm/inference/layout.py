@@ -6,16 +6,16 @@ the layers instead and keeps their arrays apart; inside a compiled function they
 model, whose slices XLA cancels against that, so that neither copy happens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rtdlm.models import TMSModel
+from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
 from rtdlm.models.tms import Params
-from rtdlm.modules.attention import KVCache
 
 LayerParams = Mapping[str, Mapping[str, Any]]
 """`Params` in which a stacked parameter is a tuple, an array a layer."""
@@ -23,6 +23,13 @@ LayerParams = Mapping[str, Mapping[str, Any]]
 _STACKED = "/layers/"
 # What the model reads in float32 whatever the format of its activations.
 _FLOAT32 = ("norm/scale", "router/w")
+
+
+class SplitCache(NamedTuple):
+    """A `DecodeCache` with its layers apart."""
+
+    layers: tuple[LayerCache, ...]
+    input: InputCache
 
 
 def decoding_model(model: TMSModel) -> TMSModel:
@@ -64,11 +71,13 @@ def join_params(params: LayerParams) -> Params:
     }
 
 
-def split_cache(cache: KVCache) -> tuple[KVCache, ...]:
+def split_cache(cache: DecodeCache) -> SplitCache:
     """One cache a layer."""
-    return tuple(KVCache(*layer) for layer in zip(*cache, strict=True))
+    count = jax.tree.leaves(cache.layers)[0].shape[0]
+    layers = [jax.tree.map(lambda x, at=layer: x[at], cache.layers) for layer in range(count)]
+    return SplitCache(tuple(layers), cache.input)
 
 
-def join_cache(layers: Sequence[KVCache]) -> KVCache:
+def join_cache(cache: SplitCache) -> DecodeCache:
     """The stacked cache; free inside a compiled function."""
-    return KVCache(*(jnp.stack(arrays) for arrays in zip(*layers, strict=True)))
+    return DecodeCache(jax.tree.map(lambda *arrays: jnp.stack(arrays), *cache.layers), cache.input)

@@ -1,6 +1,10 @@
 """One pre-norm decoder block: x + attention(norm(x)), then x + feedforward(norm(x)).
 
-Axes: B batch, T time, S key time, D model.
+With residual gates x is first mixed with what entered the stack, g x + h x0; short convolutions
+may stand on either normalised copy and on queries, keys and values; values may be mixed with the
+first layer's and with those of the token itself.
+
+Axes: B batch, T time, S key time, D model, K key-value heads, E head features.
 """
 
 from typing import Any, NamedTuple
@@ -10,26 +14,49 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from rtdlm.config import AGIConfig
-from rtdlm.modules.attention import GroupedQueryAttention, KVCache, Rotation
+from rtdlm.models.cache import LayerCache
+from rtdlm.models.convs import Convolutions
+from rtdlm.modules.attention import (
+    KINDS,
+    AttentionOutput,
+    Cache,
+    GroupedQueryAttention,
+    Rotation,
+    Rows,
+    ValueSources,
+)
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
-from rtdlm.modules.feedforward import SwiGLU
-from rtdlm.modules.primitives import RMSNorm, dropout
+from rtdlm.modules.feedforward import FEEDFORWARDS
+from rtdlm.modules.primitives import NORMS, PRODUCT, Mix, Past, dropout
 from rtdlm.parallel import constrain
 
 
 class BlockInput(NamedTuple):
     """What every layer reads beside the residual stream; made once for the whole stack."""
 
-    mask_BTS: jax.Array
+    rows: Rows
     turn: Rotation | None
-    positions_BT: jax.Array
     weights_BT: jax.Array
+    past: Past | None = None
+    """For convolutions."""
+    start_BTD: jax.Array | None = None
+    """What entered the stack, for residual gates."""
+    value_BTKE: jax.Array | None = None
+    """Values of the token's own."""
+
+
+class Stream(NamedTuple):
+    """What goes from layer to layer."""
+
+    x_BTD: jax.Array
+    first_BTKE: jax.Array | None = None
+    """Values of the first layer; None without value residuals."""
 
 
 class BlockOutput(NamedTuple):
     """What a layer leaves behind beside the residual stream."""
 
-    cache: KVCache | None
+    cache: LayerCache | None
     experts: ExpertStatistics | None
 
 
@@ -41,42 +68,83 @@ class Block(hk.Module):
         self.config = config
 
     def __call__(
-        self, x_BTD: jax.Array, given: BlockInput, cache: KVCache | None
-    ) -> tuple[jax.Array, BlockOutput]:
-        """`[B, T, D]` -> `[B, T, D]` and the layer's cache and statistics."""
+        self,
+        stream: Stream,
+        given: BlockInput,
+        cache: LayerCache | None,
+        is_first: jax.Array | None = None,
+    ) -> tuple[Stream, BlockOutput]:
+        """The stream after the layer, and the layer's cache and statistics.
+
+        `is_first` is a bool scalar, read only where the stream carries the first layer's values.
+        """
         config = self.config
-        # Two writes a layer: their variances add up, so each starts smaller in a deeper stack.
-        out_scale = (2 * config.num_layers) ** -0.5
+        convolve = Convolutions(config, given.past, None if cache is None else cache.convs)
+        norm = NORMS[config.norm]
+        x_BTD = stream.x_BTD
+        if config.residual_gates:
+            assert given.start_BTD is not None
+            x_BTD = Mix(initial=(1.0, 0.0), name="residual_mix")(x_BTD, given.start_BTD)
+        normed = convolve("attention", norm(name="attention_norm")(x_BTD))
+        sources = ValueSources(stream.first_BTKE, is_first, given.value_BTKE)
+        kv = None if cache is None else cache.kv
+        read = self._attention(normed, given, kv, sources, convolve)
+        x_BTD = self._add(x_BTD, read.out_BTD, "attention_output")
+        normed = convolve("feedforward", norm(name="feedforward_norm")(x_BTD))
+        thought, statistics = self._feedforward(normed, given)
+        x_BTD = self._add(x_BTD, thought, "feedforward_output")
+        left = None if read.cache is None else LayerCache(read.cache, convolve.states)
+        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics)
+
+    @property
+    def out_scale(self) -> float:
+        """Scale of what a layer writes to the stream before training.
+
+        Two writes a layer: their variances add up, so each starts smaller in a deeper stack.
+        """
+        return 0.0 if self.config.zero_init_outputs else (2 * self.config.num_layers) ** -0.5
+
+    @hk.transparent
+    def _add(self, x_BTD: jax.Array, write_BTD: jax.Array, name: str) -> jax.Array:
+        write_BTD = dropout(checkpoint_name(write_BTD, name), rate=self.config.dropout_rate)
+        return constrain(x_BTD + write_BTD, "batch", None, None)
+
+    @hk.transparent
+    def _attention(
+        self,
+        x_BTD: jax.Array,
+        given: BlockInput,
+        cache: Cache | None,
+        sources: ValueSources,
+        convolve: Convolutions,
+    ) -> AttentionOutput:
+        config = self.config
         attention = GroupedQueryAttention(
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             qk_norm=config.qk_norm,
-            out_scale=out_scale,
+            out_scale=self.out_scale,
+            kind=KINDS[config.attention_type](config.attention),
         )
-        read, cache = attention(
-            RMSNorm(name="attention_norm")(x_BTD),
-            mask_BTS=given.mask_BTS,
+        return attention(
+            x_BTD,
+            rows=given.rows,
             turn=given.turn,
-            positions_BT=given.positions_BT,
             cache=cache,
+            sources=sources,
+            convolve=convolve,
         )
-        read = checkpoint_name(read, "attention_output")
-        x_BTD = constrain(x_BTD + dropout(read, rate=config.dropout_rate), "batch", None, None)
-        normed = RMSNorm(name="feedforward_norm")(x_BTD)
-        thought, statistics = self._feedforward(normed, given, out_scale)
-        thought = checkpoint_name(thought, "feedforward_output")
-        x_BTD = constrain(x_BTD + dropout(thought, rate=config.dropout_rate), "batch", None, None)
-        return x_BTD, BlockOutput(cache, statistics)
 
     @hk.transparent
     def _feedforward(
-        self, x_BTD: jax.Array, given: BlockInput, out_scale: float
+        self, x_BTD: jax.Array, given: BlockInput
     ) -> tuple[jax.Array, ExpertStatistics | None]:
         config = self.config
         if not config.experts.num_experts:
-            return SwiGLU(d_ff=config.d_ff, out_scale=out_scale)(x_BTD), None
-        experts = SparseExperts(config.experts, d_ff=config.d_ff, out_scale=out_scale)
+            layer = FEEDFORWARDS[config.feedforward](d_ff=config.d_ff, out_scale=self.out_scale)
+            return layer(x_BTD), None
+        experts = SparseExperts(config.experts, d_ff=config.d_ff, out_scale=self.out_scale)
         return experts(x_BTD, weights_BT=given.weights_BT)
 
 
@@ -86,7 +154,7 @@ def remat(function: Any, policy: str) -> Any:
         return function
     policies = {
         "full": jax.checkpoint_policies.nothing_saveable,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
         "named": jax.checkpoint_policies.save_only_these_names(
             "attention_output", "feedforward_output"
         ),

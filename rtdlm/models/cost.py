@@ -1,13 +1,17 @@
 """What a model costs: parameters by part and floating-point operations a token.
 
-A product of an [a, b] matrix with a vector is 2ab operations; the backward pass costs twice the
-forward pass. Attention reads, on average over a row of T tokens, T/2 keys in principle; the dense
-kernel computes all T of them, and that is what is counted.
+A product of an [a, b] matrix with a vector is 2ab operations, a convolution of width w over a
+features 2wa; the backward pass costs twice the forward pass. Looking a row up costs none.
+Attention reads, on average over a row of T tokens, T/2 keys in principle; what is counted is all
+that the kernel computes: T of them if it is dense, about window + 128 if it slides.
 """
 
+from math import prod
 from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
+from rtdlm.models.convs import conv_features
+from rtdlm.modules.attention import KINDS
 
 
 class ParameterCount(NamedTuple):
@@ -17,35 +21,25 @@ class ParameterCount(NamedTuple):
     active: int
     """Those that one token uses; fewer than `total` with sparse experts."""
     embedding: int
-    """In the embedding table and, if it is one of its own, the output table."""
+    """In tables of which a token reads rows and, if it is one of its own, the output table."""
 
 
 def count_parameters(config: AGIConfig) -> ParameterCount:
     """Parameters by formula; a test holds it to the model's own shapes."""
-    d, layers = config.d_model, config.num_layers
-    heads, kv_heads, width = config.num_heads, config.kv_heads, config.head_dim
-    tables = 1 if config.tie_embeddings else 2
-    embedding = tables * config.vocab_size * d
-    attention = 2 * d * heads * width + 2 * d * kv_heads * width
-    norms = 2 * d + (2 * width if config.qk_norm else 0)
-    expert, count = 3 * d * config.d_ff, config.experts.num_experts
-    router = d * count
-    fixed = embedding + layers * (attention + norms + router) + d
+    embedding, vectors = _tables(config), _vectors(config)
     return ParameterCount(
-        total=fixed + layers * expert * max(count, 1),
-        active=fixed + layers * expert * (config.experts.choices if count else 1),
+        total=embedding + vectors + _products(config, experts=config.experts.num_experts),
+        active=embedding + vectors + _products(config, experts=config.experts.choices),
         embedding=embedding,
     )
 
 
 def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
     """Operations of the matrix products for one token in a row of `length`, forward."""
-    count = count_parameters(config)
-    norms = 2 * config.d_model + (2 * config.head_dim if config.qk_norm else 0)
-    matrices = count.active - count.embedding - config.num_layers * norms - config.d_model
     output = config.vocab_size * config.d_model
-    attention = 2 * config.num_layers * config.num_heads * config.head_dim * length
-    return 2 * (matrices + output + attention)
+    keys = KINDS[config.attention_type](config.attention).keys_computed(length)
+    attention = 2 * config.num_layers * config.num_heads * config.head_dim * keys
+    return 2 * (_products(config, experts=config.experts.choices) + output + attention)
 
 
 def train_flops_per_token(config: AGIConfig) -> int:
@@ -54,3 +48,34 @@ def train_flops_per_token(config: AGIConfig) -> int:
     What `remat` and the loss recompute is not counted: MFU measures useful work.
     """
     return 3 * forward_flops_per_token(config, length=config.max_seq_len)
+
+
+def _tables(config: AGIConfig) -> int:
+    """Parameters of tables."""
+    d, ngram = config.d_model, config.ngram
+    tokens = (1 if config.tie_embeddings else 2) * config.vocab_size * d
+    positions = config.max_seq_len * d if config.position_encoding == "learned" else 0
+    values = config.vocab_size * config.kv_heads * config.head_dim * config.value_embeddings
+    return tokens + positions + values + len(ngram.orders) * ngram.rows * (ngram.dim or d)
+
+
+def _products(config: AGIConfig, *, experts: int) -> int:
+    """Parameters that multiply a token's features, with `experts` of the experts, if any."""
+    d, ngram = config.d_model, config.ngram
+    attention = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
+    convs = {place: config.short_conv * prod(x) for place, x in conv_features(config).items()}
+    once = convs.pop("input", 0) + len(ngram.orders) * (ngram.dim or 0) * d
+    matrices = 3 if config.feedforward == "swiglu" else 2
+    feedforward = matrices * d * config.d_ff
+    if config.experts.num_experts:
+        feedforward = experts * feedforward + d * config.experts.num_experts
+    return once + config.num_layers * (attention + feedforward + sum(convs.values()))
+
+
+def _vectors(config: AGIConfig) -> int:
+    """Parameters of norms and mixtures."""
+    norms = 2 * config.d_model + (2 * config.head_dim if config.qk_norm else 0)
+    values = 1 + config.value_residual + config.value_embeddings
+    mixes = (values if values > 1 else 0) + 2 * config.residual_gates
+    once = config.d_model * (1 + config.embedding_norm)
+    return once + config.num_layers * (norms + mixes)

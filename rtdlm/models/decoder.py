@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.block import Block, BlockInput, BlockOutput, remat
+from rtdlm.models.block import Block, BlockInput, BlockOutput, Stream, remat
+from rtdlm.models.cache import DecodeCache, LayerCache
+from rtdlm.models.embed import Embedded, embed, embedding_std
 from rtdlm.modules import head
-from rtdlm.modules.attention import KVCache, cache_mask, causal_mask, rotation
+from rtdlm.modules.attention import KINDS, Kind, Rows, rotation
 from rtdlm.modules.experts import ExpertStatistics
-from rtdlm.modules.primitives import RMSNorm, dropout
-from rtdlm.parallel import constrain
+from rtdlm.modules.primitives import NORMS, Past, packed_past
 
 DEFAULT_ROPE_BASE = 10_000.0
 
@@ -25,13 +26,27 @@ class Features(NamedTuple):
 
     x_BTD: jax.Array
     table_VD: jax.Array
-    left: BlockOutput
+    experts: ExpertStatistics | None
+    cache: DecodeCache | None
+
+
+class Reading(NamedTuple):
+    """How the tokens of one call relate: packed rows, or rows that a cache continues."""
+
+    rows: Rows
+    weights_BT: jax.Array
+    """Float32; 0 is padding."""
+    past: Past | None
+    """None where nothing looks back."""
+    cache: DecodeCache | None
 
 
 class Scores(NamedTuple):
     """Statistics of every token, and of the experts where there are any (leading axis L)."""
 
     tokens: head.TokenStatistics
+    objective: jax.Array | None
+    """What training minimises; None where no terms of it were given."""
     experts: ExpertStatistics | None
 
 
@@ -43,6 +58,10 @@ class Decoder(hk.Module):
         super().__init__(name=name)
         self.config = config
         self.dtype = dtype
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.config.attention_type](self.config.attention)
 
     @hk.name_like("__call__")
     def logits(
@@ -60,86 +79,118 @@ class Decoder(hk.Module):
         *,
         positions_BT: jax.Array,
         segment_ids_BT: jax.Array,
+        terms: head.LossTerms | None,
     ) -> Scores:
         """Statistics of every token against its label, without keeping the logits."""
         features = self._rows(ids_BT, positions_BT, segment_ids_BT)
-        statistics = head.token_statistics(
-            features.x_BTD,
-            features.table_VD,
-            labels_BT,
-            cap=self.config.logit_soft_cap,
-            chunk_size=self.config.loss.chunk_size,
-        )
-        return Scores(statistics, features.left.experts)
+        given = (features.x_BTD, features.table_VD, labels_BT)
+        cap, chunk_size = self.config.logit_soft_cap, self.config.loss.chunk_size
+        if terms is None:
+            tokens = head.token_statistics(*given, cap=cap, chunk_size=chunk_size)
+            return Scores(tokens, None, features.experts)
+        loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
+        return Scores(loss.tokens, loss.objective, features.experts)
 
     @hk.name_like("__call__")
     def extend(
-        self, ids_BT: jax.Array, *, positions_BT: jax.Array, cache: KVCache
-    ) -> tuple[jax.Array, KVCache]:
-        """Features `[B, T, D]` -> logits of T more tokens a row, and the longer cache.
+        self,
+        ids_BT: jax.Array,
+        *,
+        positions_BT: jax.Array,
+        cache: DecodeCache,
+        lengths_B: jax.Array | None,
+    ) -> tuple[jax.Array, DecodeCache]:
+        """Logits `[B, T, V]` of T more tokens a row, and the longer cache.
 
         Args:
             ids_BT: tokens that continue each row.
-            positions_BT: their positions, which are their slots in the cache.
-            cache: keys and values so far, with a leading layer axis.
+            positions_BT: their positions, which follow what the cache holds.
+            cache: what was read so far.
+            lengths_B: int32 tokens of each row that count, the first ones; None is all of them.
         """
-        slots = cache.key_BSKE.shape[2]
-        mask = cache_mask(positions_BT, slots=slots)
-        weights = jnp.ones(ids_BT.shape, jnp.float32)
-        features = self._features(ids_BT, mask, positions_BT, weights, cache)
+        batch, length = ids_BT.shape
+        if lengths_B is None:
+            lengths_B = jnp.full((batch,), length, jnp.int32)
+        reading = Reading(
+            rows=self._kind.continued(positions_BT, lengths_B, cache.layers.kv),
+            weights_BT=jnp.ones(ids_BT.shape, jnp.float32),
+            past=Past(None, lengths_B),
+            cache=cache,
+        )
+        features = self._features(ids_BT, reading)
         scores = head.logits(features.x_BTD, features.table_VD, cap=self.config.logit_soft_cap)
-        assert features.left.cache is not None
-        return scores, features.left.cache
+        assert features.cache is not None
+        return scores, features.cache
 
     @hk.transparent
     def _rows(
         self, ids_BT: jax.Array, positions_BT: jax.Array, segment_ids_BT: jax.Array
     ) -> Features:
-        weights_BT = (segment_ids_BT > 0).astype(jnp.float32)
-        return self._features(ids_BT, causal_mask(segment_ids_BT), positions_BT, weights_BT, None)
+        reach = max(self.config.short_conv, *self.config.ngram.orders, 1) - 1
+        reading = Reading(
+            rows=self._kind.packed(positions_BT, segment_ids_BT),
+            weights_BT=(segment_ids_BT > 0).astype(jnp.float32),
+            past=packed_past(segment_ids_BT, reach=reach) if reach else None,
+            cache=None,
+        )
+        return self._features(ids_BT, reading)
 
     @hk.transparent
-    def _features(
-        self,
-        ids_BT: jax.Array,
-        mask_BTS: jax.Array,
-        positions_BT: jax.Array,
-        weights_BT: jax.Array,
-        cache: KVCache | None,
-    ) -> Features:
+    def _features(self, ids_BT: jax.Array, reading: Reading) -> Features:
+        config, cache = self.config, reading.cache
         embedding_VD, output_VD = self._tables()
-        x_BTD = constrain(embedding_VD[ids_BT].astype(self.dtype), "batch", None, None)
-        x_BTD = dropout(x_BTD, rate=self.config.dropout_rate)
-        turn = None
-        if self.config.position_encoding == "rope":
-            base = self.config.rope_base or DEFAULT_ROPE_BASE
-            turn = rotation(positions_BT, head_dim=self.config.head_dim, base=base)
-        given = BlockInput(mask_BTS, turn, positions_BT, weights_BT)
-        x_BTD, left = self._stack(x_BTD, given, cache)
-        return Features(RMSNorm(name="final_norm")(x_BTD), output_VD, left)
+        embedded = embed(
+            config,
+            ids_BT,
+            embedding_VD,
+            positions_BT=reading.rows.positions_BT,
+            past=reading.past,
+            cache=None if cache is None else cache.input,
+            dtype=self.dtype,
+        )
+        x_BTD, left = self._stack(embedded, reading)
+        x_BTD = NORMS[config.norm](name="final_norm")(x_BTD)
+        if left.cache is None:
+            return Features(x_BTD, output_VD, left.experts, None)
+        assert embedded.cache is not None
+        return Features(x_BTD, output_VD, left.experts, DecodeCache(left.cache, embedded.cache))
 
     @hk.transparent
     def _tables(self) -> tuple[jax.Array, jax.Array]:
         config = self.config
         shape = (config.vocab_size, config.d_model)
-        scale = config.d_model**-0.5
-        embedding = hk.get_parameter(
-            "embedding", shape, jnp.float32, hk.initializers.RandomNormal(scale)
-        )
+        spread = hk.initializers.RandomNormal(embedding_std(config))
+        embedding = hk.get_parameter("embedding", shape, jnp.float32, spread)
         if config.tie_embeddings:
             return embedding, embedding
-        output = hk.get_parameter("output", shape, jnp.float32, hk.initializers.RandomNormal(scale))
-        return embedding, output
+        spread = hk.initializers.RandomNormal(config.d_model**-0.5)
+        return embedding, hk.get_parameter("output", shape, jnp.float32, spread)
 
     @hk.transparent
-    def _stack(
-        self, x_BTD: jax.Array, given: BlockInput, cache: KVCache | None
-    ) -> tuple[jax.Array, BlockOutput]:
-        config = self.config
+    def _stack(self, embedded: Embedded, reading: Reading) -> tuple[jax.Array, BlockOutput]:
+        config, x_BTD = self.config, embedded.x_BTD
+        turn, first_BTKE, is_first_L = None, None, None
+        if config.position_encoding == "rope":
+            base = config.rope_base or DEFAULT_ROPE_BASE
+            turn = rotation(reading.rows.positions_BT, head_dim=config.head_dim, base=base)
+        if config.value_residual:
+            shape = (*x_BTD.shape[:2], config.kv_heads, config.head_dim)
+            first_BTKE = jnp.zeros(shape, x_BTD.dtype)
+            is_first_L = jnp.arange(config.num_layers) == 0
+        given = BlockInput(
+            rows=reading.rows,
+            turn=turn,
+            weights_BT=reading.weights_BT,
+            past=reading.past,
+            start_BTD=x_BTD if config.residual_gates else None,
+            value_BTKE=embedded.value_BTKE,
+        )
 
-        def layer(x_BTD: jax.Array, cache: KVCache | None) -> tuple[jax.Array, BlockOutput]:
+        def layer(
+            stream: Stream, cache: LayerCache | None, is_first: jax.Array | None
+        ) -> tuple[Stream, BlockOutput]:
             block = Block(config)
-            return remat(block, config.remat)(x_BTD, given, cache)
+            return remat(block, config.remat)(stream, given, cache, is_first)
 
         stack = hk.layer_stack(
             config.num_layers,
@@ -147,5 +198,6 @@ class Decoder(hk.Module):
             unroll=config.unroll,
             name="layers",
         )
-        x_BTD, left = stack(layer)(x_BTD, cache)
-        return x_BTD, left
+        layers = None if reading.cache is None else reading.cache.layers
+        stream, left = stack(layer)(Stream(x_BTD, first_BTKE), layers, is_first_L)
+        return stream.x_BTD, left

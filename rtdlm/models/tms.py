@@ -17,10 +17,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rtdlm.config import AGIConfig
+from rtdlm.config import AGIConfig, UserError
 from rtdlm.data.batch import Batch
+from rtdlm.models.cache import DecodeCache, empty_cache
 from rtdlm.models.decoder import Decoder, Scores
-from rtdlm.modules.attention import KVCache
+from rtdlm.modules.head import LossTerms
 
 Params = Mapping[str, Mapping[str, jax.Array]]
 
@@ -61,8 +62,11 @@ class TMSModel:
             positions_BT: int32 position within each document; None counts along the row.
             segment_ids_BT: int32 document of each token, 0 for padding; None is one document.
             key: turns dropout on.
+
+        Raises:
+            UserError: positions are counted along a row that is longer than they are learned for.
         """
-        rows = _rows(ids_BT, positions_BT, segment_ids_BT)
+        rows = self._rows(ids_BT, positions_BT, segment_ids_BT)
         return self._functions.apply.logits(params, key, ids_BT, **rows)
 
     def scores(
@@ -74,12 +78,24 @@ class TMSModel:
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
         key: jax.Array | None = None,
+        terms: LossTerms | None = None,
     ) -> Scores:
-        """Statistics of each token against `labels_BT`, the tokens that follow; see `logits`."""
-        rows = _rows(ids_BT, positions_BT, segment_ids_BT)
-        return self._functions.apply.scores(params, key, ids_BT, labels_BT, **rows)
+        """Statistics of each token against `labels_BT`, the tokens that follow; see `logits`.
 
-    def batch_scores(self, params: Params, batch: Batch, *, key: jax.Array | None = None) -> Scores:
+        With `terms` the result has the objective too, which is then what to differentiate: its
+        gradient costs no second pass over the logits, and the statistics carry none.
+        """
+        rows = self._rows(ids_BT, positions_BT, segment_ids_BT)
+        return self._functions.apply.scores(params, key, ids_BT, labels_BT, **rows, terms=terms)
+
+    def batch_scores(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None = None,
+        terms: LossTerms | None = None,
+    ) -> Scores:
         """`scores` of a batch as the loader makes it; `key` turns dropout on."""
         return self.scores(
             params,
@@ -88,25 +104,44 @@ class TMSModel:
             positions_BT=jnp.asarray(batch.positions),
             segment_ids_BT=jnp.asarray(batch.segment_ids),
             key=key,
+            terms=terms,
         )
 
     def extend(
-        self, params: Params, ids_BT: jax.Array, *, positions_BT: jax.Array, cache: KVCache
-    ) -> tuple[jax.Array, KVCache]:
+        self,
+        params: Params,
+        ids_BT: jax.Array,
+        *,
+        positions_BT: jax.Array,
+        cache: DecodeCache,
+        lengths_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, DecodeCache]:
         """Logits `[B, T, V]` of T more tokens a row and the cache that now holds them.
 
         A prompt is T tokens at once, decoding one at a time. Row b's token t is at position
-        `positions_BT[b, t]`, below the cache's number of slots.
+        `positions_BT[b, t]`, below the cache's number of slots and, with learned positions, below
+        `max_seq_len`. Rows may end in padding, or stand still: only the first `lengths_B[b]`
+        tokens of row b count (None: all), and the next call's stand at the positions after them.
         """
         return self._functions.apply.extend(
-            params, None, ids_BT, positions_BT=positions_BT, cache=cache
+            params, None, ids_BT, positions_BT=positions_BT, cache=cache, lengths_B=lengths_B
         )
 
-    def empty_cache(self, batch_size: int, slots: int) -> KVCache:
-        """A cache for `batch_size` rows of at most `slots` tokens."""
-        config = self.config
-        shape = (config.num_layers, batch_size, slots, config.kv_heads, config.head_dim)
-        return KVCache.empty(*shape, dtype=self.dtype)
+    def empty_cache(self, batch_size: int, slots: int) -> DecodeCache:
+        """A cache for `batch_size` rows of at most `slots` tokens; all zeros."""
+        return empty_cache(self.config, batch_size, slots, dtype=self.dtype)
+
+    def _rows(
+        self, ids_BT: jax.Array, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None
+    ) -> dict[str, jax.Array]:
+        config, length = self.config, ids_BT.shape[1]
+        learned = config.position_encoding == "learned"
+        if learned and positions_BT is None and length > config.max_seq_len:
+            raise UserError(
+                f"rows of {length} tokens have no position_encoding='learned' beyond "
+                f"max_seq_len={config.max_seq_len}; shorten them or train with a longer max_seq_len"
+            )
+        return _rows(ids_BT, positions_BT, segment_ids_BT)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -124,7 +159,7 @@ class TMSModel:
             decoder = Decoder(self.config, dtype=self.dtype)
 
             def template(ids_BT: jax.Array, labels_BT: jax.Array) -> Scores:
-                return decoder.scores(ids_BT, labels_BT, **_rows(ids_BT, None, None))
+                return decoder.scores(ids_BT, labels_BT, **_rows(ids_BT, None, None), terms=None)
 
             return template, _Methods(decoder.logits, decoder.scores, decoder.extend)
 
@@ -134,7 +169,7 @@ class TMSModel:
 class _Methods(NamedTuple):
     logits: Callable[..., jax.Array]
     scores: Callable[..., Scores]
-    extend: Callable[..., tuple[jax.Array, KVCache]]
+    extend: Callable[..., tuple[jax.Array, DecodeCache]]
 
 
 def _rows(

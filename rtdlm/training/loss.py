@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from rtdlm.evaluation import TokenSums, token_sums
 from rtdlm.models.decoder import Scores
+from rtdlm.modules.head import LossTerms
 from rtdlm.training.knobs import Knobs
 
 
@@ -37,13 +38,15 @@ class Sums(NamedTuple):
     """None in the dense form."""
 
 
+def loss_terms(weights_BT: ArrayLike, knobs: Knobs) -> LossTerms:
+    """What the head needs to know to make the objective and its gradient at once."""
+    return LossTerms(jnp.asarray(weights_BT), knobs.label_smoothing, knobs.z_loss)
+
+
 def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
-    """Sums over the batch; `objective` over the weight is what is minimised."""
-    statistics, smoothing = scores.tokens, knobs.label_smoothing
-    tokens = token_sums(statistics, weights_BT)
-    spread_BT = statistics.log_partition - statistics.mean_logit
-    regular_BT = smoothing * spread_BT + knobs.z_loss * jnp.square(statistics.log_partition)
-    objective = (1.0 - smoothing) * tokens.nll + jnp.sum(regular_BT * weights_BT)
+    """Sums over the batch of scores with `loss_terms`; `objective` is what is minimised."""
+    assert scores.objective is not None
+    tokens, objective = token_sums(scores.tokens, weights_BT), scores.objective
     experts = None
     if scores.experts is not None:
         layers = (scores.experts.balance, scores.experts.z, scores.experts.dropped)

@@ -10,8 +10,8 @@ stacking layers changes. What a direction is:
 
     adamw          Adam's (arXiv 1412.6980), decay decoupled (arXiv 1711.05101)
     muon           sqrt(max(1, out / in)) NewtonSchulz(Nesterov momentum) for weight matrices
-                   (Jordan et al., 2024; arXiv 2502.16982); embeddings, the output table, the
-                   router and norm scales go to Adam
+                   (see `rtdlm.training.muon`); embeddings, the output table, the router and norm
+                   scales go to Adam
     adafactor      factored root mean square, clipped to a root mean square of one a parameter
                    and layer (arXiv 1804.04235), without its relative step size
     lion           sign of an interpolated momentum (arXiv 2302.06675)
@@ -27,22 +27,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, schedule_free, schedule_free_eval_params
-from optax.contrib._muon import scale_by_muon, scale_by_shape
+from optax.contrib import schedule_free, schedule_free_eval_params
 
 from rtdlm.config import OptimizerConfig, UserError
 from rtdlm.parallel import own_axes, path_name
 from rtdlm.training.knobs import Knobs
+from rtdlm.training.muon import MatrixAxes, scale_by_muon
 from rtdlm.training.schedule import learning_rate_factor
 
 # Axes of a matrix that are summed over and that are produced, counted from the end, so that a
 # leading layer (or expert) axis makes a batch of matrices.
-MUON_MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+MUON_MATRICES: dict[str, MatrixAxes] = {
     r"attention/(query|key|value)/w": ((-3,), (-2, -1)),
     r"attention/output/w": ((-3, -2), (-1,)),
     r"(feedforward|experts)/(gate|up|down)/w": ((-2,), (-1,)),
+    r"ngram/projection/w": ((-3, -2), (-1,)),
 }
-UNDECAYED = (r"norm/scale$", r"decoder/embedding$")
+UNDECAYED = (
+    r"norm/scale$",
+    r"decoder/embedding$",
+    r"decoder/(position|value_embedding)$",
+    r"ngram/table$",
+    r"_mix/weights$",
+    r"_conv/kernel$",
+)
 
 
 class Progress(NamedTuple):
@@ -115,13 +123,10 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.name == "adamw":
         return adam
     assert config.name == "muon"
-    muon = optax.chain(
-        scale_by_muon(
-            beta=_or(config.momentum, 0.95),
-            ns_steps=_or(config.newton_schulz_steps, 5),
-            weight_dimension_numbers=_muon_axes,
-        ),
-        scale_by_shape(weight_dimension_numbers=_muon_axes),
+    muon = scale_by_muon(
+        _matrix_axes,
+        momentum=_or(config.momentum, 0.95),
+        steps=_or(config.newton_schulz_steps, 5),
     )
     groups = lambda params: _by_path(params, lambda path: "muon" if _matrix(path) else "adam")  # noqa: E731
     return optax.partition({"muon": muon, "adam": adam}, groups)
@@ -141,24 +146,17 @@ def _clip_rms() -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(clipped, updates))
 
 
-def _matrix(path: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _matrix(path: str) -> MatrixAxes | None:
     for pattern, axes in MUON_MATRICES.items():
         if re.search(rf"(^|/){pattern}$", path):
             return axes
     return None
 
 
-def _muon_axes(params: Any) -> Any:
-    def numbers(path: tuple[Any, ...], leaf: Any) -> Any:
-        if isinstance(leaf, optax.MaskedNode):
-            return leaf
-        axes = _matrix(path_name(path))
-        assert axes is not None, path_name(path)
-        summed, produced = (tuple(axis % leaf.ndim for axis in side) for side in axes)
-        return MuonDimensionNumbers(reduction_axis=summed, output_axis=produced)
-
-    masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
-    return jax.tree_util.tree_map_with_path(numbers, params, is_leaf=masked)
+def _matrix_axes(path: str) -> MatrixAxes:
+    axes = _matrix(path)
+    assert axes is not None, path
+    return axes
 
 
 def _decay(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:

@@ -20,7 +20,7 @@ from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, under
 from rtdlm.training.knobs import Knobs
-from rtdlm.training.loss import Sums, loss_sums
+from rtdlm.training.loss import Sums, loss_sums, loss_terms
 from rtdlm.training.optimizer import Progress, learning_rate
 from rtdlm.training.precision import next_loss_scale
 from rtdlm.training.state import TrainState, state_shapes, state_shardings
@@ -119,7 +119,9 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     key = jax.random.fold_in(state.key, state.step) if config.dropout_rate > 0 else None
 
     def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(model.batch_scores(params, micro, key=key), micro.weights, knobs)
+        terms = loss_terms(micro.weights, knobs)
+        scores = model.batch_scores(params, micro, key=key, terms=terms)
+        sums = loss_sums(scores, micro.weights, knobs)
         return sums.objective / weight * scale, sums
 
     differentiate = jax.grad(objective, has_aux=True)

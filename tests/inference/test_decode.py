@@ -21,10 +21,11 @@ from rtdlm.inference.layout import (
     split_params,
 )
 from rtdlm.models import TMSModel
+from rtdlm.models.cache import DecodeCache
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from tests.inference.writers import DOCUMENT, GREEDY, VOCABULARY, letters_model
-from tests.models.small import TIGHT, random_params, small_config
+from tests.models.small import RICH, TIGHT, random_params, small_config
 
 
 def test_no_option_of_sampling_and_no_other_prompt_compiles_anew() -> None:
@@ -124,6 +125,7 @@ def test_one_token_is_written_where_the_row_stands_or_nowhere(position: int) -> 
         ({"experts": TIGHT}, "float32"),
         ({"experts": TIGHT}, "bfloat16"),
         ({"tie_embeddings": True}, "bfloat16"),
+        (RICH, "bfloat16"),
     ],
     ids=str,
 )
@@ -135,7 +137,7 @@ def test_splitting_and_joining_changes_no_logit(form: dict[str, Any], compute: s
     positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
 
     @jax.jit
-    def split_then_joined(params: Params) -> tuple[jax.Array, KVCache]:
+    def split_then_joined(params: Params) -> tuple[jax.Array, DecodeCache]:
         joined = join_params(split_params(params, dtype=model.dtype))
         cache = join_cache(split_cache(model.empty_cache(2, 8)))
         return model.extend(joined, ids, positions_BT=positions, cache=cache)

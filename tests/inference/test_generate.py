@@ -27,7 +27,7 @@ from tests.inference.writers import (
     letters_model,
     written,
 )
-from tests.models.small import ROOMY, TIGHT, random_params
+from tests.models.small import GPT, RICH, ROOMY, TIGHT, random_params
 
 FORMS: dict[str, dict[str, Any]] = {
     "gqa": {},
@@ -38,6 +38,8 @@ FORMS: dict[str, dict[str, Any]] = {
         "attention_type": "mha", "num_kv_heads": None, "tie_embeddings": True,
         "logit_soft_cap": 30.0, "layer_unroll": 1,
     },
+    "the small GPT, untied": {**GPT, "tie_embeddings": False},
+    "rich": RICH,
     "experts": {"experts": TIGHT},
 }  # fmt: skip
 DRAWN = SamplingConfig(
@@ -46,7 +48,8 @@ DRAWN = SamplingConfig(
 
 
 @pytest.mark.parametrize(
-    ("form", "read_at_once"), [*((form, 256) for form in FORMS), ("gqa", 8), ("experts", 8)]
+    ("form", "read_at_once"),
+    [*((form, 256) for form in FORMS), ("gqa", 8), ("rich", 8), ("experts", 8)],
 )
 def test_greedy_tokens_are_the_argmax_of_the_full_forward_pass(
     form: str, read_at_once: int, monkeypatch: pytest.MonkeyPatch

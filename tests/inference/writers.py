@@ -46,6 +46,8 @@ def forward(model: TMSModel, params: Params, ids: np.ndarray) -> np.ndarray:
     """`[T, V]`: the logits after each token, by one pass over the whole row without a cache."""
     row = np.zeros((1, model.config.max_seq_len + 1), np.int32)
     row[0, : len(ids)] = ids
+    if model.config.position_encoding == "learned":
+        row = row[:, :-1]
     return np.array(_logits(model)(params, row))[0, : len(ids), :VOCABULARY]
 
 

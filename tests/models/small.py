@@ -27,6 +27,19 @@ ROOMY = {"num_experts": 4, "top_k": 2, "capacity_factor": 4.0}
 # Four experts with three places each for twenty-four choices: half of them are dropped.
 TIGHT = {"num_experts": 4, "top_k": 2, "capacity_factor": 0.5}
 
+# The standard small GPT, without biases.
+GPT: dict[str, Any] = {
+    "feedforward": "gelu", "norm": "layer", "position_encoding": "learned", "qk_norm": False,
+    "tie_embeddings": True, "attention_type": "mha", "num_kv_heads": None,
+}  # fmt: skip
+# Every ingredient beyond the plain transformer; pairs of tokens collide in 50 rows.
+RICH: dict[str, Any] = {
+    "feedforward": "relu2", "embedding_norm": True, "value_residual": True,
+    "value_embeddings": True, "residual_gates": True, "short_conv": 3,
+    "short_conv_places": ["input", "attention", "queries", "keys", "values", "feedforward"],
+    "ngram": {"orders": [2, 4], "buckets": 50, "dim": 8},
+}  # fmt: skip
+
 
 def small_config(**overrides: Any) -> AGIConfig:
     """`SMALL` with `overrides`; a None of `num_kv_heads` leaves it to the attention type."""

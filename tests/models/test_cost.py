@@ -17,10 +17,27 @@ WIDE: dict[str, Any] = {
 FORMS: dict[str, dict[str, Any]] = {
     "grouped": {"num_kv_heads": 2},
     "multi-head, no QK-norm": {"attention_type": "mha", "qk_norm": False},
+    "sliding": {"attention_type": "sliding", "attention": {"window": 40}},
     "multi-query, tied": {"attention_type": "mqa", "tie_embeddings": True},
     "two of eight experts": {"experts": {"num_experts": 8, "capacity_factor": 1.0}},
+    # With GELU the compiler also counts its polynomials, tens of operations a feature.
+    "the small GPT, but for GELU": {
+        "feedforward": "relu2", "norm": "layer", "position_encoding": "learned",
+        "qk_norm": False, "tie_embeddings": True,
+    },
+    "values and gates": {
+        "feedforward": "relu2", "value_residual": True, "value_embeddings": True,
+        "residual_gates": True, "embedding_norm": True, "num_kv_heads": 2,
+    },
+    "only value residuals, n-grams": {
+        "value_residual": True, "ngram": {"orders": [2, 3], "buckets": 100, "dim": 24},
+    },
+    "convolutions": {
+        "short_conv": 3, "ngram": {"orders": [2], "buckets": 100},
+        "short_conv_places": ["input", "attention", "queries", "keys", "values", "feedforward"],
+    },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -29,7 +46,7 @@ def test_parameters_equal_the_models_own_shapes(form: str) -> None:
     shapes = TMSModel(config).shapes
     count = count_parameters(config)
     assert count.total == sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    tables = shapes["decoder"].values()
+    tables = [*shapes["decoder"].values(), *shapes.get("decoder/ngram", {}).values()]
     assert count.embedding == sum(leaf.size for leaf in tables)
 
 

@@ -1,5 +1,6 @@
 """Decoding with a cache against the forward pass over the whole row."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -8,15 +9,17 @@ import numpy as np
 import pytest
 
 from rtdlm.models import TMSModel
+from rtdlm.models.cache import DecodeCache
 from rtdlm.models.tms import Params
-from rtdlm.modules.attention import KVCache
-from tests.models.small import ROOMY, random_params, small_config
+from tests.models.small import GPT, RICH, ROOMY, random_params, small_config
 
 FORMS: dict[str, dict[str, Any]] = {
     "gqa, tied, capped": {"tie_embeddings": True, "logit_soft_cap": 3.0},
     "mqa without positions": {
         "attention_type": "mqa", "num_kv_heads": None, "position_encoding": "none",
     },
+    "the small GPT": GPT,
+    "rich": RICH,
     "experts with room": {"experts": ROOMY},
 }  # fmt: skip
 LENGTH, SLOTS = 12, 14
@@ -34,15 +37,26 @@ class Decoding:
         self._extend = jax.jit(self.model.extend)
 
     def extend(
-        self, ids_BT: jax.Array, positions_BT: jax.Array, cache: KVCache
-    ) -> tuple[np.ndarray, KVCache]:
-        scores, cache = self._extend(self.params, ids_BT, positions_BT=positions_BT, cache=cache)
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array,
+        cache: DecodeCache,
+        lengths_B: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, DecodeCache]:
+        scores, cache = self._extend(
+            self.params, ids_BT, positions_BT=positions_BT, cache=cache, lengths_B=lengths_B
+        )
         return np.asarray(scores), cache
+
+
+@cache
+def decoding_of(form: str) -> Decoding:
+    return Decoding(**FORMS[form])
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def decoding(request: pytest.FixtureRequest) -> Decoding:
-    return Decoding(**FORMS[request.param])
+    return decoding_of(request.param)
 
 
 @pytest.mark.parametrize("sizes", [(1,) * LENGTH, (5, 1, 1, 5), (LENGTH,)], ids=str)
@@ -57,33 +71,64 @@ def test_pieces_of_any_size_equal_the_forward_pass(
         np.testing.assert_allclose(scores, decoding.whole[:, here], atol=1e-5)
         start += size
     assert start == LENGTH
-    assert cache.key_BSKE.shape == (2, 2, SLOTS, decoding.model.config.kv_heads, 4)
-    assert not np.asarray(cache.key_BSKE[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
+    keys = cache.layers.kv.key_BSKE
+    assert keys.shape == (2, 2, SLOTS, decoding.model.config.kv_heads, 4)
+    assert not np.asarray(keys[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
 
 
 def test_rows_of_different_lengths_share_a_batch(decoding: Decoding) -> None:
-    """Row 0 has a prompt of five tokens, row 1 of two and padding that must leave no trace."""
-    lengths = np.array([5, 2])
-    prompt = jnp.where(jnp.arange(5)[None] < lengths[:, None], decoding.ids_BT[:, :5], 63)
+    """Row 0 has a prompt of five tokens, row 1 of two and padding that must leave no trace.
+
+    Then each row goes on at its own steps; where it stands still it reads its next token in vain.
+    """
+    at = np.array([5, 2])
+    prompt = jnp.where(jnp.arange(5)[None] < at[:, None], decoding.ids_BT[:, :5], 63)
     positions = jnp.broadcast_to(jnp.arange(5)[None], (2, 5))
-    scores, cache = decoding.extend(prompt, positions, decoding.model.empty_cache(2, SLOTS))
+    scores, cache = decoding.extend(
+        prompt, positions, decoding.model.empty_cache(2, SLOTS), at.astype(np.int32)
+    )
     np.testing.assert_allclose(scores[0], decoding.whole[0, :5], atol=1e-5)
     np.testing.assert_allclose(scores[1, :2], decoding.whole[1, :2], atol=1e-5)
-    for step in range(LENGTH - 5):
-        at = jnp.asarray(lengths + step)[:, None]
-        ids = jnp.take_along_axis(decoding.ids_BT, at, axis=1)
-        scores, cache = decoding.extend(ids, at, cache)
-        for row in range(2):
+    for step in range(10):
+        ids = jnp.take_along_axis(decoding.ids_BT, jnp.asarray(at)[:, None], axis=1)
+        running = np.array([step % 3 != 0, step % 2 == 0], np.int32)
+        scores, cache = decoding.extend(ids, jnp.asarray(at)[:, None], cache, running)
+        np.testing.assert_allclose(scores[:, 0], decoding.whole[[0, 1], at], atol=1e-5)
+        at = at + running
+    assert at.tolist() == [11, 7]
+
+
+@pytest.mark.parametrize("counted", [(0, 0), (0, 3), (1, 2), (3, 1)], ids=str)
+def test_what_does_not_count_moves_nothing(counted: tuple[int, int]) -> None:
+    """Of three tokens that go on each row only the first count; the state is as without others."""
+    decoding = decoding_of("rich")
+    empty = decoding.model.empty_cache(2, SLOTS)
+    positions = jnp.broadcast_to(jnp.arange(2)[None], (2, 2))
+    _, before = decoding.extend(decoding.ids_BT[:, :2], positions, empty)
+    positions = jnp.broadcast_to(jnp.arange(2, 5)[None], (2, 3))
+    ids = decoding.ids_BT[:, 2:5]
+    _, after = decoding.extend(ids, positions, before, np.array(counted, np.int32))
+    assert set(after.layers.convs) == {"attention", "queries", "keys", "values", "feedforward"}
+    assert set(after.input.convs) == {"input"}
+    for row, count in enumerate(counted):
+        alone = before
+        for step in range(count):
+            here = jnp.full((2, 1), 2 + step)
+            _, alone = decoding.extend(ids[:, step : step + 1], here, alone)
+        for place, state in after.layers.convs.items():
             np.testing.assert_allclose(
-                scores[row, 0], decoding.whole[row, lengths[row] + step], atol=1e-5
+                state[:, row], alone.layers.convs[place][:, row], atol=1e-5, err_msg=place
             )
+        np.testing.assert_array_equal(after.input.recent_BJ[row], alone.input.recent_BJ[row])
+        last = np.asarray(decoding.ids_BT)[row, : 2 + count][-3:] + 1
+        assert after.input.recent_BJ[row].tolist() == [0] * (3 - len(last)) + last.tolist()
 
 
 def test_the_cache_has_the_activations_format_and_stays_near_in_bfloat16() -> None:
     decoding = Decoding(precision={"compute": "bfloat16"})
     cache = decoding.model.empty_cache(2, LENGTH)
-    assert cache.key_BSKE.dtype == cache.value_BSKE.dtype == jnp.bfloat16
+    assert cache.layers.kv.key_BSKE.dtype == cache.layers.kv.value_BSKE.dtype == jnp.bfloat16
     positions = jnp.broadcast_to(jnp.arange(LENGTH)[None], (2, LENGTH))
     scores, cache = decoding.extend(decoding.ids_BT, positions, cache)
-    assert cache.key_BSKE.dtype == jnp.bfloat16
+    assert cache.layers.kv.key_BSKE.dtype == jnp.bfloat16
     np.testing.assert_allclose(scores, decoding.whole, atol=0.05)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtdlm.models import TMSModel
-from tests.models.small import ROOMY, TIGHT, packed_batch, random_params, small_config
+from tests.models.small import GPT, RICH, ROOMY, TIGHT, packed_batch, random_params, small_config
 from tests.modules import reference
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -21,6 +21,9 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
+    "the small GPT": GPT,
+    "rich": RICH,
+    "n-grams as wide as the model": {"ngram": {"orders": [2], "buckets": 4225}},
     "one expert a token": {"experts": {"num_experts": 3, "top_k": 1, "capacity_factor": 0.8}},
 }  # fmt: skip
 
@@ -50,6 +53,11 @@ def test_logits_equal_the_papers_in_numpy(form: str) -> None:
             cap=config.logit_soft_cap,
             top_k=config.experts.choices if sparse else 0,
             capacity=config.experts.capacity(config.max_seq_len) if sparse else 0,
+            norm=config.norm,
+            feedforward=config.feedforward,
+            value_residual=config.value_residual,
+            orders=config.ngram.orders,
+            buckets=config.ngram.rows,
         )
         np.testing.assert_allclose(actual[row], expected, atol=2e-5, rtol=2e-5)
 

@@ -13,6 +13,7 @@ from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
 from rtdlm.models.decoder import Scores
 from tests.models.small import (
+    RICH,
     ROOMY,
     TIGHT,
     assert_trees_close,
@@ -25,6 +26,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "gqa": {},
     "mha": {"attention_type": "mha", "num_kv_heads": None},
     "mqa": {"attention_type": "mqa", "num_kv_heads": None, "position_encoding": "none"},
+    "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
+    "rich": RICH,
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
 }
@@ -81,7 +84,7 @@ def measurement(form: str) -> Callable[[Batch], Result]:
     return measure
 
 
-@pytest.mark.parametrize("form", ["gqa", "experts with room"])
+@pytest.mark.parametrize("form", ["gqa", "sliding", "rich", "experts with room"])
 def test_packed_documents_equal_separate_documents(form: str) -> None:
     packed = packed_batch(small_config(), rows=2, seed=4)
     places = [
@@ -102,7 +105,7 @@ def test_packed_documents_equal_separate_documents(form: str) -> None:
     assert_trees_close(together.gradients, apart.gradients)
 
 
-@pytest.mark.parametrize("form", ["gqa", "experts that drop"])
+@pytest.mark.parametrize("form", ["gqa", "rich", "experts that drop"])
 def test_padding_contributes_nothing(form: str) -> None:
     """Whatever ids and labels it holds, at the end of rows and in rows of nothing else."""
     batch = pad_rows(packed_batch(small_config(), rows=3, seed=5), ROWS)

@@ -10,9 +10,9 @@ import pytest
 
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
-from rtdlm.models.block import Block, BlockInput
+from rtdlm.models.block import Block, BlockInput, Stream
 from rtdlm.models.decoder import Scores
-from rtdlm.modules.attention import causal_mask, rotation
+from rtdlm.modules.attention import Rows, causal_mask, rotation
 from tests.models.small import (
     ROOMY,
     assert_trees_close,
@@ -75,12 +75,13 @@ def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
     params = random_params(model)
     segments, positions = jnp.asarray(batch.segment_ids), jnp.asarray(batch.positions)
     given = BlockInput(
-        causal_mask(segments),
+        Rows(positions, causal_mask(segments)),
         rotation(positions, head_dim=config.head_dim, base=10_000.0),
-        positions,
         jnp.ones(segments.shape),
     )
-    block = hk.without_apply_rng(hk.transform(lambda x: Block(config)(x, given, None)[0]))
+    block = hk.without_apply_rng(
+        hk.transform(lambda x: Block(config)(Stream(x), given, None)[0].x_BTD)
+    )
     apply = jax.jit(block.apply)
     prefix = "decoder/layers/"
     x = params["decoder"]["embedding"][batch.input_ids]
@@ -129,8 +130,9 @@ def test_dropout_falls_on_both_writes_of_a_block(silent: str) -> None:
     config = small_config(dropout_rate=0.5)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 16)), jnp.float32)
     positions = jnp.broadcast_to(jnp.arange(12)[None], (2, 12))
-    given = BlockInput(causal_mask(jnp.ones_like(positions)), None, positions, jnp.ones((2, 12)))
-    block = hk.transform(lambda x: Block(config)(x, given, None)[0])
+    rows = Rows(positions, causal_mask(jnp.ones_like(positions)))
+    given = BlockInput(rows, None, jnp.ones((2, 12)))
+    block = hk.transform(lambda x: Block(config)(Stream(x), given, None)[0].x_BTD)
     params = jax.jit(block.init)(jax.random.key(0), x)
     params[f"block/{silent}"]["w"] = jnp.zeros_like(params[f"block/{silent}"]["w"])
     added = np.asarray(jax.jit(block.apply)(params, jax.random.key(1), x) - x)

@@ -7,7 +7,9 @@ import pytest
 
 from rtdlm import AGIConfig, TMSModel
 from rtdlm.config import UserError
-from tests.models.small import SMALL, random_params, small_config
+from tests.models.small import GPT, RICH, SMALL, random_params, small_config
+
+MIXES = ("residual_mix", "attention/value_mix")
 
 
 def test_keyword_arguments_are_fields_of_the_config() -> None:
@@ -70,6 +72,42 @@ def test_initialisation_has_the_stated_spread_and_shrinks_with_depth() -> None:
     for path, leaf in params.items():
         if path.endswith("_norm"):
             assert (np.asarray(leaf["scale"]) == 1).all(), path
+
+
+def test_each_ingredient_starts_as_its_documentation_says() -> None:
+    """What writes to the stream at zero, mixtures as told, the embedding as wide as asked."""
+    config = small_config(**RICH, position_encoding="learned", zero_init_outputs=True)
+    model = TMSModel(config, embedding_std=0.5, vocab_size=512)
+    params = jax.jit(model.init)(jax.random.key(4))
+    block = "decoder/layers/block"
+    zeros = ["attention/output", "feedforward/down", "attention_conv", "attention/keys_conv"]
+    for path in zeros:
+        assert not np.asarray(next(iter(params[f"{block}/{path}"].values()))).any(), path
+    assert not params["decoder/ngram"]["table"].any()
+    mix = {name: params[f"{block}/{name}"]["weights"] for name in MIXES}
+    assert mix["residual_mix"].tolist() == [[1.0, 0.0]] * 2
+    assert mix["attention/value_mix"].tolist() == [[0.5, 0.5, 1.0]] * 2
+    spread = {"embedding": 0.5, "output": 0.25, "value_embedding": 0.25}
+    for name, expected in spread.items():
+        assert np.asarray(params["decoder"][name]).std() == pytest.approx(expected, rel=0.04), name
+    assert 0.4 < np.asarray(params["decoder"]["position"]).std() < 0.6
+    # Blocks write nothing yet, so that only the token itself decides.
+    logits = jax.jit(model.logits)
+    ids = jnp.array([[5, 6, 7], [9, 6, 8]])
+    params["decoder"]["position"] = jnp.zeros_like(params["decoder"]["position"])
+    here = logits(params, ids)[:, 1]
+    np.testing.assert_array_equal(here[0], here[1])
+
+
+def test_learned_positions_end_with_the_context() -> None:
+    model = TMSModel(small_config(**GPT))
+    ids = jnp.zeros((1, 13), jnp.int32)
+    with pytest.raises(UserError) as raised:
+        model.logits(random_params(model), ids)
+    assert str(raised.value) == (
+        "rows of 13 tokens have no position_encoding='learned' beyond max_seq_len=12; shorten "
+        "them or train with a longer max_seq_len"
+    )
 
 
 def test_overrides_change_only_what_they_name() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rtdlm.modules.attention import (
     GroupedQueryAttention,
     KVCache,
+    Rows,
     cache_mask,
     causal_mask,
     rotate,
@@ -103,14 +104,13 @@ def test_equals_a_loop_over_heads_and_queries(
         module = GroupedQueryAttention(
             num_heads=H, num_kv_heads=kv_heads, head_dim=E, qk_norm=qk_norm, out_scale=1.0
         )
-        out, cache = module(
+        out, cache, first = module(
             x_BTD,
-            mask_BTS=causal_mask(jnp.asarray(segments)),
+            rows=Rows(jnp.asarray(positions), causal_mask(jnp.asarray(segments))),
             turn=turn,
-            positions_BT=jnp.asarray(positions),
             cache=None,
         )
-        assert cache is None
+        assert cache is None and first is None
         return out
 
     transformed = hk.without_apply_rng(hk.transform(forward))
@@ -123,7 +123,7 @@ def test_equals_a_loop_over_heads_and_queries(
     }
     actual = jax.jit(transformed.apply)(params, jnp.asarray(x))
     for row in range(2):
-        expected = reference.attention(
+        expected, _ = reference.attention(
             x[row].astype(np.float64),
             weights,
             segments=segments[row],

@@ -8,8 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.feedforward import SwiGLU
-from rtdlm.modules.primitives import Projection, RMSNorm, dropout
+from rtdlm.modules.feedforward import FEEDFORWARDS, SwiGLU
+from rtdlm.modules.primitives import (
+    LayerNorm,
+    Mix,
+    Past,
+    Projection,
+    RMSNorm,
+    ShortConv,
+    dropout,
+    look_back,
+    packed_past,
+)
 from rtdlm.modules.primitives.projection import contract
 from tests.modules import reference
 
@@ -102,3 +112,82 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(dtype: Any) -> None:
     assert drop.apply({}, None, x) is x, "no key, no dropout"
     off = hk.transform(lambda x: dropout(x, rate=0.0))
     assert off.apply({}, jax.random.key(0), x) is x, "no rate, no dropout"
+
+
+def test_layer_norm_subtracts_the_mean_and_divides_by_the_spread() -> None:
+    norm = hk.without_apply_rng(hk.transform(lambda x: LayerNorm()(x)))
+    x = np.random.default_rng(0).normal(3.0, 2.0, size=(2, 5, 8)).astype(np.float32)
+    scale = np.linspace(0.5, 2.0, 8, dtype=np.float32)
+    for dtype, rtol in ((jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)):
+        given = jnp.asarray(x, dtype)
+        y = norm.apply({"norm": {"scale": jnp.asarray(scale)}}, given)
+        assert y.dtype == dtype
+        expected = reference.layer_norm(np.asarray(given, np.float64), scale)
+        np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=rtol, atol=1e-6)
+
+
+def test_a_mix_is_a_weighted_sum_and_starts_as_told() -> None:
+    mix = hk.without_apply_rng(hk.transform(lambda *x: Mix(initial=(0.5, -2.0), name="mix")(*x)))
+    one, other = jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0])
+    params = mix.init(jax.random.key(0), one, other)
+    assert params["mix"]["weights"].tolist() == [0.5, -2.0]
+    changed = {"mix": {"weights": jnp.array([3.0, 4.0])}}
+    assert mix.apply(changed, one, other).tolist() == [43.0, 86.0]
+
+
+def test_looking_back_stays_within_the_document() -> None:
+    segments = jnp.array([[1, 1, 1, 2, 2, 0, 0]])
+    tokens = jnp.array([[11, 12, 13, 21, 22, 31, 32]])
+    seen, state = look_back(tokens, packed_past(segments, reach=3), reach=2, state=None)
+    assert state is None
+    assert [x[0].tolist() for x in seen] == [
+        [11, 12, 13, 21, 22, 31, 32],
+        [0, 11, 12, 0, 21, 0, 31],
+        [0, 0, 11, 0, 0, 0, 0],
+    ]
+
+
+def test_looking_back_at_a_state_that_moves_by_what_counts() -> None:
+    state = jnp.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    tokens = jnp.array([[10, 11], [20, 21], [30, 31]])
+    seen, state = look_back(tokens, Past(None, jnp.array([2, 0, 1])), reach=3, state=state)
+    assert [x.tolist() for x in seen] == [
+        [[10, 11], [20, 21], [30, 31]],
+        [[3, 10], [6, 20], [9, 30]],
+        [[2, 3], [5, 6], [8, 9]],
+        [[1, 2], [4, 5], [7, 8]],
+    ]
+    assert state.tolist() == [[3, 10, 11], [4, 5, 6], [8, 9, 30]]
+
+
+def test_a_short_convolution_is_a_loop_over_tokens_and_starts_as_the_identity() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 9, 2, 3)).astype(np.float32)
+    segments = np.array([[1, 1, 1, 1, 2, 2, 0, 0, 0], [1] * 9])
+    past = packed_past(jnp.asarray(segments), reach=3)
+    conv = hk.without_apply_rng(
+        hk.transform(lambda x: ShortConv(width=4, name="conv")(x, past=past, state=None)[0])
+    )
+    params = conv.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(conv.apply(params, jnp.asarray(x)), x)
+    kernel = rng.normal(size=(4, 2, 3)).astype(np.float32)
+    y = conv.apply({"conv": {"kernel": jnp.asarray(kernel)}}, jnp.asarray(x))
+    for row in range(2):
+        expected = reference.short_conv(x[row].astype(np.float64), kernel, segments[row])
+        np.testing.assert_allclose(y[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["relu2", "gelu"])
+def test_two_matrices_and_what_is_between_them(kind: str) -> None:
+    layer = hk.without_apply_rng(
+        hk.transform(lambda x: FEEDFORWARDS[kind](d_ff=7, out_scale=1.0)(x))
+    )
+    rng = np.random.default_rng(3)
+    x, up, down = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 5), (5, 7), (7, 5)))
+    params = {
+        "feedforward/up": {"w": jnp.asarray(up)},
+        "feedforward/down": {"w": jnp.asarray(down)},
+    }
+    actual = layer.apply(params, jnp.asarray(x))
+    exact = (a.astype(np.float64) for a in (x, up, down))
+    np.testing.assert_allclose(actual, reference.FEEDFORWARDS[kind](*exact), rtol=2e-5, atol=2e-5)

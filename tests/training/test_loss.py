@@ -11,9 +11,9 @@ import pytest
 from rtdlm.config import AGIConfig
 from rtdlm.models.decoder import Scores
 from rtdlm.modules.experts import ExpertStatistics
-from rtdlm.modules.head import token_statistics
+from rtdlm.modules.head import token_loss
 from rtdlm.training.knobs import Knobs
-from rtdlm.training.loss import loss_sums
+from rtdlm.training.loss import Sums, loss_sums, loss_terms
 
 B, T, D, V, LAYERS = 3, 5, 4, 11, 2
 
@@ -34,9 +34,10 @@ def knobs(**values: float) -> Knobs:
     return start._replace(**{name: jnp.float32(value) for name, value in values.items()})
 
 
-def scores(case: dict[str, Any], experts: ExpertStatistics | None = None) -> Scores:
-    x, table, labels = case["x"], case["table"], case["labels"]
-    return Scores(token_statistics(x, table, labels, cap=None, chunk_size=2), experts)
+def sums_of(case: dict[str, Any], turned: Knobs, experts: ExpertStatistics | None = None) -> Sums:
+    terms = loss_terms(case["weights"], turned)
+    loss = token_loss(case["x"], case["table"], case["labels"], terms, cap=None, chunk_size=2)
+    return loss_sums(Scores(loss.tokens, loss.objective, experts), case["weights"], turned)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -44,7 +45,7 @@ def scores(case: dict[str, Any], experts: ExpertStatistics | None = None) -> Sco
 def test_the_objective_is_smoothed_cross_entropy_plus_z_loss(
     case: dict[str, Any], smoothing: float, z: float
 ) -> None:
-    sums = loss_sums(scores(case), case["weights"], knobs(label_smoothing=smoothing, z_loss=z))
+    sums = sums_of(case, knobs(label_smoothing=smoothing, z_loss=z))
     logits = jnp.einsum("BTD,VD->BTV", case["x"], case["table"])
     targets = optax.smooth_labels(jax.nn.one_hot(case["labels"], V), smoothing)
     each = optax.softmax_cross_entropy(logits, targets)
@@ -63,9 +64,9 @@ def test_experts_add_their_losses_times_the_weight(case: dict[str, Any]) -> None
         usage_E=jnp.ones((LAYERS, 4)) / 4,
         dropped=jnp.asarray([0.1, 0.3]),
     )
-    plain = loss_sums(scores(case), case["weights"], knobs())
+    plain = sums_of(case, knobs())
     turned = knobs(balance_weight=0.1, router_z_weight=0.01)
-    sums = loss_sums(scores(case, experts), case["weights"], turned)
+    sums = sums_of(case, turned, experts)
     weight = float(sums.tokens.weight)
     assert float(sums.objective) == pytest.approx(
         float(plain.objective) + weight * (0.1 * 2.0 + 0.01 * 4.0), rel=1e-6
@@ -76,12 +77,12 @@ def test_experts_add_their_losses_times_the_weight(case: dict[str, Any]) -> None
 
 def test_sums_over_parts_add_up_to_the_whole(case: dict[str, Any]) -> None:
     turned = knobs(label_smoothing=0.1, z_loss=0.01)
-    whole = loss_sums(scores(case), case["weights"], turned)
+    whole = sums_of(case, turned)
     parts = []
     for row in range(B):
         part = {name: value[row : row + 1] for name, value in case.items() if name != "table"}
         part["table"] = case["table"]
-        parts.append(loss_sums(scores(part), part["weights"], turned))
+        parts.append(sums_of(part, turned))
     added = jax.tree.map(lambda *values: sum(values), *parts)
     for got, expected in zip(jax.tree.leaves(added), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -21,6 +21,7 @@ from rtdlm.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
+from tests.models.small import RICH, small_config
 from tests.training import optimizers as papers
 
 BLOCK = "decoder/layers/block"
@@ -304,14 +305,40 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
     assert changed == {path for path in SHAPES if re.search(pattern, path)}
 
 
+def test_decay_leaves_tables_and_small_parameters_alone() -> None:
+    """With no gradient, decay alone moves a parameter."""
+    shapes = TMSModel(small_config(position_encoding="learned", **RICH)).shapes
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, ones)
+    optimizer = make_optimizer(OptimizerConfig(name="sgd", **COMMON))
+    told = {
+        "knobs": Knobs.from_config(AGIConfig()),
+        "progress": Progress(jnp.int32(5), jnp.zeros(())),
+    }
+    moved, _ = optimizer.update(zeros, optimizer.init(ones), ones, **told)
+    decayed = {path for path, change in flattened(moved).items() if change.any()}
+    products = re.compile(r"/w$|decoder/output$")
+    assert decayed == {path for path in flattened(ones) if products.search(path)}
+
+
 def test_muon_moves_exactly_these_paths() -> None:
     """Of every parameter that a model of either form has, by the state Muon keeps."""
     matrices = {
         *(f"{BLOCK}/attention/{name}/w" for name in ("query", "key", "value", "output")),
         *(f"{BLOCK}/feedforward/{name}/w" for name in ("gate", "up", "down")),
         *(f"{BLOCK}/experts/{name}/w" for name in ("gate", "up", "down")),
+        "decoder/ngram/projection/w",
     }
     rest = {
+        "decoder/position",
+        "decoder/value_embedding",
+        "decoder/ngram/table",
+        "decoder/embedding_norm/scale",
+        f"{BLOCK}/residual_mix/weights",
+        f"{BLOCK}/attention/value_mix/weights",
+        "decoder/input_conv/kernel",
+        *(f"{BLOCK}/{name}_conv/kernel" for name in ("attention", "feedforward")),
+        *(f"{BLOCK}/attention/{name}_conv/kernel" for name in ("queries", "keys", "values")),
         "decoder/embedding",
         "decoder/output",
         "decoder/final_norm/scale",
@@ -321,10 +348,9 @@ def test_muon_moves_exactly_these_paths() -> None:
         f"{BLOCK}/attention/key_norm/scale",
         f"{BLOCK}/experts/router/w",
     }
-    for num_experts in (0, 4):
-        shapes = TMSModel(
-            AGIConfig.from_preset("tiny", experts={"num_experts": num_experts})
-        ).shapes
+    rich = small_config(position_encoding="learned", **RICH)
+    for config in (AGIConfig.from_preset("tiny"), small_config(experts={"num_experts": 4}), rich):
+        shapes = TMSModel(config).shapes
         state = jax.eval_shape(make_optimizer(OptimizerConfig(name="muon")).init, shapes)
         leaves = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
         paths = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}

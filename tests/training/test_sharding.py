@@ -8,7 +8,7 @@ import pytest
 
 from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
-from tests.models.small import TIGHT, assert_trees_close, packed_batch, small_config
+from tests.models.small import GPT, RICH, TIGHT, assert_trees_close, packed_batch, small_config
 from tests.training.runs import ONE, PLAIN, Run, flat
 
 Result = tuple[dict[str, np.ndarray], list[Metrics]]
@@ -19,6 +19,12 @@ FORMS: dict[str, dict[str, Any]] = {
         "accumulate_steps": 2, "batch_size": 16, "dropout_rate": 0.1, "tie_embeddings": True,
         "optimizer": {"warmup_steps": 0, "learning_rate": 0.005},
     },
+    "the small GPT": {"optimizer": PLAIN, **GPT},
+    "sliding": {
+        "optimizer": PLAIN, "attention_type": "sliding", "attention": {"window": 5},
+        "remat": "dots",
+    },
+    "rich": {"optimizer": PLAIN, **RICH},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
 }  # fmt: skip
 
@@ -50,6 +56,9 @@ def alone() -> dict[str, Result]:
         ("gradient", (2, 2, 2)),
         ("gradient", (2, 4, 1)),
         ("everything", (2, 2, 2)),
+        ("the small GPT", (2, 2, 2)),
+        ("sliding", (2, 2, 2)),
+        ("rich", (2, 2, 2)),
         ("experts that drop", (2, 2, 2)),
     ],
     ids=str,

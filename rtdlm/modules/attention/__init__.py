@@ -1,16 +1,43 @@
 """Attention: how a token reads the tokens before it."""
 
 from rtdlm.modules.attention.cache import KVCache
-from rtdlm.modules.attention.gqa import GroupedQueryAttention
+from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
+from rtdlm.modules.attention.dot_product import attend, attend_causally
+from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
+from rtdlm.modules.attention.kinds import KINDS, Cache, Heads, Kind, Rows
+from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
+from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
+from rtdlm.modules.attention.sliding import attend_window
+from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.modules.attention.values import ValueSources
 
 __all__ = [
+    "KINDS",
+    "AttentionOutput",
+    "Cache",
+    "DeltaState",
     "GroupedQueryAttention",
+    "Heads",
     "KVCache",
+    "Kind",
+    "LinearState",
+    "RingCache",
     "Rotation",
+    "Rows",
+    "ValueSources",
+    "attend",
+    "attend_causally",
+    "attend_ring",
+    "attend_sparse",
+    "attend_window",
     "cache_mask",
     "causal_mask",
+    "gated_delta",
+    "gated_delta_step",
+    "linear_attention",
+    "linear_step",
     "rotate",
     "rotation",
 ]

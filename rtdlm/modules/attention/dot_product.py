@@ -3,32 +3,162 @@
     y_t = sum_s softmax_s(q_t k_s / sqrt(E) where t may read s) v_s
 
 The queries of a group lie side by side, so that each key-value head is one matrix product for all
-its queries instead of a small one for each query head.
+its queries instead of a small one for each query head. The gradient is written out, as in
+FlashAttention (arXiv 2205.14135, appendix B.2) but with the weights kept instead of made again:
 
-Axes: B batch, T query time, S key time, H heads, K key-value heads, G = H / K, E head features.
+    dv = p^T dy / z     ds = p / z (dy v^T - sum_e dy y)     dq = ds k / sqrt(E)     dk = ds^T q
+
+with p = exp(s - max s) and z = sum_s p. Every product has operands in the activations' format and
+float32 sums, and the rows of its left operand are what is summed: see `primitives.product`. For
+that dv and dk are made as dy^T p and q^T ds, which turns the narrow operand instead of the wide.
+
+Axes: B batch, T query time, S key time, H heads, K key-value heads, G = H / K, E head features,
+R = B K heads of keys, N = G T queries that share one.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.attention.accelerated import attend_fused, fused_attention_serves
+from rtdlm.modules.primitives import row_major
+
 MASKED = -1e30
+QUERY_BLOCK = 128
+"""Queries whose keys are cut off together."""
+MAX_BLOCKS = 8
 
 
 def attend(
     query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
 ) -> jax.Array:
-    """`[B, T, H, E]`: what each query reads where `mask_BTS` is True; it must be True somewhere."""
+    """`[B, T, H, E]`: what each query reads where `mask_BTS` is True; it must be True somewhere.
+
+    Keys and values are read as they lie, which is what decoding from a long cache needs.
+    """
+    if fused_attention_serves(query_BTHE, key_BSKE):
+        return attend_fused(query_BTHE, key_BSKE, value_BSKE, mask_BTS, causal=False)
     batch, length, heads, width = query_BTHE.shape
     slots, kv_heads = key_BSKE.shape[1:3]
-    group = heads // kv_heads
-    query = (query_BTHE * width**-0.5).reshape(batch, length, kv_heads, group, width)
-    query_BKNE = jnp.einsum("BTKGE->BKGTE", query).reshape(batch, kv_heads, -1, width)
-    scores_BKNS = jnp.einsum(
-        "BKNE,BSKE->BKNS", query_BKNE, key_BSKE, preferred_element_type=jnp.float32
-    )
-    scores = scores_BKNS.reshape(batch, kv_heads, group, length, slots)
+    query = _queries(query_BTHE * width**-0.5, kv_heads)
+    query_BKNE = query.reshape(batch, kv_heads, -1, width)
+    scores_BKNS = _dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
+    scores = scores_BKNS.reshape(batch, kv_heads, heads // kv_heads, length, slots)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value_BSKE.dtype)
     read_BKNE = jnp.einsum("BKNS,BSKE->BKNE", weights.reshape(scores_BKNS.shape), value_BSKE)
-    read = read_BKNE.reshape(batch, kv_heads, group, length, width)
-    return jnp.einsum("BKGTE->BTKGE", read).reshape(query_BTHE.shape)
+    return _rows(read_BKNE.reshape(-1, *read_BKNE.shape[2:]), query_BTHE.shape)
+
+
+def attend_causally(
+    query_BTHE: jax.Array, key_BTKE: jax.Array, value_BTKE: jax.Array, mask_BTT: jax.Array
+) -> jax.Array:
+    """`attend` within a row, for a mask that is False above its diagonal; made for training.
+
+    Queries go block by block, and a block's products leave out the keys that come after it: with n
+    blocks, (n - 1) / 2n of all work.
+    """
+    if fused_attention_serves(query_BTHE, key_BTKE):
+        return attend_fused(query_BTHE, key_BTKE, value_BTKE, mask_BTT, causal=True)
+    length = query_BTHE.shape[1]
+    size = max(QUERY_BLOCK, -(-length // MAX_BLOCKS))
+    blocks = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        query, mask = query_BTHE[:, start:stop], mask_BTT[:, start:stop, :stop]
+        blocks.append(_attend(query, key_BTKE[:, :stop], value_BTKE[:, :stop], mask))
+    return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+
+
+class _Kept(NamedTuple):
+    """What the gradient needs; the key-value heads and rows are one axis."""
+
+    query_RNE: jax.Array
+    key_RSE: jax.Array
+    value_RSE: jax.Array
+    weights_RNS: jax.Array
+    sum_RN1: jax.Array
+    read_RNE: jax.Array
+
+
+@jax.custom_vjp
+def _attend(
+    query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
+) -> jax.Array:
+    return _forward(query_BTHE, key_BSKE, value_BSKE, mask_BTS)[0]
+
+
+def _forward(
+    query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
+) -> tuple[jax.Array, _Kept]:
+    batch, length, _, width = query_BTHE.shape
+    slots, kv_heads = key_BSKE.shape[1:3]
+    dtype = query_BTHE.dtype
+    query = _queries(query_BTHE * jnp.asarray(width**-0.5, dtype), kv_heads)
+    key, value = _keys(key_BSKE), _keys(value_BSKE)
+    scores = _dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
+    scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    sums = jnp.sum(weights, axis=-1, keepdims=True).reshape(*query.shape[:2], 1)
+    weights = weights.reshape(*query.shape[:2], slots).astype(dtype)
+    read = (_dot("rns,rse->rne", weights, value) / sums).astype(dtype)
+    return _rows(read, query_BTHE.shape), _Kept(query, key, value, weights, sums, read)
+
+
+def _backward(kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, weights, sums, read = kept
+    width, dtype = query.shape[-1], query.dtype
+    kv_heads = key.shape[0] // dy_BTHE.shape[0]
+    # Divided by z here, where it is narrow, instead of in the weights.
+    dy = _queries(dy_BTHE, kv_heads).astype(jnp.float32) / sums
+    inner = jnp.sum(dy * read.astype(jnp.float32), axis=-1, keepdims=True)
+    dy = dy.astype(dtype)
+    dvalue = _dot("ren,rns->res", _turned(dy), weights)
+    dscores = weights.astype(jnp.float32) * (_dot("rne,rse->rns", dy, value) - inner)
+    dscores = dscores.astype(dtype)
+    dquery = _dot("rns,rse->rne", dscores, key) * width**-0.5
+    dkey = _dot("ren,rns->res", _turned(query), dscores)
+    return (
+        _rows(dquery.astype(dtype), dy_BTHE.shape),
+        _slots(dkey.astype(dtype), kv_heads),
+        _slots(dvalue.astype(dtype), kv_heads),
+        None,
+    )
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+def _turned(matrix: jax.Array) -> jax.Array:
+    return row_major(jnp.swapaxes(matrix, -1, -2))
+
+
+def _queries(query_BTHE: jax.Array, kv_heads: int) -> jax.Array:
+    """`[B, T, H, E]` -> `[R, N, E]`."""
+    batch, length, heads, width = query_BTHE.shape
+    split = query_BTHE.reshape(batch, length, kv_heads, heads // kv_heads, width)
+    return split.transpose(0, 2, 3, 1, 4).reshape(batch * kv_heads, -1, width)
+
+
+def _rows(read_RNE: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`[R, N, E]` -> `[B, T, H, E]`, which is `shape`; undoes `_queries`."""
+    batch, length, heads, width = shape
+    kv_heads = read_RNE.shape[0] // batch
+    split = read_RNE.reshape(batch, kv_heads, heads // kv_heads, length, width)
+    return split.transpose(0, 3, 1, 2, 4).reshape(shape)
+
+
+def _keys(key_BSKE: jax.Array) -> jax.Array:
+    """`[B, S, K, E]` -> `[R, S, E]`."""
+    return key_BSKE.swapaxes(1, 2).reshape(-1, key_BSKE.shape[1], key_BSKE.shape[3])
+
+
+def _slots(key_RES: jax.Array, kv_heads: int) -> jax.Array:
+    """`[R, E, S]` -> `[B, S, K, E]`; undoes `_keys` and a turn."""
+    split = key_RES.reshape(-1, kv_heads, *key_RES.shape[1:])
+    return row_major(split.transpose(0, 3, 1, 2))

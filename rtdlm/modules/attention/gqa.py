@@ -9,17 +9,37 @@ logits, and are then rotated by position.
 Axes: B batch, T query time, S key time, D model, H heads, K key-value heads, E head features.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import haiku as hk
 import jax
 
-from rtdlm.modules.attention.cache import KVCache
-from rtdlm.modules.attention.dot_product import attend
+from rtdlm.modules.attention.kinds import DENSE, Cache, Heads, Kind, Rows
 from rtdlm.modules.attention.rope import Rotation, rotate
-from rtdlm.modules.primitives import Projection, RMSNorm
+from rtdlm.modules.attention.values import OWN_VALUES, ValueSources, mix_values
+from rtdlm.modules.primitives import Projection, RMSNorm, project_all
+
+Convolve = Callable[[str, jax.Array], jax.Array]
+"""A short convolution over tokens by the place where it stands, or the identity there."""
+
+
+class AttentionOutput(NamedTuple):
+    """What attention returns."""
+
+    out_BTD: jax.Array
+    cache: Cache | None
+    """With this row's tokens in it."""
+    first_BTKE: jax.Array | None
+    """Values of the first layer, for the next one; None unless they were given."""
+
+
+def _unchanged(place: str, x: jax.Array) -> jax.Array:
+    return x
 
 
 class GroupedQueryAttention(hk.Module):
-    """Reads what the mask allows, from the row itself or from a cache."""
+    """Reads what its kind allows, from the row itself or from a cache."""
 
     def __init__(
         self,
@@ -29,6 +49,7 @@ class GroupedQueryAttention(hk.Module):
         head_dim: int,
         qk_norm: bool,
         out_scale: float,
+        kind: Kind = DENSE,
         name: str = "attention",
     ) -> None:
         super().__init__(name=name)
@@ -37,49 +58,53 @@ class GroupedQueryAttention(hk.Module):
         self.head_dim = head_dim
         self.qk_norm = qk_norm
         self.out_scale = out_scale
+        self.kind = kind
 
     def __call__(
         self,
         x_BTD: jax.Array,
         *,
-        mask_BTS: jax.Array,
+        rows: Rows,
         turn: Rotation | None,
-        positions_BT: jax.Array,
-        cache: KVCache | None,
-    ) -> tuple[jax.Array, KVCache | None]:
+        cache: Cache | None,
+        sources: ValueSources = OWN_VALUES,
+        convolve: Convolve = _unchanged,
+    ) -> AttentionOutput:
         """
         Args:
             x_BTD: normalised input.
-            mask_BTS: True where query t may read key s; S is T, or the cache's slots.
-            turn: rotation at each position; None leaves order to the mask.
-            positions_BT: int32 cache slots of the tokens; read only with a cache.
-            cache: keys and values read so far; None attends within the row.
-
-        Returns:
-            The output `[B, T, D]` and the cache with this row's keys and values written.
+            rows: how the tokens relate, as the kind makes it.
+            turn: rotation at each position; None leaves order to the kind.
+            cache: what was read so far; None attends within the row.
+            sources: what the values are mixed with.
+            convolve: applied to the projected `queries`, `keys` and `values`, by these names.
         """
-        query, key, value = self._project(x_BTD, turn)
-        if cache is not None:
-            cache = cache.write(key, value, positions_BT)
-            key, value = cache.key_BSKE.astype(x_BTD.dtype), cache.value_BSKE.astype(x_BTD.dtype)
-        read_BTHE = attend(query, key, value, mask_BTS)
+        query, key, value = self._project(x_BTD, turn, convolve)
+        value, first_BTKE = mix_values(value, sources)
+        asked = Heads(query, key, value)
+        if cache is None:
+            read_BTHE = self.kind.read(asked, rows)
+        else:
+            read_BTHE, cache = self.kind.extend(asked, rows, cache)
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
             "BTHE,HED->BTD", shape=(*heads, model), scale=self.out_scale, name="output"
         )
-        return out(read_BTHE), cache
+        return AttentionOutput(out(read_BTHE), cache, first_BTKE)
 
     @hk.transparent
     def _project(
-        self, x_BTD: jax.Array, turn: Rotation | None
+        self, x_BTD: jax.Array, turn: Rotation | None, convolve: Convolve
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        def project(name: str, heads: int) -> jax.Array:
+        def projection(name: str, heads: int) -> Projection:
             shape = (x_BTD.shape[-1], heads, self.head_dim)
-            return Projection("BTD,DHE->BTHE", shape=shape, name=name)(x_BTD)
+            return Projection("BTD,DHE->BTHE", shape=shape, name=name)
 
-        query = project("query", self.num_heads)
-        key = project("key", self.num_kv_heads)
-        value = project("value", self.num_kv_heads)
+        kv_heads = self.num_kv_heads
+        heads = {"query": self.num_heads, "key": kv_heads, "value": kv_heads}
+        query, key, value = project_all(x_BTD, [projection(*item) for item in heads.items()])
+        query, key = convolve("queries", query), convolve("keys", key)
+        value = convolve("values", value)
         if self.qk_norm:
             query, key = RMSNorm(name="query_norm")(query), RMSNorm(name="key_norm")(key)
         if turn is not None:

@@ -24,7 +24,21 @@ def rotation(positions_BT: jax.Array, *, head_dim: int, base: float) -> Rotation
     """The turns for integer `positions_BT`; `head_dim` is even, `base` in tokens over 2 pi."""
     frequency_R = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_BTR = positions_BT.astype(jnp.float32)[:, :, None] * frequency_R[None, None, :]
+    return jax.lax.platform_dependent(angle_BTR, cpu=_turn_once, default=_turn)
+
+
+def _turn(angle_BTR: jax.Array) -> Rotation:
     return Rotation(jnp.cos(angle_BTR), jnp.sin(angle_BTR))
+
+
+def _turn_once(angle_BTR: jax.Array) -> Rotation:
+    """`_turn`, behind a branch that XLA cannot decide.
+
+    On a CPU it would otherwise make the tables again wherever they are read, for every head of
+    every layer, forward and backward.
+    """
+    unknown = jnp.max(angle_BTR) > -jnp.inf
+    return jax.lax.cond(unknown, _turn, lambda angle: Rotation(angle, angle), angle_BTR)
 
 
 def rotate(x_BTNE: jax.Array, turn: Rotation) -> jax.Array:

@@ -55,23 +55,25 @@ def token_statistics(
     length = x_BTD.shape[1]
     if length <= chunk_size:
         return _chunk(x_BTD, table_VD, labels_BT, cap)
-    count = -(-length // chunk_size)
-    padding = count * chunk_size - length
-
-    def chunked(array: jax.Array) -> jax.Array:
-        array = jnp.pad(array, ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2))
-        split = array.reshape(array.shape[0], count, chunk_size, *array.shape[2:])
-        return jnp.moveaxis(split, 1, 0)
-
     parts = jax.lax.map(
-        lambda part: _chunk(part[0], table_VD, part[1], cap), (chunked(x_BTD), chunked(labels_BT))
+        lambda part: _chunk(part[0], table_VD, part[1], cap),
+        (chunked(x_BTD, chunk_size), chunked(labels_BT, chunk_size)),
     )
+    return jax.tree.map(lambda array: joined(array, length), parts)
 
-    def joined(array_NBC: jax.Array) -> jax.Array:
-        array = jnp.moveaxis(array_NBC, 0, 1)
-        return array.reshape(array.shape[0], -1)[:, :length]
 
-    return jax.tree.map(joined, parts)
+def chunked(array_BT: jax.Array, size: int) -> jax.Array:
+    """`[B, T, ...]` -> `[N, B, size, ...]`, the last of N chunks filled up with zeros."""
+    batch, length, *rest = array_BT.shape
+    count = -(-length // size)
+    padding = ((0, 0), (0, count * size - length)) + ((0, 0),) * len(rest)
+    return jnp.moveaxis(jnp.pad(array_BT, padding).reshape(batch, count, size, *rest), 1, 0)
+
+
+def joined(array_NBC: jax.Array, length: int) -> jax.Array:
+    """`[N, B, size, ...]` -> `[B, length, ...]`; undoes `chunked`."""
+    array = jnp.moveaxis(array_NBC, 0, 1)
+    return array.reshape(array.shape[0], -1, *array.shape[3:])[:, :length]
 
 
 def _chunk(
@@ -80,19 +82,44 @@ def _chunk(
     @jax.checkpoint
     def statistics(x_BCD: jax.Array, table_VD: jax.Array) -> TokenStatistics:
         scores_BCV = logits(x_BCD, table_VD, cap=cap)
-        label_BC = jnp.take_along_axis(scores_BCV, labels_BC[..., None], axis=-1)[..., 0]
-        log_partition = jax.nn.logsumexp(scores_BCV, axis=-1)
-        still = jax.lax.stop_gradient
-        # Not `>`: where nothing is a number, nothing was predicted.
-        above = jnp.sum(~(still(scores_BCV) <= still(label_BC)[..., None]), axis=-1)
-        log_p = still(scores_BCV - log_partition[..., None])
-        return TokenStatistics(
-            nll=log_partition - label_BC,
-            log_partition=log_partition,
-            mean_logit=jnp.mean(scores_BCV, axis=-1),
-            top1=(above < 1).astype(jnp.float32),
-            top5=(above < 5).astype(jnp.float32),
-            entropy=-jnp.sum(jnp.exp(log_p) * log_p, axis=-1),
-        )
+        return statistics_of(scores_BCV, labels_BC, Softmax.of(scores_BCV))
 
     return statistics(x_BCD, table_VD)
+
+
+class Softmax(NamedTuple):
+    """exp(logits - largest) and its sum: a distribution before it is divided."""
+
+    raised_BCV: jax.Array
+    sum_BC1: jax.Array
+    largest_BC1: jax.Array
+
+    @classmethod
+    def of(cls, scores_BCV: jax.Array) -> "Softmax":
+        """The distribution of these logits."""
+        largest = jax.lax.stop_gradient(jnp.max(scores_BCV, axis=-1, keepdims=True))
+        raised = jnp.exp(scores_BCV - largest)
+        return cls(raised, jnp.sum(raised, axis=-1, keepdims=True), largest)
+
+
+def statistics_of(scores_BCV: jax.Array, labels_BC: jax.Array, softmax: Softmax) -> TokenStatistics:
+    """Statistics of logits that are at hand, and of their softmax."""
+    label_BC = jnp.take_along_axis(scores_BCV, labels_BC[..., None], axis=-1)[..., 0]
+    raised, total, largest = softmax
+    log_partition = (jnp.log(total) + largest)[..., 0]
+    still = jax.lax.stop_gradient
+    # Not `>`: where nothing is a number, nothing was predicted.
+    above = ~(still(scores_BCV) <= still(label_BC)[..., None])
+    # As numbers: XLA for CPUs adds up booleans ten times slower.
+    above = jnp.sum(above.astype(jnp.float32), axis=-1)
+    # Where p is 0 a logit may be as low as it likes.
+    seen = jnp.where(raised > 0.0, raised * (scores_BCV - largest), 0.0)
+    entropy = jnp.log(total[..., 0]) - jnp.sum(seen, axis=-1) / total[..., 0]
+    return TokenStatistics(
+        nll=log_partition - label_BC,
+        log_partition=log_partition,
+        mean_logit=jnp.mean(scores_BCV, axis=-1),
+        top1=(above < 1).astype(jnp.float32),
+        top5=(above < 5).astype(jnp.float32),
+        entropy=still(entropy),
+    )

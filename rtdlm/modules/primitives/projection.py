@@ -5,28 +5,41 @@ The equation names both sides' axes, so that sharding and shape errors read like
     Projection("BTD,DHE->BTHE", shape=(D, H, E), name="query")(x_BTD)
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.primitives.product import product
+from rtdlm.parallel import axis_size
+
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """einsum(equation, x, w), written so that XLA transposes no operand.
+    """einsum(equation, x, w) in x's format; see `product`, which it lays the axes out for.
 
-    The leading axes that only `x` has become one: a CPU multiplies flat matrices as they lie, but
-    transposes for a gradient over several axes. And `jnp.einsum` contracts axes in the order of
-    their letters, so the weight's axes are lettered in the order in which they lie.
+    Axes of `x` that the result keeps become rows and axes that it sums become columns, so that
+    gradients too are products of flat matrices. Axes of both that the result keeps are a batch.
     """
     inputs, weight, result = equation.replace("->", ",").split(",")
-    lead = 0
-    while inputs[lead : lead + 1] == result[lead : lead + 1] and inputs[lead] not in weight:
-        lead += 1
-    letters = str.maketrans({axis: "abcdefgh"[place] for place, axis in enumerate(weight)})
-    if lead < 2:
-        return jnp.einsum(equation.translate(letters), x, w)
-    merged = f"{inputs[0]}{inputs[lead:]},{weight}->{result[0]}{result[lead:]}"
-    y = jnp.einsum(merged.translate(letters), x.reshape(-1, *x.shape[lead:]), w)
-    return y.reshape(*x.shape[:lead], *y.shape[1:])
+    batch = [axis for axis in weight if axis in inputs and axis in result]
+    summed = [axis for axis in weight if axis in inputs and axis not in result]
+    rows = [axis for axis in inputs if axis not in weight]
+    made = [axis for axis in weight if axis not in inputs]
+    size = dict(zip(inputs, x.shape, strict=True)) | dict(zip(weight, w.shape, strict=True))
+
+    def arrange(array: jax.Array, axes: str, *groups: list[str]) -> jax.Array:
+        order = [axes.index(axis) for group in (batch, *groups) for axis in group]
+        shape = [size[axis] for axis in batch]
+        shape += [prod(size[axis] for axis in group) for group in groups]
+        return array.transpose(order).reshape(shape)
+
+    y = product(arrange(x, inputs, rows, summed), arrange(w, weight, summed, made))
+    axes = [*batch, *rows, *made]
+    y = y.reshape([size[axis] for axis in axes])
+    return y.transpose([axes.index(axis) for axis in result])
 
 
 class Projection(hk.Module):
@@ -49,8 +62,11 @@ class Projection(hk.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Contracts the axes that input and weight share."""
-        w = hk.get_parameter("w", self.shape, jnp.float32, self._initializer())
-        return contract(self.equation, x, w.astype(x.dtype))
+        return contract(self.equation, x, self.weight())
+
+    def weight(self) -> jax.Array:
+        """The parameter."""
+        return hk.get_parameter("w", self.shape, jnp.float32, self._initializer())
 
     def _initializer(self) -> hk.initializers.TruncatedNormal:
         inputs, weight = self.equation.split("->")[0].split(",")
@@ -61,3 +77,27 @@ class Projection(hk.Module):
             fan_in *= self.shape[weight.index(axis)]
         # 0.8796 is the standard deviation of a normal cut at two of its own.
         return hk.initializers.TruncatedNormal(stddev=self.scale / (fan_in**0.5 * 0.87962566))
+
+
+MIN_ROWS = 64
+"""Fewest rows for which `project_all` copies weights."""
+
+
+def project_all(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Array]:
+    """What every one of `projections`, each "...d,d...->......", makes of one `x`.
+
+    Their weights are put side by side for one wide product, which is faster than several narrow
+    ones, and so is its gradient. The products stay apart where that copy would be most of the work,
+    as in decoding, and where it would move weights that are split over devices.
+    """
+    summed = x.shape[-1]
+    if axis_size("tensor") > 1 or x.size // summed < MIN_ROWS:
+        return [projection(x) for projection in projections]
+    weights = [projection.weight().reshape(summed, -1) for projection in projections]
+    made = product(x.reshape(-1, summed), jnp.concatenate(weights, axis=1))
+    ends = list(accumulate(weight.shape[1] for weight in weights))
+    parts = jnp.split(made, ends[:-1], axis=1)
+    return [
+        part.reshape(*x.shape[:-1], *projection.shape[1:])
+        for part, projection in zip(parts, projections, strict=True)
+    ]

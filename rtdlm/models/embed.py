@@ -1,0 +1,86 @@
+"""From token ids to what the first layer reads.
+
+    x = conv(norm(E[id] + position[p] + ngrams(id, id before, ...)))      (each where it is on)
+
+Axes: B batch, T time, D model, V vocabulary, K key-value heads, E head features.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.config import AGIConfig
+from rtdlm.models.cache import InputCache
+from rtdlm.models.convs import Convolutions
+from rtdlm.modules.embedding import NgramTables, lookup
+from rtdlm.modules.primitives import NORMS, Past, dropout, look_back
+from rtdlm.parallel import constrain
+
+
+class Embedded(NamedTuple):
+    """What token ids alone decide; None is off."""
+
+    x_BTD: jax.Array
+    value_BTKE: jax.Array | None
+    """Joins every layer's values."""
+    cache: InputCache | None
+
+
+def embed(
+    config: AGIConfig,
+    ids_BT: jax.Array,
+    embedding_VD: jax.Array,
+    *,
+    positions_BT: jax.Array,
+    past: Past | None,
+    cache: InputCache | None,
+    dtype: jnp.dtype,
+) -> Embedded:
+    """The embedding of every token; call it within a Haiku module, whose parameters it makes."""
+    x_BTD = constrain(embedding_VD[ids_BT].astype(dtype), "batch", None, None)
+    if config.position_encoding == "learned":
+        shape = (config.max_seq_len, config.d_model)
+        std = embedding_std(config)
+        x_BTD += lookup(positions_BT, shape=shape, std=std, dtype=dtype, name="position")
+    recent_BJ = None
+    if config.ngram.orders:
+        assert past is not None
+        recent_BJ = None if cache is None else cache.recent_BJ
+        added_BTD, recent_BJ = _ngrams(config, ids_BT, past, recent_BJ, dtype)
+        x_BTD += added_BTD
+    if config.embedding_norm:
+        x_BTD = NORMS[config.norm](name="embedding_norm")(x_BTD)
+    convolve = Convolutions(config, past, None if cache is None else cache.convs)
+    x_BTD = dropout(convolve("input", x_BTD), rate=config.dropout_rate)
+    left = None if cache is None else InputCache(recent_BJ, convolve.states)
+    return Embedded(x_BTD, _values(config, ids_BT, dtype), left)
+
+
+def embedding_std(config: AGIConfig) -> float:
+    """Initial standard deviation of the token embedding and of learned positions."""
+    return config.d_model**-0.5 if config.embedding_std is None else config.embedding_std
+
+
+def _ngrams(
+    config: AGIConfig,
+    ids_BT: jax.Array,
+    past: Past,
+    recent_BJ: jax.Array | None,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array | None]:
+    reach = max(config.ngram.orders) - 1
+    # 0 stands for what is before the document, so that an id is one more than its number.
+    tokens, recent_BJ = look_back(ids_BT.astype(jnp.int32) + 1, past, reach=reach, state=recent_BJ)
+    tables = NgramTables(config.ngram, vocab_size=config.vocab_size)
+    return tables(tokens, d_model=config.d_model, dtype=dtype), recent_BJ
+
+
+def _values(config: AGIConfig, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array | None:
+    if not config.value_embeddings:
+        return None
+    heads = (config.kv_heads, config.head_dim)
+    shape = (config.vocab_size, config.kv_heads * config.head_dim)
+    std = config.d_model**-0.5
+    values = lookup(ids_BT, shape=shape, std=std, dtype=dtype, name="value_embedding")
+    return values.reshape(*ids_BT.shape, *heads)

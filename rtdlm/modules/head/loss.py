@@ -1,0 +1,134 @@
+"""The training objective of all tokens, with its gradient made on the way forward.
+
+    objective = sum_t w_t [ (1 - s) nll_t + s (logZ_t - mean logit_t) + z logZ_t^2 ]
+
+with weights w, label smoothing s and z-loss weight z. Only this one number is differentiated, so
+that its gradient in the logits is known as soon as they are:
+
+    w_t [ (1 + 2 z logZ_t) p_t - (1 - s) onehot(label_t) - s / V ]
+
+A chunk's logits thus serve the loss and both gradients and are gone: they are neither kept nor made
+a second time, as reverse-mode differentiation would have to.
+
+Axes: B batch, T time, C positions of a chunk, N chunks, D model, V vocabulary.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.modules.head.statistics import Softmax, TokenStatistics, chunked, joined, statistics_of
+from rtdlm.modules.head.unembed import soft_cap
+from rtdlm.modules.primitives import row_major, weight_gradient
+
+
+class LossTerms(NamedTuple):
+    """What the objective weighs; float32, and carrying no gradient."""
+
+    weights_BT: jax.Array
+    label_smoothing: jax.Array
+    z_loss: jax.Array
+
+
+class TokenLoss(NamedTuple):
+    """The objective and, without gradient, the statistics of every token."""
+
+    objective: jax.Array
+    tokens: TokenStatistics
+
+
+class _Gradients(NamedTuple):
+    x_BTD: jax.Array
+    table_VD: jax.Array
+
+
+def token_loss(
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    labels_BT: jax.Array,
+    terms: LossTerms,
+    *,
+    cap: float | None,
+    chunk_size: int,
+) -> TokenLoss:
+    """The objective, to be differentiated in `x_BTD` and `table_VD`; see `token_statistics`."""
+    return _token_loss(cap, chunk_size, x_BTD, table_VD, labels_BT, terms)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _token_loss(
+    cap: float | None,
+    chunk_size: int,
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    labels_BT: jax.Array,
+    terms: LossTerms,
+) -> TokenLoss:
+    return _forward(cap, chunk_size, x_BTD, table_VD, labels_BT, terms)[0]
+
+
+def _forward(
+    cap: float | None,
+    chunk_size: int,
+    x_BTD: jax.Array,
+    table_VD: jax.Array,
+    labels_BT: jax.Array,
+    terms: LossTerms,
+) -> tuple[TokenLoss, _Gradients]:
+    table = table_VD.astype(x_BTD.dtype)
+
+    def add(
+        total: tuple[jax.Array, jax.Array], part: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, TokenStatistics]]:
+        x_BCD, labels_BC, weights_BC = part
+        each = terms._replace(weights_BT=weights_BC)
+        loss, slope_BCV = _chunk(x_BCD, table, labels_BC, each, cap)
+        dx_BCD = jnp.einsum("...v,vd->...d", slope_BCV, table, preferred_element_type=jnp.float32)
+        flat = [array.reshape(-1, array.shape[-1]) for array in (x_BCD, slope_BCV)]
+        total = (total[0] + loss.objective, total[1] + weight_gradient(*flat))
+        return total, (dx_BCD.astype(x_BCD.dtype), loss.tokens)
+
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros(table_VD.shape[::-1], jnp.float32))
+    size = min(chunk_size, x_BTD.shape[1])
+    parts = tuple(chunked(array, size) for array in (x_BTD, labels_BT, terms.weights_BT))
+    (objective, dtable_DV), made = jax.lax.scan(add, zero, parts)
+    dx_BTD, tokens = jax.tree.map(lambda array: joined(array, x_BTD.shape[1]), made)
+    return TokenLoss(objective, tokens), _Gradients(
+        dx_BTD, row_major(dtable_DV).T.astype(table_VD.dtype)
+    )
+
+
+def _backward(
+    cap: float | None, chunk_size: int, made: _Gradients, slope: TokenLoss
+) -> tuple[jax.Array, jax.Array, None, None]:
+    del cap, chunk_size
+    dx, dtable = (array * slope.objective.astype(array.dtype) for array in made)
+    return dx, dtable, None, None
+
+
+_token_loss.defvjp(_forward, _backward)
+
+
+def _chunk(
+    x_BCD: jax.Array, table_VD: jax.Array, labels_BC: jax.Array, terms: LossTerms, cap: float | None
+) -> tuple[TokenLoss, jax.Array]:
+    """A chunk's loss and its gradient in the uncapped logits, in the format of `x_BCD`."""
+    weights, smoothing, z_loss = terms
+    raw = jnp.einsum("BCD,VD->BCV", x_BCD, table_VD, preferred_element_type=jnp.float32)
+    scores_BCV = soft_cap(raw, cap=cap)
+    softmax = Softmax.of(scores_BCV)
+    tokens = statistics_of(scores_BCV, labels_BC, softmax)
+    spread_BC = tokens.log_partition - tokens.mean_logit
+    each_BC = (1.0 - smoothing) * tokens.nll + smoothing * spread_BC
+    each_BC += z_loss * jnp.square(tokens.log_partition)
+    size = scores_BCV.shape[-1]
+    push_BC = weights * (1.0 + 2.0 * z_loss * tokens.log_partition)
+    slope_BCV = softmax.raised_BCV * (push_BC[..., None] / softmax.sum_BC1)
+    is_label_BCV = jnp.arange(size, dtype=labels_BC.dtype)[None, None] == labels_BC[..., None]
+    pull_BC1, spread_BC1 = ((weights * share)[..., None] for share in (1 - smoothing, smoothing))
+    slope_BCV -= jnp.where(is_label_BCV, pull_BC1, 0.0) + spread_BC1 / size
+    if cap is not None:
+        slope_BCV *= 1.0 - jnp.square(scores_BCV / cap)
+    return TokenLoss(jnp.sum(weights * each_BC), tokens), slope_BCV.astype(x_BCD.dtype)
