@@ -10,6 +10,7 @@ OUT          ?= runs/tiny
 CHECKPOINT   ?= $(OUT)
 DOCKER       ?= docker
 PYTEST_ARGS  ?=
+BENCH_ARGS   ?=
 # Set to `--upgrade` to move the lock to the newest versions that pyproject.toml admits.
 UPGRADE      ?=
 
@@ -27,7 +28,7 @@ LOCKS     := requirements.lock.txt requirements.cpu.lock.txt requirements.gpu.lo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev test test-cov lint format types lock docker-build train-tiny \
-	validate-model clean
+	validate-model bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ train-tiny: $(RUNTIME)  ## train the tiny preset on text that every machine has 
 
 validate-model: $(RUNTIME)  ## evaluate a checkpoint (CHECKPOINT=runs/tiny)
 	$(BIN)/python -m rtdlm.evaluate --checkpoint $(CHECKPOINT)
+
+bench: $(RUNTIME)  ## time every benchmark against PyTorch, which must be installed (BENCH_ARGS=--smoke)
+	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
 docker-build:  ## build the training image (ACCELERATOR=cpu, gpu or tpu)
 	$(DOCKER) build --file Dockerfile.train --target $(ACCELERATOR) --tag rtdlm-train:$(ACCELERATOR) .

@@ -1,0 +1,127 @@
+"""`python -m benchmarks`: lists the benchmarks; with a name, measures one, writes its results."""
+
+import importlib
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ROOT
+from benchmarks.runner import Plan, cores, print_results, tell
+from benchmarks.tables import update_tables
+from rtdlm.config.command_line import leave, run
+from rtdlm.config.errors import UserError
+from rtdlm.evaluation.results import render_bars, stamped, write_results
+
+USAGE = """Times RT-DLM side by side with what people would use instead.
+
+  python -m benchmarks                     what there is
+  python -m benchmarks step                measures, prints, writes benchmarks/results/step.json
+  python -m benchmarks step --help         its options
+  python -m benchmarks step --smoke        tiny sizes, in seconds; writes nothing
+  python -m benchmarks all                 every one of them
+  python -m benchmarks tables              fills the tables of docs/ from the result files
+"""
+BENCHMARKS = {
+    "attention": "benchmarks.attention",
+    "step": "benchmarks.step",
+    "time-to-loss": "benchmarks.time_to_loss",
+    "decode": "benchmarks.decode",
+    "start": "benchmarks.start",
+}
+"""Name -> a module with DESCRIPTION, REPEATS, `add_flags(parser)` and `measure(plan, flags)`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments and measures; returns the exit status."""
+    return run(_main, sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help"]:
+            print(_listing())
+        case ["tables"]:
+            for path in update_tables(ROOT):
+                print(f"{path.relative_to(ROOT)} is up to date")
+        case ["all", *rest]:
+            for name in BENCHMARKS:
+                _measure(name, rest)
+        case [name, *rest]:
+            _measure(name, rest)
+
+
+def _measure(name: str, arguments: Sequence[str]) -> None:
+    if name not in BENCHMARKS:
+        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    module = importlib.import_module(BENCHMARKS[name])
+    flags = _parse(name, module, arguments)
+    command = shlex.join(["python", "-m", "benchmarks", name, *arguments])
+    results = stamped(module.measure(_plan(module, flags), flags), command=command, root=ROOT)
+    print_results(results)
+    if bars := render_bars(results):
+        print(bars)
+    out = flags.out or (None if flags.smoke else ROOT / "benchmarks" / "results" / f"{name}.json")
+    if out is not None:
+        write_results(out, results)
+        tell(f"written to {out}")
+
+
+def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=module.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only whether it runs")
+    parser.add_argument(
+        "--repeats", type=_count, metavar="N",
+        help=f"child processes (or seeds) a side (default: {module.REPEATS}; 1 with --smoke)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_count, nargs="+", metavar="N",
+        help="cores a side is given, where the benchmark can choose (default: 1 and all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help=f"where results go (default: benchmarks/results/{name}.json; none with --smoke)",
+    )  # fmt: skip
+    module.add_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def _plan(module: Any, flags: Namespace) -> Plan:
+    available = len(cores())
+    threads = flags.threads or ([1] if flags.smoke else sorted({1, available}))
+    if max(threads) > available:
+        raise UserError(
+            f"--threads {max(threads)} is more than the {available} cores that this process may "
+            "use; ask for fewer"
+        )
+    return Plan(
+        flags.smoke, flags.repeats or (1 if flags.smoke else module.REPEATS), tuple(threads)
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number of at least 1"  # what argparse calls it in its message
+
+
+def _listing() -> str:
+    described = {name: importlib.import_module(m).DESCRIPTION for name, m in BENCHMARKS.items()}
+    width = max(map(len, BENCHMARKS))
+    lines = [f"  {name:{width}}  {text}" for name, text in described.items()]
+    return "\n".join([USAGE, *lines])
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,121 @@
+"""`python -m benchmarks attention`: kinds of attention by the length of the row.
+
+Forward and backward, one row, 4 query heads over 2 key-value heads of 64 features; a window of 256,
+and for sparse attention 4 chosen blocks of 64. Memory is what the compiled program allocates beside
+its arguments and results; a case that would take more than the limit is left out.
+
+Ratios on one core are of CPU seconds, which neighbours on a shared machine hardly change.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+
+from benchmarks.child import Answer
+from benchmarks.runner import Case, Plan, interleave, ratios, samples, tell
+from rtdlm.evaluation.results import Bar, Result
+
+DESCRIPTION = "time and memory of sliding, linear and sparse attention against dense, T 1k to 16k"
+REPEATS = 3
+KINDS = ("dense", "sliding", "linear", "sparse")
+SIZES = {"heads": 4, "kv_heads": 2, "width": 64, "window": 256, "block": 64, "chosen": 4}
+SMOKE_SIZES = {"heads": 2, "kv_heads": 1, "width": 8, "window": 16, "block": 8, "chosen": 2}
+LENGTHS = {"float32": (1024, 2048, 4096, 8192, 16384), "bfloat16": (4096,)}
+SMOKE_LENGTHS = {"float32": (32, 64)}
+AT = 4096
+"""Length at which the kinds are compared, and from which growth is taken."""
+
+ByKind = Mapping[str, Sequence[Answer]]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds what only this benchmark takes."""
+    parser.add_argument(
+        "--gib", type=float, default=8.0, metavar="G",
+        help="leave out a case that would allocate more (default: 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, metavar="S",
+        help="timed in every child process, after its compilation (default: 2)",
+    )  # fmt: skip
+
+
+def measure(plan: Plan, flags: Namespace) -> list[Result]:
+    """The results of all lengths on all numbers of threads."""
+    results: list[Result] = []
+    for threads in plan.threads:
+        for precision, lengths in (SMOKE_LENGTHS if plan.smoke else LENGTHS).items():
+            found: dict[int, ByKind] = {}
+            for length in lengths:
+                title = f"T {length}, {precision}, {threads} threads"
+                cases = _cases(title, length, precision, threads, plan, flags)
+                answers = interleave(cases, repeats=plan.repeats)
+                found[length] = _measured(title, answers, limit=flags.gib)
+                results += _quantities(title, found[length])
+            at = lengths[0] if plan.smoke else AT
+            results += _ratios(found, at, precision, threads)
+    return results
+
+
+def _cases(
+    title: str, length: int, precision: str, threads: int, plan: Plan, flags: Namespace
+) -> dict[str, Case]:
+    common = {
+        **(SMOKE_SIZES if plan.smoke else SIZES),
+        "length": length,
+        "precision": precision,
+        "seconds": 0.01 if plan.smoke else flags.seconds,
+        "limit": flags.gib * 2**30,
+    }
+    side = "benchmarks.sides.our_attention"
+    return {f"{title}/{kind}": Case(side, {**common, "kind": kind}, threads) for kind in KINDS}
+
+
+def _measured(title: str, answers: Mapping[str, Sequence[Answer]], *, limit: float) -> ByKind:
+    """Answers by kind, without those of cases that were too large."""
+    found = {}
+    for kind in KINDS:
+        of_kind = answers[f"{title}/{kind}"]
+        if "wall" in of_kind[0]:
+            found[kind] = of_kind
+        else:
+            need = of_kind[0]["temporary_bytes"] / 2**30
+            tell(f"{title}/{kind} left out: it takes {need:.1f} GiB, the limit is {limit:g} GiB")
+    return found
+
+
+def _quantities(title: str, answers: ByKind) -> list[Result]:
+    results = []
+    for kind, of_kind in answers.items():
+        name = f"{title}/{kind}"
+        memory, process = (
+            samples(of_kind, what, scale=2.0**-20) for what in ("temporary_bytes", "peak_bytes")
+        )
+        results += [
+            Result.median(f"{name}/wall", samples(of_kind, "wall", scale=1e3), "ms"),
+            Result.median(f"{name}/CPU", samples(of_kind, "cpu", scale=1e3), "ms"),
+            Result.median(f"{name}/memory", memory, "MiB"),
+            Result.median(f"{name}/process", process, "MiB"),
+        ]
+    return results
+
+
+def _ratios(found: Mapping[int, ByKind], at: int, precision: str, threads: int) -> list[Result]:
+    """Dense over each kind at `at`, and each kind's growth from there to twice the length."""
+    clock, unit = ("cpu", "CPU") if threads == 1 else ("wall", "wall")
+    setting = f"{precision}, {threads} threads"
+    results = []
+    for kind, here in found[at].items():
+        sliding = kind == "sliding"
+        if kind != "dense" and "dense" in found[at]:
+            times = ratios(samples(found[at]["dense"], clock), samples(here, clock))
+            bar: Bar | None = (">=", 3.0) if sliding else None
+            name = f"T {at}, {setting}/dense over {kind}, {unit}"
+            results.append(Result.median(name, times, "x", bar=bar))
+        twice = found.get(2 * at, {}).get(kind)
+        if twice is not None:
+            growth_bar: Bar | None = ("<=", 2.2) if sliding else None
+            for what, label in ((clock, unit), ("temporary_bytes", "memory")):
+                name = f"T {2 * at} over T {at}, {setting}/{kind}, {label}"
+                growth = ratios(samples(twice, what), samples(here, what))
+                results.append(Result.median(name, growth, "x", bar=growth_bar))
+    return results

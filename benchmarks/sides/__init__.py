@@ -1,0 +1,1 @@
+"""What runs in the child processes: `measure(spec)` of one side of one benchmark."""

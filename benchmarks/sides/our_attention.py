@@ -1,0 +1,72 @@
+"""One kind of attention, forward and backward, from projected queries, keys and values."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.child import Answer, Spec, time_blocks
+from rtdlm.modules.attention.dot_product import attend_causally
+from rtdlm.modules.attention.linear import linear_attention
+from rtdlm.modules.attention.mask import causal_mask
+from rtdlm.modules.attention.sliding import attend_window
+from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.training.allocator import keep_freed_memory
+
+Read = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def measure(spec: Spec) -> Answer:
+    """Times a kind of attention on one row.
+
+    Spec: `kind`, `length`, `precision`, `heads`, `kv_heads`, `width`, `window`, `block`, `chosen`,
+    `seconds`, `limit` (of bytes). Answer: `wall` and `cpu` of a forward and backward pass [s], and
+    `temporary_bytes`, what the compiled program allocates beside its arguments and results; of a
+    program that allocates more than the limit, only that.
+    """
+    keep_freed_memory()
+    rng = np.random.default_rng(0)
+
+    def draw(heads: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(1, length, heads, spec["width"])), spec["precision"])
+
+    length, heads, kv_heads = spec["length"], spec["heads"], spec["kv_heads"]
+    inputs = (draw(heads), draw(kv_heads), draw(kv_heads))
+    change, segments = draw(heads), jnp.ones((1, length), jnp.int32)
+
+    def both(
+        query: jax.Array, key: jax.Array, value: jax.Array, change: jax.Array, segments: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        read, pull_back = jax.vjp(_kind(spec, segments), query, key, value)
+        return read, pull_back(change)
+
+    compiled = jax.jit(both).lower(*inputs, change, segments).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, "XLA knows the memory of what it compiles"
+    memory = {"temporary_bytes": analysis.temp_size_in_bytes}
+    if memory["temporary_bytes"] > spec["limit"]:
+        return memory
+
+    def advance(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(compiled(*inputs, change, segments))
+
+    return time_blocks(advance, seconds=spec["seconds"]) | memory
+
+
+def _kind(spec: Spec, segments: jax.Array) -> Read:
+    def sparse(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        gates = jnp.full((*query.shape[:3], 3), 0.5, query.dtype)
+        return attend_sparse(
+            query, key, value, segments, gates,
+            block=spec["block"], num_chosen=spec["chosen"], window=spec["window"],
+        )  # fmt: skip
+
+    kinds: dict[str, Read] = {
+        "dense": lambda q, k, v: attend_causally(q, k, v, causal_mask(segments)),
+        "sliding": lambda q, k, v: attend_window(q, k, v, segments, window=spec["window"]),
+        "linear": lambda q, k, v: linear_attention(q, k, v, segments)[0],
+        "sparse": sparse,
+    }
+    return kinds[spec["kind"]]

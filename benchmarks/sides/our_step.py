@@ -1,0 +1,53 @@
+"""Our training step, as `rtdlm.train` runs it: forward, backward, clip, optimizer, metrics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.child import Answer, Spec, since_spawned, time_blocks
+from rtdlm.config import AGIConfig
+from rtdlm.data import Batch
+from rtdlm.models import TMSModel
+from rtdlm.parallel import batch_sharding, make_mesh
+from rtdlm.training.allocator import keep_freed_memory
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.optimizer import make_optimizer
+from rtdlm.training.state import init_state
+from rtdlm.training.step import make_train_step
+
+BATCHES = 8
+
+
+def measure(spec: Spec) -> Answer:
+    """Spec: `config` (the fields of an `AGIConfig`), `seconds`. Answer: as the peer's."""
+    keep_freed_memory()
+    config = AGIConfig.from_dict(spec["config"])
+    mesh = make_mesh(config.mesh)
+    model, optimizer = TMSModel(config), make_optimizer(config.optimizer)
+    step = make_train_step(model, optimizer, mesh)
+    state, knobs = init_state(model, optimizer, mesh), Knobs.from_config(config)
+    rng = np.random.default_rng(0)
+    batches = [jax.device_put(_batch(config, rng), batch_sharding(mesh)) for _ in range(BATCHES)]
+    fraction = jnp.float32(0.1)
+    jax.block_until_ready((state, batches))
+    startup = since_spawned(spec)
+    loss = jnp.zeros(())
+
+    def advance(count: int) -> None:
+        nonlocal state, loss
+        for number in range(count):
+            state, metrics = step(state, batches[number % BATCHES], knobs, fraction)
+            loss = metrics.means.tokens.nll
+        jax.block_until_ready((state, loss))
+
+    times = time_blocks(advance, seconds=spec["seconds"])
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
+    return {**times, "startup_wall": startup, "parameters": parameters, "loss": float(loss)}
+
+
+def _batch(config: AGIConfig, rng: np.random.Generator) -> Batch:
+    size = (config.batch_size, config.max_seq_len)
+    ids = rng.integers(config.vocab_size, size=(size[0], size[1] + 1), dtype=np.int32)
+    positions = np.broadcast_to(np.arange(size[1], dtype=np.int32), size)
+    ones = np.ones(size, np.int32)
+    return Batch(ids[:, :-1], ids[:, 1:], ones, positions, ones.astype(np.float32))

@@ -1,0 +1,35 @@
+"""`python -m benchmarks tables`: the tables of the documents, from the committed result files."""
+
+from pathlib import Path
+
+from rtdlm.disk import replace_file
+from rtdlm.evaluation.results import ResultFile, fill_tables, read_results
+
+RESULTS = ("benchmarks/results", "studies/results")
+DOCUMENTS = ("docs/performance.md", "docs/evidence.md")
+
+
+def result_files(root: Path) -> dict[str, ResultFile]:
+    """Every committed result file by its name without `.json`."""
+    paths = [path for place in RESULTS for path in sorted((root / place).glob("*.json"))]
+    files = {path.stem: read_results(path) for path in paths}
+    assert len(files) == len(paths), "two result files have one name"
+    return files
+
+
+def documents(root: Path) -> list[Path]:
+    """The documents that show results and are there."""
+    return [root / name for name in DOCUMENTS if (root / name).is_file()]
+
+
+def update_tables(root: Path) -> list[Path]:
+    """Fills the tables of all documents; returns those documents.
+
+    Raises:
+        UserError: a marker names results that there are not.
+    """
+    files = result_files(root)
+    for path in documents(root):
+        text = path.read_text(encoding="utf-8")
+        replace_file(path, fill_tables(text, files).encode())
+    return documents(root)

@@ -1,0 +1,133 @@
+"""Every benchmark runs from end to end at tiny sizes; what it finds means nothing."""
+
+import importlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ROOT, attention, peak, runner, time_to_loss
+from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.child import Answer
+from benchmarks.runner import Case
+from benchmarks.time_to_loss import Runs
+from rtdlm.evaluation.results import Result, read_results
+
+pytest.importorskip("torch", reason="the peer needs PyTorch: pip install 'rtdlm[bench]'")
+
+COMMITTED = ROOT / "benchmarks" / "results"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Enough text for each side."""
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"Line {n} of a text that says little.\n" for n in range(400)))
+    return file
+
+
+@pytest.fixture
+def peers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures PyTorch's side in this process: importing it takes longer than the measurement."""
+    really = runner.run_case
+
+    def run(case: Case, *, on: Sequence[int] | None = None) -> Answer:
+        if ".our_" in case.module:
+            return really(case, on=on)
+        spec = {**case.spec, "threads": case.threads, "spawned": time.time()}
+        return {**importlib.import_module(case.module).measure(spec), "peak_bytes": 1}
+
+    monkeypatch.setattr(runner, "run_case", run)
+    monkeypatch.setattr(peak, "run_case", run)
+
+
+def smoke(name: str, out: Path, *flags: str) -> dict[str, Result]:
+    before = {path: path.read_bytes() for path in COMMITTED.glob("*.json")}
+    assert main([name, "--smoke", "--out", str(out), *flags]) == 0
+    assert {path: path.read_bytes() for path in COMMITTED.glob("*.json")} == before
+    results = read_results(out).results
+    names = [result.name for result in results]
+    assert len(set(names)) == len(names)
+    assert all(result.command is not None for result in results)
+    return {result.name: result for result in results}
+
+
+@pytest.mark.usefixtures("peers_here")
+def test_step(tmp_path: Path) -> None:
+    found = smoke("step", tmp_path / "step.json")
+    for side in ("ours", "torch eager"):
+        title = f"tiny preset, 1 thread/{side}"
+        assert found[f"{title}/wall"].value > 0
+        assert found[f"{title}/first step, cold"].value >= 0
+        assert found[f"{title}/MFU"].value > 0
+    assert found["tiny preset, 1 thread/torch eager over ours, CPU"].bar == (">=", 1.0)
+    assert found["tiny preset, 1 thread/ours/MFU"].bar == (">=", 60.0)
+
+
+@pytest.mark.usefixtures("peers_here")
+def test_decode(tmp_path: Path) -> None:
+    found = smoke("decode", tmp_path / "decode.json")
+    for side in ("ours", "torch, standard loop", "torch, cached loop"):
+        assert found[f"batch 1, 1 thread/{side}"].value > 0
+    assert found["batch 1, 1 thread/ours over torch, standard loop"].bar == (">=", 5.0)
+    assert found["batch 1, 1 thread/ours over torch, cached loop"].bar is None
+
+
+@pytest.mark.slow
+def test_start(tmp_path: Path, text: Path) -> None:
+    found = smoke("start", tmp_path / "start.json", "--text", str(text))
+    for side in ("ours", "torch eager"):
+        for kind in ("cold", "warm"):
+            first, end = (found[f"{side}/{what}, {kind}"] for what in ("first step", "end"))
+            assert 0 < first.value <= end.value
+    assert found["ours/warm over cold"].bar == ("<=", 0.4)
+
+
+@pytest.mark.usefixtures("peers_here")
+def test_time_to_loss(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"free": Runs("tests.benchmarks.sides:instant")}
+    monkeypatch.setattr(time_to_loss, "OURS", ours)
+    flags = ("--text", str(text), "--repeats", "2", "--grid", "--classes", "free", "tuned peer")
+    found = smoke("time-to-loss", tmp_path / "time.json", *flags)
+    assert found["peer, standard/steps"].value == 20
+    assert found["peer, standard/loss"].n == 2
+    assert found["ours, free/CPU"].value == 2.0
+    assert found["ours, free/steps"].spread == (10.0, 11.0)
+    sooner = found["ours, free/sooner, CPU"]
+    theirs = found["peer, standard/CPU"]
+    assert sooner.value == pytest.approx(theirs.value / 2.0)
+    assert sooner.bar == (">=", 40.0)
+    assert not any(name.startswith("ours, tuned peer") for name in found)
+
+
+@pytest.mark.usefixtures("peers_here")
+def test_a_side_that_never_arrives_is_no_sooner(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"free": Runs("tests.benchmarks.sides:instant", {"reached": False})}
+    monkeypatch.setattr(time_to_loss, "OURS", ours)
+    found = smoke("time-to-loss", tmp_path / "t.json", "--text", str(text), "--classes", "free")
+    assert found["ours, free/sooner, CPU"].value == 0.0
+    missed = [result for name, result in found.items() if "seeds that reached" in name]
+    assert [result.holds for result in missed] == [False]
+
+
+def test_attention(tmp_path: Path) -> None:
+    found = smoke("attention", tmp_path / "attention.json")
+    for kind in ("sliding", "linear", "sparse"):
+        assert found[f"T 32, float32, 1 threads/{kind}/CPU"].value > 0
+        assert found[f"T 64 over T 32, float32, 1 threads/{kind}, memory"].value > 1
+    assert found["T 64 over T 32, float32, 1 threads/sliding, CPU"].bar == ("<=", 2.2)
+    assert found["T 32, float32, 1 threads/dense over sliding, CPU"].bar == (">=", 3.0)
+
+
+def test_attention_leaves_out_what_does_not_fit() -> None:
+    fits, large = {"wall": 1.0, "temporary_bytes": 1.0}, {"temporary_bytes": 9.0 * 2**30}
+    answers = {f"T/{kind}": [large if kind == "dense" else fits] for kind in attention.KINDS}
+    assert list(attention._measured("T", answers, limit=8.0)) == ["sliding", "linear", "sparse"]
+
+
+def test_there_is_a_smoke_test_for_every_benchmark() -> None:
+    tested = {name.removeprefix("test_").replace("_", "-") for name in globals()}
+    assert BENCHMARKS.keys() <= tested
