@@ -11,6 +11,7 @@ CHECKPOINT   ?= $(OUT)
 DOCKER       ?= docker
 PYTEST_ARGS  ?=
 BENCH_ARGS   ?=
+STUDY_ARGS   ?=
 # Set to `--upgrade` to move the lock to the newest versions that pyproject.toml admits.
 UPGRADE      ?=
 
@@ -28,7 +29,7 @@ LOCKS     := requirements.lock.txt requirements.cpu.lock.txt requirements.gpu.lo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev test test-cov lint format types lock docker-build train-tiny \
-	validate-model bench clean
+	validate-model bench study clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ validate-model: $(RUNTIME)  ## evaluate a checkpoint (CHECKPOINT=runs/tiny)
 
 bench: $(RUNTIME)  ## time every benchmark against PyTorch, which must be installed (BENCH_ARGS=--smoke)
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
+
+study: $(RUNTIME)  ## what each ingredient of the training recipe is worth (STUDY_ARGS=--smoke)
+	$(BIN)/python -m studies recipe $(STUDY_ARGS)
 
 docker-build:  ## build the training image (ACCELERATOR=cpu, gpu or tpu)
 	$(DOCKER) build --file Dockerfile.train --target $(ACCELERATOR) --tag rtdlm-train:$(ACCELERATOR) .

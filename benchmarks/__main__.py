@@ -27,6 +27,7 @@ USAGE = """Times RT-DLM side by side with what people would use instead.
 BENCHMARKS = {
     "attention": "benchmarks.attention",
     "step": "benchmarks.step",
+    "profile": "benchmarks.profile",
     "time-to-loss": "benchmarks.time_to_loss",
     "decode": "benchmarks.decode",
     "start": "benchmarks.start",

@@ -17,7 +17,7 @@ from rtdlm.evaluation.results import Result
 
 FORMULA = (
     "MFU = tokens/s * FLOP/token / peak; FLOP/token = 6 (matrix weights + output table + 2 L D T); "
-    "peak = best 2048^3 product of PyTorch and JAX in the same format on the same cores"
+    "peak = best 2048^3 product of PyTorch and JAX in the named format on the same cores"
 )
 SIDES = ("benchmarks.sides.peer_matmul", "benchmarks.sides.our_matmul")
 

@@ -43,7 +43,7 @@ def train(
         seed: of weights and batches.
         target: held-out loss to stop at; None runs to the end and evaluates there.
         config: fields of `AGIConfig`, `num_steps` among them.
-        every: steps between evaluations, with a target.
+        every: steps between evaluations in the second half, with a target.
     """
     keep_freed_memory()
     keep_compiled_programs()
@@ -72,8 +72,8 @@ def train(
     for done in range(1, settings.num_steps + 1):
         fraction = jnp.float32((done - 1) / settings.num_steps)
         state, _ = step(state, _batch(characters.train_N, random, settings), knobs, fraction)
-        last = done == settings.num_steps
-        if last or (target is not None and done % every == 0):
+        due = target is not None and done % every == 0 and 2 * done >= settings.num_steps
+        if due or done == settings.num_steps:
             jax.block_until_ready(state)
             with clock.evaluating():
                 loss = _loss(judge, state.params, held_out)

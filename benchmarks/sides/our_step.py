@@ -27,7 +27,9 @@ def measure(spec: Spec) -> Answer:
     step = make_train_step(model, optimizer, mesh)
     state, knobs = init_state(model, optimizer, mesh), Knobs.from_config(config)
     rng = np.random.default_rng(0)
-    batches = [jax.device_put(_batch(config, rng), batch_sharding(mesh)) for _ in range(BATCHES)]
+    batches = [
+        jax.device_put(random_batch(config, rng), batch_sharding(mesh)) for _ in range(BATCHES)
+    ]
     fraction = jnp.float32(0.1)
     jax.block_until_ready((state, batches))
     startup = since_spawned(spec)
@@ -42,10 +44,17 @@ def measure(spec: Spec) -> Answer:
 
     times = time_blocks(advance, seconds=spec["seconds"])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
-    return {**times, "startup_wall": startup, "parameters": parameters, "loss": float(loss)}
+    return {
+        **times,
+        "startup_wall": startup,
+        "parameters": parameters,
+        "loss": float(loss),
+        "compute": model.config.precision.compute,
+    }
 
 
-def _batch(config: AGIConfig, rng: np.random.Generator) -> Batch:
+def random_batch(config: AGIConfig, rng: np.random.Generator) -> Batch:
+    """Rows of random tokens, each one document."""
     size = (config.batch_size, config.max_seq_len)
     ids = rng.integers(config.vocab_size, size=(size[0], size[1] + 1), dtype=np.int32)
     positions = np.broadcast_to(np.arange(size[1], dtype=np.int32), size)

@@ -40,4 +40,10 @@ def measure(spec: Spec) -> Answer:
 
     times = time_blocks(advance, seconds=spec["seconds"])
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {**times, "startup_wall": startup, "parameters": parameters, "loss": loss.item()}
+    return {
+        **times,
+        "startup_wall": startup,
+        "parameters": parameters,
+        "loss": loss.item(),
+        "compute": spec["precision"],
+    }

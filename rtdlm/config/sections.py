@@ -13,6 +13,7 @@ from rtdlm.config.effect import Reader, require, require_effect, require_finite
 OptimizerName = Literal["adamw", "muon", "adafactor", "lion", "schedule_free", "sgd"]
 ScheduleName = Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+ComputeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,9 @@ class PrecisionConfig:
         Reader("loss_scale_period", "compute", ("float16",)),
     )
 
-    compute: DTypeName = "float32"
-    """Format of activations and matrix products."""
+    compute: ComputeName = "auto"
+    """Format of activations and matrix products; `auto` is bfloat16 where the devices have units
+    for it (TPU, GPU, processors with AMX) and float32 elsewhere."""
     initial_loss_scale: float | None = None
     """Starting loss scale under float16; None is 32768."""
     loss_scale_period: int | None = None

@@ -22,7 +22,7 @@ LayerParams = Mapping[str, Mapping[str, Any]]
 
 _STACKED = "/layers/"
 # What the model reads in float32 whatever the format of its activations.
-_FLOAT32 = ("norm/scale", "router/w")
+_FLOAT32 = ("norm/scale", "router/w", "_conv/kernel")
 
 
 class SplitCache(NamedTuple):

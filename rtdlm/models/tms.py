@@ -22,6 +22,7 @@ from rtdlm.data.batch import Batch
 from rtdlm.models.cache import DecodeCache, empty_cache
 from rtdlm.models.decoder import Decoder, Scores
 from rtdlm.modules.head import LossTerms
+from rtdlm.parallel import fastest_format
 
 Params = Mapping[str, Mapping[str, jax.Array]]
 
@@ -35,10 +36,15 @@ class TMSModel:
             config: the whole description; None starts from the field defaults.
             **overrides: fields to change, for instance `num_layers=6`.
 
+        `self.config` says what `precision.compute=auto` came to on this process's devices.
+
         Raises:
             UserError: an unknown field, or values that do not fit together.
         """
-        self.config = (config or AGIConfig()).replace(**overrides)
+        config = (config or AGIConfig()).replace(**overrides)
+        if config.precision.compute == "auto":
+            config = config.replace(precision={"compute": fastest_format()})
+        self.config = config
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters; the same key gives the same ones on any mesh."""

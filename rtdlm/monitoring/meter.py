@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -117,10 +118,12 @@ class TimeLeft:
         return max(0.0, 1.0 - done) * (now - start) / (done - done_at_start)
 
 
-def peak_flops(devices: Sequence["jax.Device"]) -> Peak:
+def peak_flops(devices: Sequence["jax.Device"], *, compute: str) -> Peak:
     """Peak of `devices`: from the table, or measured with a matrix product when not in it.
 
-    Fake CPU devices share one processor, so that a CPU host counts once.
+    A processor's is that of the format in which the run computes, bfloat16 or float32; with
+    float16, for which it has no units, float32. Fake CPU devices share one processor, so that a CPU
+    host counts once.
     """
     kind = devices[0].device_kind
     listed = next((PEAK_FLOPS[words] for words in PEAK_FLOPS if _has(kind, words)), None)
@@ -130,10 +133,11 @@ def peak_flops(devices: Sequence["jax.Device"]) -> Peak:
         hosts = len({device.process_index for device in devices})
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         # A core's speed by its own clock, so that a busy machine does not look like a slow one.
-        per_core = measure_matmul(devices[0], size=1024, dtype="float32", clock=time.process_time)
+        dtype = "bfloat16" if compute == "bfloat16" else "float32"
+        per_core = measure_matmul(devices[0], size=1024, dtype=dtype, clock=time.process_time)
         return Peak(
             hosts * (cores or 1) * per_core,
-            f"measured: the best of five float32 products of 1024 x 1024 by CPU time, on {cores} "
+            f"measured: the best of five {dtype} products of 1024 x 1024 by CPU time, on {cores} "
             "cores",
         )
     flops = measure_matmul(devices[0], size=8192, dtype="bfloat16", clock=time.perf_counter)
@@ -155,7 +159,8 @@ def measure_matmul(
     import jax.numpy as jnp
 
     matrix = jax.device_put(jnp.ones((size, size), dtype), device)
-    multiply = jax.jit(jnp.matmul)
+    # Asking for float32 is what lets a CPU's bfloat16 units be used (modules/primitives/product).
+    multiply = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
     multiply(matrix, matrix).block_until_ready()
     best = float("inf")
     for _ in range(repeats):

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types
 _SESSION_START = 1
 
@@ -29,9 +31,11 @@ class EventFile:
 
     def write_scalars(self, scalars: Mapping[str, float], *, time: float, step: int) -> None:
         """One point of each curve; `time` is in seconds since 1970."""
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there
+            floats = {name: np.float32(value).tobytes() for name, value in scalars.items()}
         values = (
-            _chunk(1, _chunk(1, name.encode()) + _key(2, _FLOAT) + struct.pack("<f", value))
-            for name, value in scalars.items()
+            _chunk(1, _chunk(1, name.encode()) + _key(2, _FLOAT) + value)
+            for name, value in floats.items()
         )
         self._write(time, _number(2, step) + _chunk(5, b"".join(values)))
 

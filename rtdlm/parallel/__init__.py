@@ -1,7 +1,8 @@
 """Meshes, the one table that says how arrays lie on them, and the cache of compiled programs."""
 
 from rtdlm.parallel.compilation import keep_compiled_programs
-from rtdlm.parallel.constrain import axis_size, constrain
+from rtdlm.parallel.constrain import axis_size, constrain, on_one_device
+from rtdlm.parallel.devices import fastest_format
 from rtdlm.parallel.mesh import BATCH_AXES, batch_sharding, check_batch, make_mesh, under
 from rtdlm.parallel.rules import own_axes, partition_spec, path_name
 
@@ -11,8 +12,10 @@ __all__ = [
     "batch_sharding",
     "check_batch",
     "constrain",
+    "fastest_format",
     "keep_compiled_programs",
     "make_mesh",
+    "on_one_device",
     "own_axes",
     "partition_spec",
     "path_name",

@@ -12,8 +12,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     `"batch"` stands for all axes that split batches. On one device, or with no mesh set, `x` is
     returned as it is, so that a module runs untouched in a notebook.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if on_one_device():
         return x
     spec = PartitionSpec(*(BATCH_AXES if axis == "batch" else axis for axis in axes))
     return jax.lax.with_sharding_constraint(x, spec)
@@ -23,3 +22,9 @@ def axis_size(axis: str) -> int:
     """Devices along mesh axis `axis`; 1 where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape[axis]
+
+
+def on_one_device() -> bool:
+    """Whether no mesh of several devices is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1

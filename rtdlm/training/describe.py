@@ -55,6 +55,7 @@ def step_memory(config: AGIConfig) -> Memory:
 
 def describe(config: AGIConfig) -> str:
     """The resolved config, parameter counts, cost and memory, for a person."""
+    config = TMSModel(config).config
     count, memory = count_parameters(config), step_memory(config)
     tokens = config.batch_size * config.max_seq_len
     rows = {

@@ -38,9 +38,12 @@ class Sums(NamedTuple):
     """None in the dense form."""
 
 
-def loss_terms(weights_BT: ArrayLike, knobs: Knobs) -> LossTerms:
-    """What the head needs to know to make the objective and its gradient at once."""
-    return LossTerms(jnp.asarray(weights_BT), knobs.label_smoothing, knobs.z_loss)
+def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
+    """What the head needs to know to make the objective and its gradient at once.
+
+    `scale` is what the objective's sum will be multiplied by before it is differentiated.
+    """
+    return LossTerms(jnp.asarray(weights_BT), knobs.label_smoothing, knobs.z_loss, scale)
 
 
 def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:

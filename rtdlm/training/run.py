@@ -75,8 +75,9 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
     with PrepareBar() as bar:
         corpus = open_corpus(config, out, progress=bar)
-    config = corpus.config
-    model, optimizer = TMSModel(config), make_optimizer(config.optimizer)
+    model = TMSModel(corpus.config)
+    corpus = corpus._replace(config=model.config)
+    config, optimizer = corpus.config, make_optimizer(corpus.config.optimizer)
     check_rules(config.optimizer, state_shapes(model, optimizer).params)
     budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
     with open_store(config, out) as store, EventStream(_sinks(config, out)) as events:
@@ -219,7 +220,10 @@ def _require_same_data(saved: str, ours: str, step: int) -> None:
 def _started(
     config: AGIConfig, mesh: Mesh, budget: Budget, start: Start, command: str
 ) -> RunStarted:
-    count, peak = count_parameters(config), peak_flops(list(mesh.devices.flat))
+    count, peak = (
+        count_parameters(config),
+        peak_flops(list(mesh.devices.flat), compute=config.precision.compute),
+    )
     return RunStarted(
         time=time.time(),
         command=command,
@@ -240,7 +244,7 @@ def summary(config: AGIConfig) -> dict[str, Any]:
     """The settings that a reader of the report asks for first."""
     optimizer, shape = config.optimizer, f"{config.batch_size} rows of {config.max_seq_len}"
     experts = config.experts
-    feedforward = f"SwiGLU, {config.d_ff} wide"
+    feedforward = f"{config.feedforward}, {config.d_ff} wide"
     if experts.num_experts:
         feedforward += f", {experts.choices} of {experts.num_experts} experts a token"
     return {

@@ -119,7 +119,7 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     key = jax.random.fold_in(state.key, state.step) if config.dropout_rate > 0 else None
 
     def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        terms = loss_terms(micro.weights, knobs)
+        terms = loss_terms(micro.weights, knobs, scale=scale / weight)
         scores = model.batch_scores(params, micro, key=key, terms=terms)
         sums = loss_sums(scores, micro.weights, knobs)
         return sums.objective / weight * scale, sums

@@ -60,9 +60,17 @@ def test_step(tmp_path: Path) -> None:
         title = f"tiny preset, 1 thread/{side}"
         assert found[f"{title}/wall"].value > 0
         assert found[f"{title}/first step, cold"].value >= 0
-        assert found[f"{title}/MFU"].value > 0
+        assert found[f"{title}/MFU, float32 peak"].value > 0
     assert found["tiny preset, 1 thread/torch eager over ours, CPU"].bar == (">=", 1.0)
-    assert found["tiny preset, 1 thread/ours/MFU"].bar == (">=", 60.0)
+    assert found["tiny preset, 1 thread/ours/MFU, float32 peak"].bar == (">=", 60.0)
+
+
+@pytest.mark.usefixtures("peers_here")
+def test_profile(tmp_path: Path) -> None:
+    found = smoke("profile", tmp_path / "profile.json")
+    assert found["float32/feed-forward, products"].value > 0
+    assert found["float32/optimizer and the rest"].value > 0
+    assert found["float32/rate of all products"].value > 0
 
 
 @pytest.mark.usefixtures("peers_here")

@@ -162,7 +162,8 @@ def test_a_full_disk_while_saving_leaves_the_last_good_checkpoint(
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     assert train.main(arguments(text, out, "--steps", "5", fields=("mesh.data=8",))) == 0
-    command = arguments(text, out, "--steps", "20", "--resume", fields=("mesh.data=1",))
+    fields = ("mesh.data=1", "precision.compute=float32")
+    command = arguments(text, out, "--steps", "20", "--resume", fields=fields)
     ended = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *command],
         env=environment, capture_output=True, text=True, timeout=120, check=False,

@@ -92,6 +92,10 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
     config = AGIConfig.from_preset("tiny", attention_type="mha")
     assert config.num_kv_heads is None
     assert config.kv_heads == 4
+    sliding = config.replace(attention_type="sliding", attention={"window": 64}, num_kv_heads=2)
+    assert (sliding.attention.reach, sliding.kv_heads) == (64, 2)
+    dense = sliding.replace(attention_type="gqa")
+    assert (dense.attention.window, dense.kv_heads) == (None, 2), "the section's field is let go"
 
 
 @pytest.mark.parametrize(
@@ -148,8 +152,17 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ),
         (
             {"attention_type": "mqa", "num_kv_heads": 2},
-            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' reads it; remove "
-            "num_kv_heads or change attention_type",
+            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'sliding' reads "
+            "it; remove num_kv_heads or change attention_type",
+        ),
+        (
+            {"attention": {"window": 64}},
+            "attention.window=64 has no effect with attention_type='gqa': only 'sliding' reads it; "
+            "remove attention.window or change attention_type",
+        ),
+        (
+            {"attention_type": "sliding", "attention": {"window": 0}},
+            "attention.window=0 must be at least 1",
         ),
         (
             {"optimizer": {"schedule": "cosine", "decay_fraction": 0.3}},
@@ -162,8 +175,40 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "remove it",
         ),
         (
+            {"feedforward": "gelu", "experts": {"num_experts": 4}},
+            "feedforward='gelu' has no effect with experts.num_experts=4: experts are 'swiglu'; "
+            "remove feedforward or the experts",
+        ),
+        ({"embedding_std": 0.0}, "embedding_std=0.0 must be positive"),
+        (
+            {"value_residual": True, "num_layers": 1},
+            "value_residual=True has no effect with num_layers=1; add layers or remove it",
+        ),
+        ({"short_conv": 1}, "short_conv=1 must be 0 (none) or at least 2; usual are 3 and 4"),
+        (
+            {"short_conv_places": ["keys"]},
+            "short_conv_places=('keys',) has no effect with short_conv=0; set short_conv, for "
+            "instance to 4, or remove it",
+        ),
+        (
+            {"short_conv": 3, "short_conv_places": ["keys", "keys"]},
+            "short_conv_places=('keys', 'keys') must name each place once, and at least one; to "
+            "have no convolutions set short_conv=0",
+        ),
+        (
+            {"ngram": {"buckets": 100}},
+            "ngram.buckets=100 has no effect with ngram.orders=(); set ngram.orders, for instance "
+            "to [2, 3], or remove it",
+        ),
+        (
+            {"ngram": {"orders": [1, 2]}},
+            "ngram.orders=(1, 2) must be different numbers of at least 2; one token is what the "
+            "embedding looks up",
+        ),
+        ({"ngram": {"orders": [2], "dim": 0}}, "ngram.dim=0 must be at least 1"),
+        (
             {"precision": {"initial_loss_scale": 8.0}},
-            "precision.initial_loss_scale=8.0 has no effect with precision.compute='float32': only "
+            "precision.initial_loss_scale=8.0 has no effect with precision.compute='auto': only "
             "'float16' reads it; remove precision.initial_loss_scale or change precision.compute",
         ),
         (

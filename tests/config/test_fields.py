@@ -10,7 +10,7 @@ def test_every_field_says_what_it_means() -> None:
 
 
 def test_every_number_that_counts_something_has_a_unit() -> None:
-    shares = re.compile(r"weight|norm|fraction|momentum|beta|epsilon|decay|scale|z_loss|cap")
+    shares = re.compile(r"weight|norm|std|fraction|momentum|beta|epsilon|decay|scale|z_loss|cap")
     unitless = [
         doc.name
         for doc in field_docs()

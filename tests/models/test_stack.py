@@ -117,10 +117,11 @@ def test_remat_policies_keep_what_they_say() -> None:
     stream = (3, 5, 12, 16)
     assert kept_for_the_backward_pass("full") == [stream]
     assert kept_for_the_backward_pass("named") == [stream, stream]
-    products = [(3, 60, 2, 4)] * 2 + [(3, 60, 4, 4), (3, 60, 16)] + [(3, 60, 32)] * 2
+    # Keys and values; queries and what attention writes; gate and up.
+    products = [(3, 60, 8)] * 2 + [(3, 60, 16)] * 2 + [(3, 60, 32)] * 2
     assert kept_for_the_backward_pass("dots") == [stream, *products]
     kept = kept_for_the_backward_pass("none")
-    assert (3, 5, 2, 2, 12, 12) in kept, "attention weights"
+    assert (3, 5 * 2, 2 * 12, 12) in kept, "attention weights"
     assert len(kept) > 2 * len([stream, *products])
 
 

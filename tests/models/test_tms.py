@@ -13,11 +13,18 @@ MIXES = ("residual_mix", "attention/value_mix")
 
 
 def test_keyword_arguments_are_fields_of_the_config() -> None:
-    model = TMSModel(attention_type="gqa", num_kv_heads=2, position_encoding="rope")
-    assert model.config == AGIConfig(attention_type="gqa", num_kv_heads=2, position_encoding="rope")
-    assert TMSModel().config == AGIConfig()
+    told = {"attention_type": "gqa", "num_kv_heads": 2, "position_encoding": "rope"}
+    in_float32 = {"precision": {"compute": "float32"}}
+    assert TMSModel(**told).config == AGIConfig(**told).replace(**in_float32)
+    assert TMSModel().config == AGIConfig().replace(**in_float32)
     changed = TMSModel(small_config(), num_layers=5)
-    assert changed.config == small_config(num_layers=5)
+    assert changed.config == small_config(num_layers=5, **in_float32)
+
+
+def test_a_format_that_is_left_open_is_the_fastest_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtdlm.models.tms.fastest_format", lambda: "bfloat16")
+    assert TMSModel().config.precision.compute == "bfloat16"
+    assert TMSModel(precision={"compute": "float16"}).dtype == jnp.float16
 
 
 def test_an_unknown_field_names_the_nearest() -> None:

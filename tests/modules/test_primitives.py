@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.feedforward import FEEDFORWARDS, SwiGLU
+from rtdlm.modules.feedforward.swiglu import gated
 from rtdlm.modules.primitives import (
     LayerNorm,
     Mix,
@@ -98,6 +99,19 @@ def test_swiglu_equals_numpy() -> None:
     exact = {name: np.asarray(w, np.float64) for name, w in weights.items()}
     expected = reference.swiglu(np.asarray(x, np.float64), **exact)
     np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_the_gate_and_its_gradient_are_rounded_once(dtype: Any) -> None:
+    """Against autodiff of the plain formula in float32, at large arguments too."""
+    arrays = [random(40, 30, seed=seed, dtype=dtype) * 4 for seed in range(3)]
+    gate, up, dy = (array.astype(jnp.float32) for array in arrays)
+    plain, plain_back = jax.vjp(lambda gate, up: gate / (1 + jnp.exp(-gate)) * up, gate, up)
+    y, back = jax.vjp(jax.jit(gated), *arrays[:2])
+    half = float(jnp.finfo(dtype).eps) / 2
+    for got, expected in zip((y, *back(arrays[2])), (plain, *plain_back(dy)), strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=half + 2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

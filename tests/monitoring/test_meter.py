@@ -86,7 +86,7 @@ def test_time_left_never_guesses() -> None:
     ],
 )
 def test_the_peak_of_known_devices(kind: str, peak: float) -> None:
-    found = peak_flops([Device(kind)] * 8)  # type: ignore[list-item]
+    found = peak_flops([Device(kind)] * 8, compute="float32")  # type: ignore[list-item]
     assert found == (8 * peak, f"8 x {kind}, bfloat16, data sheet")
 
 
@@ -98,7 +98,7 @@ def test_the_peak_of_unknown_devices_is_measured(
     monkeypatch.setattr(
         meter_module, "measure_matmul", lambda *args, **kwargs: asked.append((args, kwargs)) or 7.0
     )
-    found = peak_flops([Device(kind)] * 2)  # type: ignore[list-item]
+    found = peak_flops([Device(kind)] * 2, compute="float32")  # type: ignore[list-item]
     assert found.flops == 14.0
     assert re.fullmatch(f"measured on {kind}: .* bfloat16 products of 8192 x 8192", found.source)
     clock = time.perf_counter
@@ -109,8 +109,24 @@ def test_fake_cpu_devices_share_one_processor(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(meter_module, "measure_matmul", lambda *args, **kwargs: 7.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5})
     devices = [Device("cpu", "cpu", host) for host in (0, 0, 0, 1, 1, 1)]
-    assert peak_flops(devices[:3]).flops == 3 * 7.0  # type: ignore[arg-type]
-    assert peak_flops(devices).flops == 2 * 3 * 7.0  # type: ignore[arg-type]
+    one, two = (peak_flops(host, compute="float32").flops for host in (devices[:3], devices))  # type: ignore[arg-type]
+    assert (one, two) == (3 * 7.0, 2 * 3 * 7.0)
+
+
+@pytest.mark.parametrize(
+    ("compute", "measured"),
+    [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float32")],
+)
+def test_a_processors_peak_is_that_of_the_runs_format(
+    monkeypatch: pytest.MonkeyPatch, compute: str, measured: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        meter_module, "measure_matmul", lambda *args, **kwargs: asked.append(kwargs["dtype"]) or 7.0
+    )
+    found = peak_flops([Device("cpu", "cpu", 0)], compute=compute)  # type: ignore[list-item]
+    assert asked == [measured]
+    assert f"{measured} products" in found.source
 
 
 def test_the_measurement_is_of_this_machine() -> None:

@@ -90,12 +90,12 @@ def test_a_setting_made_in_python_stays() -> None:
 @pytest.mark.parametrize(
     ("environment", "directory"),
     [
-        ({"HOME": "/home/me"}, "/home/me/.cache/rtdlm/xla"),
-        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/fast"}, "/fast/rtdlm/xla"),
-        ({"HOME": "/home/me", "XDG_CACHE_HOME": "relative"}, "/home/me/.cache/rtdlm/xla"),
-        ({"HOME": "/home/me", "XDG_CACHE_HOME": ""}, "/home/me/.cache/rtdlm/xla"),
+        ({"HOME": "/homes/me"}, "/homes/me/.cache/rtdlm/xla"),
+        ({"HOME": "/homes/me", "XDG_CACHE_HOME": "/fast"}, "/fast/rtdlm/xla"),
+        ({"HOME": "/homes/me", "XDG_CACHE_HOME": "relative"}, "/homes/me/.cache/rtdlm/xla"),
+        ({"HOME": "/homes/me", "XDG_CACHE_HOME": ""}, "/homes/me/.cache/rtdlm/xla"),
         ({"XDG_CACHE_HOME": "/fast", "RTDLM_CACHE_DIR": "/scratch/me"}, "/scratch/me/xla"),
-        ({"HOME": "/home/me", "RTDLM_CACHE_DIR": "~/here"}, "/home/me/here/xla"),
+        ({"HOME": "/homes/me", "RTDLM_CACHE_DIR": "~/here"}, "/homes/me/here/xla"),
         ({"XDG_CACHE_HOME": "/fast", "RTDLM_CACHE_DIR": ""}, None),
         ({"XDG_CACHE_HOME": "/fast", "RTDLM_CACHE_DIR": "off"}, None),
     ],

@@ -48,13 +48,12 @@ def newton_schulz(x: Array, steps: int) -> Array:
 
 
 def muon(momentum: float, steps: int) -> Direction:
-    """One [in, out] matrix; Nesterov with the bias corrections of Nadam (Dozat, 2016)."""
-    m, t, u = 0.0, 0, None
+    """One [in, out] matrix; Jordan et al. (2024), with Nesterov's momentum."""
+    m, u = 0.0, None
     while True:
         g = yield u
-        t += 1
         m = momentum * m + (1 - momentum) * g
-        ahead = momentum * m / (1 - momentum ** (t + 1)) + (1 - momentum) * g / (1 - momentum**t)
+        ahead = momentum * m + (1 - momentum) * g
         u = newton_schulz(ahead, steps) * max(1.0, g.shape[1] / g.shape[0]) ** 0.5
 
 

@@ -35,7 +35,7 @@ def knobs(**values: float) -> Knobs:
 
 
 def sums_of(case: dict[str, Any], turned: Knobs, experts: ExpertStatistics | None = None) -> Sums:
-    terms = loss_terms(case["weights"], turned)
+    terms = loss_terms(case["weights"], turned, scale=jnp.float32(0.25))
     loss = token_loss(case["x"], case["table"], case["labels"], terms, cap=None, chunk_size=2)
     return loss_sums(Scores(loss.tokens, loss.objective, experts), case["weights"], turned)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from rtdlm.config import AGIConfig, OptimizerConfig, UserError
 from rtdlm.models import TMSModel
 from rtdlm.parallel import path_name
+from rtdlm.training import muon
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import (
     Progress,
@@ -190,8 +192,15 @@ def test_an_optimizer_equals_its_paper(case: str) -> None:
     ids=["defaults", "all set"],
 )  # fmt: skip
 def test_muon_orthogonalises_matrices_by_path_and_leaves_the_rest_to_adam(
-    options: dict[str, Any], momentum: float, steps: int, adam: tuple[float, ...]
+    options: dict[str, Any],
+    momentum: float,
+    steps: int,
+    adam: tuple[float, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In float32; `test_muon` has what bfloat16 changes."""
+    in_float32 = partial(muon.newton_schulz, dtype=jnp.float32)
+    monkeypatch.setattr(muon, "newton_schulz", in_float32)
     config = OptimizerConfig(name="muon", **COMMON, **options)
     trained, _ = ours(config, *start())
     expected = theirs(

@@ -46,9 +46,13 @@ def attend(
     scores_BKNS = _dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
     scores = scores_BKNS.reshape(batch, kv_heads, heads // kv_heads, length, slots)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value_BSKE.dtype)
-    read_BKNE = jnp.einsum("BKNS,BSKE->BKNE", weights.reshape(scores_BKNS.shape), value_BSKE)
-    return _rows(read_BKNE.reshape(-1, *read_BKNE.shape[2:]), query_BTHE.shape)
+    # Divided by their sum after they are rounded and read: decoding rounds as training does.
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    sums_BKN1 = jnp.sum(weights, axis=-1).reshape(*query_BKNE.shape[:3], 1)
+    weights_BKNS = weights.reshape(scores_BKNS.shape).astype(value_BSKE.dtype)
+    read_BKNE = _dot("BKNS,BSKE->BKNE", weights_BKNS, value_BSKE) / sums_BKN1
+    read = read_BKNE.astype(query_BTHE.dtype)
+    return _rows(read.reshape(-1, *read.shape[2:]), query_BTHE.shape)
 
 
 def attend_causally(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.attention.narrow import narrow
+from rtdlm.modules.primitives import narrow
 
 BLOCK = 128
 """Queries of a block: 64 to 256 differ by a quarter; smaller ones read fewer keys in vain."""

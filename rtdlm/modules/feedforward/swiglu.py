@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.primitives import Projection
+from rtdlm.modules.primitives import Projection, narrow
 
 
 class SwiGLU(hk.Module):
@@ -37,7 +37,7 @@ def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
     of the hidden width, and moving those costs more than the arithmetic.
     """
     gate_f32 = gate.astype(jnp.float32)
-    return (jax.nn.silu(gate_f32) * up.astype(jnp.float32)).astype(gate.dtype)
+    return narrow(jax.nn.silu(gate_f32) * up.astype(jnp.float32), gate.dtype)
 
 
 def _forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -51,7 +51,7 @@ def _backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Arr
     open_share = jax.nn.sigmoid(gate)
     slope = open_share * (1.0 + gate * (1.0 - open_share))
     dtype = kept[0].dtype
-    return (dy * up * slope).astype(dtype), (dy * gate * open_share).astype(dtype)
+    return narrow(dy * up * slope, dtype), narrow(dy * gate * open_share, dtype)
 
 
 gated.defvjp(_forward, _backward)

@@ -30,6 +30,9 @@ class LossTerms(NamedTuple):
     weights_BT: jax.Array
     label_smoothing: jax.Array
     z_loss: jax.Array
+    scale: jax.Array
+    """What the objective will be multiplied by before it is differentiated. It changes no result:
+    the slopes are made at that size, which float16 can hold where it cannot hold the weights."""
 
 
 class TokenLoss(NamedTuple):
@@ -40,8 +43,11 @@ class TokenLoss(NamedTuple):
 
 
 class _Gradients(NamedTuple):
+    """Of the objective times `scale`."""
+
     x_BTD: jax.Array
     table_VD: jax.Array
+    scale: jax.Array
 
 
 def token_loss(
@@ -96,7 +102,7 @@ def _forward(
     (objective, dtable_DV), made = jax.lax.scan(add, zero, parts)
     dx_BTD, tokens = jax.tree.map(lambda array: joined(array, x_BTD.shape[1]), made)
     return TokenLoss(objective, tokens), _Gradients(
-        dx_BTD, row_major(dtable_DV).T.astype(table_VD.dtype)
+        dx_BTD, row_major(dtable_DV).T.astype(table_VD.dtype), terms.scale
     )
 
 
@@ -104,7 +110,10 @@ def _backward(
     cap: float | None, chunk_size: int, made: _Gradients, slope: TokenLoss
 ) -> tuple[jax.Array, jax.Array, None, None]:
     del cap, chunk_size
-    dx, dtable = (array * slope.objective.astype(array.dtype) for array in made)
+    # One, where `scale` was told right; in float32, for else float16 may not hold it.
+    rest = slope.objective / made.scale
+    scaled = (array.astype(jnp.float32) * rest for array in made[:2])
+    dx, dtable = (array.astype(like.dtype) for array, like in zip(scaled, made[:2], strict=True))
     return dx, dtable, None, None
 
 
@@ -114,8 +123,11 @@ _token_loss.defvjp(_forward, _backward)
 def _chunk(
     x_BCD: jax.Array, table_VD: jax.Array, labels_BC: jax.Array, terms: LossTerms, cap: float | None
 ) -> tuple[TokenLoss, jax.Array]:
-    """A chunk's loss and its gradient in the uncapped logits, in the format of `x_BCD`."""
-    weights, smoothing, z_loss = terms
+    """A chunk's loss and its gradient in the uncapped logits, in the format of `x_BCD`.
+
+    The gradient is that of the loss times `terms.scale`.
+    """
+    weights, smoothing, z_loss, scale = terms
     raw = jnp.einsum("BCD,VD->BCV", x_BCD, table_VD, preferred_element_type=jnp.float32)
     scores_BCV = soft_cap(raw, cap=cap)
     softmax = Softmax.of(scores_BCV)
@@ -124,10 +136,11 @@ def _chunk(
     each_BC = (1.0 - smoothing) * tokens.nll + smoothing * spread_BC
     each_BC += z_loss * jnp.square(tokens.log_partition)
     size = scores_BCV.shape[-1]
-    push_BC = weights * (1.0 + 2.0 * z_loss * tokens.log_partition)
+    scaled_BC = weights * scale
+    push_BC = scaled_BC * (1.0 + 2.0 * z_loss * tokens.log_partition)
     slope_BCV = softmax.raised_BCV * (push_BC[..., None] / softmax.sum_BC1)
     is_label_BCV = jnp.arange(size, dtype=labels_BC.dtype)[None, None] == labels_BC[..., None]
-    pull_BC1, spread_BC1 = ((weights * share)[..., None] for share in (1 - smoothing, smoothing))
+    pull_BC1, spread_BC1 = ((scaled_BC * share)[..., None] for share in (1 - smoothing, smoothing))
     slope_BCV -= jnp.where(is_label_BCV, pull_BC1, 0.0) + spread_BC1 / size
     if cap is not None:
         slope_BCV *= 1.0 - jnp.square(scores_BCV / cap)

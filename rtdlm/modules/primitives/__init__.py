@@ -4,6 +4,7 @@ from rtdlm.modules.primitives.dropout import dropout
 from rtdlm.modules.primitives.layer_norm import LayerNorm
 from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
+from rtdlm.modules.primitives.narrow import narrow
 from rtdlm.modules.primitives.norm import RMSNorm
 from rtdlm.modules.primitives.product import PRODUCT, product, row_major, weight_gradient
 from rtdlm.modules.primitives.projection import Projection, project_all
@@ -23,6 +24,7 @@ __all__ = [
     "ShortConv",
     "dropout",
     "look_back",
+    "narrow",
     "packed_past",
     "product",
     "project_all",

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from rtdlm.parallel import on_one_device
+
 PRODUCT = "product"
 """Name of every product for `jax.checkpoint`, which does not see into it."""
-
 
 MIN_ROWS = 16
 """Fewest rows for which a weight's gradient is made turned. Sums of two or three rows are left to
@@ -59,7 +60,12 @@ def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def row_major(array: jax.Array) -> jax.Array:
-    """`array`, on a CPU laid out in memory as its axes say, instead of as XLA finds best."""
+    """`array`, on a CPU laid out in memory as its axes say, instead of as XLA finds best.
+
+    On several devices it is left alone: XLA's partitioner would gather it whole first.
+    """
+    if not on_one_device():
+        return array
     layout = Layout(major_to_minor=tuple(range(array.ndim)))
     return jax.lax.platform_dependent(
         array, cpu=lambda array: with_layout_constraint(array, layout), default=lambda array: array

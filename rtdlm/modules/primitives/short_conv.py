@@ -30,9 +30,10 @@ class ShortConv(hk.Module):
         """The result, like `x`, and the state `[B, W - 1, ...]`; see `look_back`."""
         shape = (self.width, *x.shape[2:])
         kernel = hk.get_parameter("kernel", shape, jnp.float32, hk.initializers.Constant(0.0))
-        kernel = kernel.astype(x.dtype)
-        seen, state = look_back(x, past, reach=self.width - 1, state=state)
-        y = x
+        # In float32: it is no more to move, and a kernel's gradient is a sum over all tokens.
+        x_f32 = x.astype(jnp.float32)
+        seen, state = look_back(x_f32, past, reach=self.width - 1, state=state)
+        y = x_f32
         for back, before in enumerate(seen):
             y = y + kernel[back][None, None] * before
-        return y, state
+        return y.astype(x.dtype), state

@@ -1,0 +1,1 @@
+"""Measures what each ingredient is worth: `python -m studies`."""

@@ -1,0 +1,108 @@
+"""`python -m studies`: lists the studies; with a name, runs one, writes its results."""
+
+import importlib
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ROOT
+from benchmarks.runner import print_results, tell
+from rtdlm.config.command_line import leave, run
+from rtdlm.config.errors import UserError
+from rtdlm.evaluation.results import Result, stamped, write_results
+
+USAGE = """Measures what each ingredient is worth.
+
+  python -m studies                       what there is
+  python -m studies recipe                runs, prints, writes studies/results/recipe-small.json
+  python -m studies recipe --help         its options
+  python -m studies recipe --smoke        tiny sizes; writes nothing
+  python -m benchmarks tables             fills the tables of docs/ from the result files
+"""
+STUDIES = {"recipe": "studies.recipe"}
+"""Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
+where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments and runs the study; returns the exit status."""
+    return run(_main, sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help"]:
+            print(_listing())
+        case [name, *rest]:
+            _study(name, rest)
+
+
+def _study(name: str, arguments: Sequence[str]) -> None:
+    if name not in STUDIES:
+        raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
+    module = importlib.import_module(STUDIES[name])
+    flags = _parse(name, module, arguments)
+    out = flags.out or _place(module.file_name(flags))
+    command = shlex.join(["python", "-m", "studies", name, *arguments])
+    results: list[Result] = []
+    for found in module.measure(flags):
+        results = stamped(found, command=command, root=ROOT)
+        if out is not None:
+            write_results(_partial(out), results)
+    print_results(results)
+    if out is not None:
+        _partial(out).replace(out)
+        tell(f"written to {out}")
+
+
+def _place(name: str | None) -> Path | None:
+    return None if name is None else ROOT / "studies" / "results" / f"{name}.json"
+
+
+def _partial(out: Path) -> Path:
+    """Where results are while more are to come, so that a long study may be looked at."""
+    return out.with_suffix(".partial")
+
+
+def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog=f"python -m studies {name}",
+        description=module.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only whether it runs")
+    parser.add_argument(
+        "--seeds", type=_count, metavar="N",
+        help=f"runs of each variant (default: {module.SEEDS}; 1 with --smoke)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="where results go (default: below studies/results; nowhere if smaller than usual)",
+    )  # fmt: skip
+    module.add_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number of at least 1"  # what argparse calls it in its message
+
+
+def _listing() -> str:
+    described = {name: importlib.import_module(m).DESCRIPTION for name, m in STUDIES.items()}
+    width = max(map(len, STUDIES))
+    lines = [f"  {name:{width}}  {text}" for name, text in described.items()]
+    return "\n".join([USAGE, *lines])
+
+
+if __name__ == "__main__":
+    leave(main())
