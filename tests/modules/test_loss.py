@@ -127,7 +127,8 @@ def test_the_gradient_is_scaled_by_what_the_objective_counts_for() -> None:
 
 def test_slopes_are_made_at_the_size_they_are_told() -> None:
     """Weights of a million are too much for float16, and of a millionth too little, but not the
-    mean that is differentiated; what the scale is told changes nothing else."""
+    mean that is differentiated; what the scale is told changes nothing else.
+    """
     given = case(0.1, 0.01, dtype="float16")
     plain, loss = ours(given, None, 4)
     for factor in (2.0**20, 2.0**-20):
