@@ -1,14 +1,13 @@
 """`python -m benchmarks`: lists the benchmarks; with a name, measures one, writes its results."""
 
-import importlib
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.command import count, find, listing, make_parser
 from benchmarks.runner import Plan, cores, print_results, tell
 from benchmarks.tables import update_tables
 from rtdlm.config.command_line import leave, run
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     match arguments:
         case [] | ["-h" | "--help"]:
-            print(_listing())
+            print(listing(USAGE, BENCHMARKS))
         case ["tables"]:
             for path in update_tables(ROOT):
                 print(f"{path.relative_to(ROOT)} is up to date")
@@ -55,9 +54,7 @@ def _main(arguments: Sequence[str]) -> None:
 
 
 def _measure(name: str, arguments: Sequence[str]) -> None:
-    if name not in BENCHMARKS:
-        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    module = importlib.import_module(BENCHMARKS[name])
+    module = find("benchmark", name, BENCHMARKS)
     flags = _parse(name, module, arguments)
     command = shlex.join(["python", "-m", "benchmarks", name, *arguments])
     results = stamped(module.measure(_plan(module, flags), flags), command=command, root=ROOT)
@@ -71,24 +68,15 @@ def _measure(name: str, arguments: Sequence[str]) -> None:
 
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
-    parser = ArgumentParser(
-        prog=f"python -m benchmarks {name}",
-        description=module.__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only whether it runs")
+    out = f"default: benchmarks/results/{name}.json; none with --smoke"
+    parser = make_parser(f"python -m benchmarks {name}", module, out=out)
     parser.add_argument(
-        "--repeats", type=_count, metavar="N",
+        "--repeats", type=count, metavar="N",
         help=f"child processes (or seeds) a side (default: {module.REPEATS}; 1 with --smoke)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_count, nargs="+", metavar="N",
+        "--threads", type=count, nargs="+", metavar="N",
         help="cores a side is given, where the benchmark can choose (default: 1 and all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help=f"where results go (default: benchmarks/results/{name}.json; none with --smoke)",
     )  # fmt: skip
     module.add_flags(parser)
     return parser.parse_args(arguments)
@@ -105,23 +93,6 @@ def _plan(module: Any, flags: Namespace) -> Plan:
     return Plan(
         flags.smoke, flags.repeats or (1 if flags.smoke else module.REPEATS), tuple(threads)
     )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "number of at least 1"  # what argparse calls it in its message
-
-
-def _listing() -> str:
-    described = {name: importlib.import_module(m).DESCRIPTION for name, m in BENCHMARKS.items()}
-    width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:{width}}  {text}" for name, text in described.items()]
-    return "\n".join([USAGE, *lines])
 
 
 if __name__ == "__main__":

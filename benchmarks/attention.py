@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 
 from benchmarks.child import Answer
-from benchmarks.runner import Case, Plan, interleave, ratios, samples, tell
+from benchmarks.runner import Case, Plan, interleave, ratios, samples, tell, threads_named
 from rtdlm.evaluation.results import Bar, Result
 
 DESCRIPTION = "time and memory of sliding, linear and sparse attention against dense, T 1k to 16k"
@@ -46,7 +46,7 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
         for precision, lengths in (SMOKE_LENGTHS if plan.smoke else LENGTHS).items():
             found: dict[int, ByKind] = {}
             for length in lengths:
-                title = f"T {length}, {precision}, {threads} threads"
+                title = f"T {length}, {precision}, {threads_named(threads)}"
                 cases = _cases(title, length, precision, threads, plan, flags)
                 answers = interleave(cases, repeats=plan.repeats)
                 found[length] = _measured(title, answers, limit=flags.gib)
@@ -102,7 +102,7 @@ def _quantities(title: str, answers: ByKind) -> list[Result]:
 def _ratios(found: Mapping[int, ByKind], at: int, precision: str, threads: int) -> list[Result]:
     """Dense over each kind at `at`, and each kind's growth from there to twice the length."""
     clock, unit = ("cpu", "CPU") if threads == 1 else ("wall", "wall")
-    setting = f"{precision}, {threads} threads"
+    setting = f"{precision}, {threads_named(threads)}"
     results = []
     for kind, here in found[at].items():
         sliding = kind == "sliding"

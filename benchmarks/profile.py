@@ -9,7 +9,7 @@ One core, so that times add up.
 from argparse import ArgumentParser, Namespace
 
 from benchmarks.peak import measure_peaks, peak_results
-from benchmarks.runner import Case, Plan, interleave
+from benchmarks.runner import Case, Plan, interleave, require_torch
 from benchmarks.shapes import SMOKE, TINY, our_config
 from rtdlm.evaluation.results import Result
 
@@ -24,6 +24,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def measure(plan: Plan, flags: Namespace) -> list[Result]:
     """Milliseconds a step of every part, in both formats."""
+    require_torch()  # whose products are half of the peak
     formats = ("float32",) if plan.smoke else ("float32", "bfloat16")
     size, tries = (64, 1) if plan.smoke else (2048, 10)
     peaks = measure_peaks((1,), precisions=formats, size=size, repeats=tries)

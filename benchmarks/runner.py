@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,14 @@ def require_torch() -> None:
             "PyTorch, which the peer is written in, is not installed; install it with "
             "`pip install 'rtdlm[bench]'` or `pip install torch`"
         )
+
+
+def has_compiler() -> bool:
+    """Whether `torch.compile` finds the C++ compiler that it needs; says so where it does not."""
+    found = shutil.which(os.environ.get("CXX", "g++")) is not None
+    if not found:
+        tell("no C++ compiler (g++, or what CXX names): the peer runs without torch.compile")
+    return found
 
 
 def run_case(case: Case, *, on: Sequence[int] | None = None) -> Answer:

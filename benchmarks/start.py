@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from benchmarks import ROOT
 from benchmarks.peer.shape import Shape
-from benchmarks.runner import Plan, ratios, require_torch, scratch, tell
+from benchmarks.runner import Plan, has_compiler, ratios, require_torch, scratch, tell
 from benchmarks.shapes import SMOKE, TINY
 from benchmarks.text import add_text_flag
 from rtdlm.data import prepare
@@ -92,7 +92,8 @@ def _prepare(work: Path, text: Path, *, smoke: bool) -> dict[str, list[str]]:
         OURS: [*train, "--steps", "1", "--out", "{out}", "--batch-size", batch, *sizes],
         EAGER: peer,
     }
-    return commands if smoke else {**commands, COMPILED: [*peer, "--compile"]}
+    compiled = not smoke and has_compiler()
+    return {**commands, COMPILED: [*peer, "--compile"]} if compiled else commands
 
 
 def _smoke_sizes(shape: Shape) -> list[str]:

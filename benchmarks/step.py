@@ -20,6 +20,7 @@ from benchmarks.runner import (
     Case,
     Plan,
     cache_environment,
+    has_compiler,
     interleave,
     ratios,
     require_torch,
@@ -119,11 +120,13 @@ def _sides(work: Work, threads: int, *, seconds: float, smoke: bool) -> dict[str
     bfloat16 = {
         f"{OURS}, bfloat16": ours("bfloat16"),
         f"{EAGER}, bfloat16": peer("bfloat16", compiled=False),
-        f"{COMPILED}, bfloat16": peer("bfloat16", compiled=True),
     }
+    if has_compiler():
+        float32[COMPILED] = peer("float32", compiled=True)
+        bfloat16[f"{COMPILED}, bfloat16"] = peer("bfloat16", compiled=True)
     # Its own optimizer, and the format that `precision.compute=auto` comes to on this machine.
     default = {SHIPPED: ours("auto", optimizer={})} if work.default_too else {}
-    return {**float32, COMPILED: peer("float32", compiled=True), **bfloat16, **default}
+    return {**float32, **bfloat16, **default}
 
 
 def _measure_sides(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.child import Answer
 from benchmarks.ours import recipes
-from benchmarks.peer.grid import SIDE, save, search, tuned_recipe
+from benchmarks.peer.grid import SIDE, save, search, tuned_options
 from benchmarks.runner import (
     Case,
     Plan,
@@ -141,8 +141,8 @@ class _Bench:
             target = None
             if name == "tuned":
                 target = mean(answer["loss"] for answer in self._peer("standard"))
-            recipe = SMOKE_RECIPE if self._plan.smoke else _recipe(name)
-            options = {"recipe": recipe, "shape": self._shape}
+            trained = {"recipe": SMOKE_RECIPE} if self._plan.smoke else _options(name)
+            options = {**trained, "shape": self._shape}
             answers = self._run(Runs(SIDE, options), target)
             self._peers[name] = answers
             self._results += _described(f"peer, {name}", answers)
@@ -179,9 +179,9 @@ class _Bench:
         return run_all(cases, at_once=self._flags.at_once)
 
 
-def _recipe(peer: str) -> dict[str, Any]:
-    """Fields of the peer's recipe that differ from the standard ones."""
-    return tuned_recipe() if peer == "tuned" else {"steps": STEPS[peer]}
+def _options(peer: str) -> dict[str, Any]:
+    """What of a peer differs from its side's standard."""
+    return tuned_options() if peer == "tuned" else {"recipe": {"steps": STEPS[peer]}}
 
 
 def _described(title: str, answers: Sequence[Answer]) -> list[Result]:

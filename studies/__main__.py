@@ -1,17 +1,16 @@
 """`python -m studies`: lists the studies; with a name, runs one, writes its results."""
 
-import importlib
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.command import count, find, listing, make_parser
 from benchmarks.runner import print_results, tell
 from rtdlm.config.command_line import leave, run
-from rtdlm.config.errors import UserError
 from rtdlm.evaluation.results import Result, stamped, write_results
 
 USAGE = """Measures what each ingredient is worth.
@@ -22,7 +21,7 @@ USAGE = """Measures what each ingredient is worth.
   python -m studies recipe --smoke        tiny sizes; writes nothing
   python -m benchmarks tables             fills the tables of docs/ from the result files
 """
-STUDIES = {"recipe": "studies.recipe"}
+STUDIES = {"recipe": "studies.recipe", "formats": "studies.formats"}
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""
 
@@ -35,15 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     match arguments:
         case [] | ["-h" | "--help"]:
-            print(_listing())
+            print(listing(USAGE, STUDIES))
         case [name, *rest]:
             _study(name, rest)
 
 
 def _study(name: str, arguments: Sequence[str]) -> None:
-    if name not in STUDIES:
-        raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
-    module = importlib.import_module(STUDIES[name])
+    module = find("study", name, STUDIES)
     flags = _parse(name, module, arguments)
     out = flags.out or _place(module.file_name(flags))
     command = shlex.join(["python", "-m", "studies", name, *arguments])
@@ -68,40 +65,14 @@ def _partial(out: Path) -> Path:
 
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
-    parser = ArgumentParser(
-        prog=f"python -m studies {name}",
-        description=module.__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only whether it runs")
+    out = "default: below studies/results; nowhere if smaller than usual"
+    parser = make_parser(f"python -m studies {name}", module, out=out)
     parser.add_argument(
-        "--seeds", type=_count, metavar="N",
+        "--seeds", type=count, metavar="N",
         help=f"runs of each variant (default: {module.SEEDS}; 1 with --smoke)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="where results go (default: below studies/results; nowhere if smaller than usual)",
     )  # fmt: skip
     module.add_flags(parser)
     return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "number of at least 1"  # what argparse calls it in its message
-
-
-def _listing() -> str:
-    described = {name: importlib.import_module(m).DESCRIPTION for name, m in STUDIES.items()}
-    width = max(map(len, STUDIES))
-    lines = [f"  {name:{width}}  {text}" for name, text in described.items()]
-    return "\n".join([USAGE, *lines])
 
 
 if __name__ == "__main__":

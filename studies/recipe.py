@@ -37,12 +37,14 @@ def add_flags(parser: ArgumentParser) -> None:
     sizes = [name for name in SIZES if name != "smoke"]
     parser.add_argument(
         "--size", choices=sizes, default="small",
-        help="of the model (default: small; others look at the more important changes only)",
+        help="of the model (default: small; medium looks at the more important changes only, "
+        "tiny is the preset on byte-pair tokens)",
     )  # fmt: skip
     parser.add_argument(
-        "--text", default=str(DEFAULT_TEXT), metavar="FILE",
-        help="text to train on (default: tinyshakespeare.txt in ../shared/data), or "
-        f"{library_text.NAME}; with another than the default, the more important changes only",
+        "--text", metavar="FILE",
+        help=f"text to train on, or {library_text.NAME} (default: tinyshakespeare.txt in "
+        f"../shared/data, for tiny {library_text.NAME}); with another than the default, the more "
+        "important changes only",
     )  # fmt: skip
     parser.add_argument(
         "--only", default="", metavar="WORD", help="changes with this in their name",
@@ -53,7 +55,7 @@ def file_name(flags: Namespace) -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
     if flags.smoke or flags.only:
         return None
-    other = "" if _is_default(flags.text) else f"-{Path(flags.text).stem}"
+    other = "" if _is_default(flags) else f"-{Path(flags.text).stem}"
     return f"recipe-{flags.size}{other}"
 
 
@@ -68,11 +70,11 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     if not flags.smoke:
         _keep_to_one_core()
     seeds = list(range(flags.seeds or (1 if flags.smoke else SEEDS)))
-    with _text(flags.text) as text:
+    with _text(flags.text or _default_text(flags)) as text:
         from studies.recipe_side import Bench  # JAX reads how many cores there are
 
         tell(f"{len(chosen)} changes, {len(seeds)} seeds each, one core")
-        bench = Bench(text, size.config, steps=size.steps, seeds=seeds)
+        bench = Bench(text, size, seeds=seeds)
         base, answers = bench.base(), {}
         for number, variant in enumerate(chosen, start=1):
             answers[variant.name] = bench.variant(merged(size.config, variant.change))
@@ -114,8 +116,8 @@ def verdict(difference: float, twice: float) -> str:
 
 def _chosen(flags: Namespace, size: Size) -> Iterator[Variant]:
     """The changes to look at, in order of importance."""
-    everything = flags.smoke or (flags.size == "small" and _is_default(flags.text))
-    named = [v for v in variants(size.config, steps=size.steps) if flags.only in v.name]
+    everything = flags.smoke or (flags.size != "medium" and _is_default(flags))
+    named = [variant for variant in variants(size) if flags.only in variant.name]
     if not named:
         raise UserError(
             f"no change has {flags.only!r} in its name; --only takes a word such as 'QK-norm'"
@@ -144,8 +146,13 @@ def _text(named: str) -> Iterator[Path]:
         yield path
 
 
-def _is_default(text: str) -> bool:
-    return Path(text).resolve() == DEFAULT_TEXT.resolve()
+def _default_text(flags: Namespace) -> str:
+    return library_text.NAME if flags.size == "tiny" and not flags.smoke else str(DEFAULT_TEXT)
+
+
+def _is_default(flags: Namespace) -> bool:
+    default = _default_text(flags)
+    return flags.text in (None, default) or Path(flags.text).resolve() == Path(default).resolve()
 
 
 def _described(case: str, answer: "Answer") -> list[Result]:

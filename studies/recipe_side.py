@@ -10,16 +10,17 @@ Axes: B batch, T time, N the text.
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.child import Timer
+from benchmarks.ours.characters import held_out_loss, random_batch
 from benchmarks.text import CharacterText, Windows, read_characters, windows
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch
+from rtdlm.data import train_bpe
 from rtdlm.evaluation import make_eval_step
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters
@@ -29,9 +30,8 @@ from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.state import TrainState, init_state
 from rtdlm.training.step import make_train_step
-from studies.variants import Tree
+from studies.variants import Size, Tree
 
-EVALUATION_ROWS = 128
 ROUNDS = 15
 BLOCK_SECONDS = 0.05
 
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     """One variant over all seeds."""
 
     losses: list[float]
-    """Over the whole held-out part [nats a character]."""
+    """Over the whole held-out part [nats a token]."""
     cpu_seconds: list[float]
     """Of training alone."""
     steps: int
@@ -52,12 +52,13 @@ class Answer(NamedTuple):
 class Bench:
     """Measures variants of one base on one text."""
 
-    def __init__(self, path: Path, base: Tree, *, steps: int, seeds: Sequence[int]) -> None:
-        """`steps` are those of the base."""
+    def __init__(self, path: Path, size: Size, *, seeds: Sequence[int]) -> None:
         keep_freed_memory()
         keep_compiled_programs()
-        self._text = read_characters(path)
-        self._base, self._steps, self._seeds = Run(self._text, base), steps, seeds
+        text = read_characters(path)
+        self._text = read_words(path, size.config["vocab_size"]) if size.words else text
+        self._base = Run(self._text, size.config)
+        self._steps, self._seeds = size.steps, seeds
         # All are judged alike, whatever the length that they were trained at.
         self._held_out = windows(self._text.held_out_N, length=self._base.config.max_seq_len)
 
@@ -83,7 +84,7 @@ class Run:
 
     def __init__(self, text: CharacterText, tree: Tree) -> None:
         self._train_N = text.train_N
-        self.config = AGIConfig.from_dict({"vocab_size": text.vocab_size, **tree})
+        self.config = AGIConfig.from_dict({**tree, "vocab_size": text.vocab_size})
         self._mesh = make_mesh(self.config.mesh, jax.devices()[:1])
         self._optimizer = make_optimizer(self.config.optimizer)
         model = TMSModel(self.config)
@@ -106,22 +107,22 @@ class Run:
         return jax.block_until_ready(state)
 
     def train(self, seed: int, *, steps: int, held_out: Windows) -> tuple[float, float]:
-        """Loss over the whole held-out part [nats a character] and CPU time of training [s]."""
+        """Loss over the whole held-out part [nats a token] and CPU time of training [s]."""
         state, random = self.start(seed), np.random.default_rng(seed)
         timer = Timer()
         state = self.advance(state, random, count=steps, of=steps)
         seconds = timer.read().cpu
-        return self.loss(state.params, held_out), seconds
+        return held_out_loss(self._judge, state.params, held_out), seconds
 
-    def loss(self, params: Any, held_out: Windows) -> float:
-        """Mean over all windows [nats a character]."""
-        total, (rows, length) = 0.0, held_out.ids_BT.shape
-        for start in range(0, rows, EVALUATION_ROWS):
-            # One compiled shape: the last part is filled with rows that do not count.
-            place = np.arange(start, start + EVALUATION_ROWS)
-            ids_BT, labels_BT = (array[place % rows] for array in held_out)
-            total += float(self._judge(params, packed(ids_BT, labels_BT, place < rows)).nll)
-        return total / (rows * length)
+
+def read_words(path: Path, vocab_size: int) -> CharacterText:
+    """The text of `path` in byte-pair tokens, which its first nine tenths decide."""
+    text = path.read_text(encoding="utf-8")
+    split = int(0.9 * len(text))
+    parts = text[:split], text[split:]
+    tokenizer = train_bpe(parts[:1], vocab_size)
+    train_N, held_out_N = (tokenizer.encode(part).astype(np.int64) for part in parts)
+    return CharacterText(train_N, held_out_N, tokenizer.vocab_size)
 
 
 def relative_costs(base: Run, run: Run) -> list[float]:
@@ -141,23 +142,3 @@ def relative_costs(base: Run, run: Run) -> list[float]:
             costs.append(timer.read().cpu)
         ratios.append(costs[1] / costs[0])
     return ratios
-
-
-def random_batch(train_N: np.ndarray, random: np.random.Generator, config: AGIConfig) -> Batch:
-    """Random windows of the text, as the loader would pack them."""
-    rows, length = config.batch_size, config.max_seq_len
-    starts_B = random.integers(len(train_N) - length, size=rows)
-    place_BT = starts_B[:, None] + np.arange(length)
-    return packed(train_N[place_BT], train_N[place_BT + 1], np.ones(rows))
-
-
-def packed(ids_BT: np.ndarray, labels_BT: np.ndarray, weights_B: np.ndarray) -> Batch:
-    """A document a row; a row of weight 0 does not count."""
-    shape = ids_BT.shape
-    return Batch(
-        input_ids=ids_BT.astype(np.int32),
-        labels=labels_BT.astype(np.int32),
-        positions=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
-        segment_ids=np.ones(shape, np.int32),
-        weights=np.broadcast_to(weights_B[:, None], shape).astype(np.float32),
-    )

@@ -1,7 +1,9 @@
-"""The base recipe at two sizes, and what is changed in it, one thing at a time."""
+"""The base recipe at two sizes, the `tiny` preset, and what is changed in them, one at a time."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from rtdlm.config.presets import PRESETS
 
 Tree = Mapping[str, Any]
 """Fields of `AGIConfig`, sections as mappings."""
@@ -13,6 +15,8 @@ class Size(NamedTuple):
     config: Tree
     steps: int
     """Of the base; what they cost in CPU time is what every variant may spend."""
+    words: bool = False
+    """Tokens are those of a byte-pair encoding of the base's vocabulary, not characters."""
 
 
 class Variant(NamedTuple):
@@ -53,6 +57,12 @@ SIZES = {
          "max_seq_len": 128, "batch_size": 16},
         steps=150,
     ),
+    "tiny": Size(
+        {**PRESETS["tiny"], "optimizer": {"warmup_steps": 10},
+         "precision": {"compute": "bfloat16"}},
+        steps=100,
+        words=True,
+    ),
     "smoke": Size(
         {**RECIPE, "d_model": 16, "num_layers": 1, "num_heads": 1, "d_ff": 32,
          "max_seq_len": 64, "batch_size": 4},
@@ -64,8 +74,39 @@ ADAM_RATES = (0.005, 0.01, 0.02, 0.04)
 TABLES = r"decoder/(embedding|output)$"
 
 
-def variants(base: Tree, *, steps: int) -> Iterator[Variant]:
-    """All changes of `base`, which trains for `steps`; the most important first."""
+def variants(size: Size) -> Iterator[Variant]:
+    """All changes of the base at one size; the most important first."""
+    return _of_preset(size.config) if size.words else _of_recipe(size.config, steps=size.steps)
+
+
+def _of_preset(base: Tree) -> Iterator[Variant]:
+    """What might make a better preset."""
+    yield Variant("short convolutions: on", {"short_conv": 4})
+    yield Variant("zero-initialised outputs: on", {"zero_init_outputs": True})
+    yield Variant("schedule: linear", {"optimizer": {"schedule": "linear"}})
+    for rate in (0.005, 0.02):  # half of Muon's 0.02 is the base's
+        yield Variant(f"Muon: Adam's rate {rate:g}", {"optimizer": {"adam_learning_rate": rate}})
+    for rate in (0.01, 0.04):
+        muon = {"learning_rate": rate, "adam_learning_rate": 0.01}
+        yield Variant(f"Muon: rate {rate:g}", {"optimizer": muon})
+    for rate in (0.002, 0.004, 0.008):
+        adam = {"name": "adamw", "learning_rate": rate}
+        yield Variant(f"Adam for all: rate {rate:g}", {"optimizer": adam})
+    yield Variant("QK-norm: none", {"qk_norm": False})
+    wide = base["d_ff"] * 3 // 2
+    yield Variant(
+        f"feed-forward: ReLU-squared, width {wide}", {"feedforward": "relu2", "d_ff": wide}
+    )
+    yield Variant("value residual: on", {"value_residual": True})
+    for std in (0.02, 1.0):
+        yield Variant(f"embedding's first spread: {std:g}", {"embedding_std": std})
+    tables = {"orders": (2, 3), "buckets": 32768}
+    yield Variant("n-gram tables: orders 2 and 3", {"ngram": tables})
+    yield Variant("weight decay: none", {"optimizer": {"weight_decay": 0.0}})
+    yield Variant("precision: float32", {"precision": {"compute": "float32"}})
+
+
+def _of_recipe(base: Tree, *, steps: int) -> Iterator[Variant]:
     yield from _short_convolutions()
     yield from _layers(base)
     yield from _rates(base)

@@ -1,7 +1,4 @@
-"""Our side of the time-to-loss benchmark: `TMSModel` and the step that `rtdlm.train` compiles.
-
-Axes: B batch, T time.
-"""
+"""Our side of the time-to-loss benchmark: `TMSModel` and the step that `rtdlm.train` compiles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.text import WINDOW, Windows, read_characters, windows
+from benchmarks.ours.characters import held_out_loss, random_batch
+from benchmarks.text import WINDOW, read_characters, windows
 from benchmarks.timing import Timing, TrainingClock
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch
 from rtdlm.evaluation import make_eval_step
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters
@@ -24,8 +21,6 @@ from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.state import init_state
 from rtdlm.training.step import make_train_step
-
-EVALUATION_ROWS = 128
 
 
 def train(
@@ -64,52 +59,21 @@ def train(
         state = init_state(model, optimizer, mesh)
         # A step on a copy compiles it and leaves the weights as they are.
         copy = jax.tree.map(jnp.copy, state)
-        batch = _batch(characters.train_N, random, settings)
+        batch = random_batch(characters.train_N, random, settings)
         jax.block_until_ready(step(copy, batch, knobs, jnp.float32(0.0)))
     with clock.evaluating():
-        _loss(judge, state.params, held_out)
+        held_out_loss(judge, state.params, held_out)
     loss, done = float("inf"), 0
     for done in range(1, settings.num_steps + 1):
         fraction = jnp.float32((done - 1) / settings.num_steps)
-        state, _ = step(state, _batch(characters.train_N, random, settings), knobs, fraction)
+        state, _ = step(state, random_batch(characters.train_N, random, settings), knobs, fraction)
         due = target is not None and done % every == 0 and 2 * done >= settings.num_steps
         if due or done == settings.num_steps:
             jax.block_until_ready(state)
             with clock.evaluating():
-                loss = _loss(judge, state.params, held_out)
+                loss = held_out_loss(judge, state.params, held_out)
             if target is not None and loss <= target:
                 break
     reached = target is None or loss <= target
     parameters = count_parameters(settings).total
     return clock.timing(reached=reached, loss=loss, steps=done, parameters=parameters)
-
-
-def _batch(train_N: np.ndarray, random: np.random.Generator, config: AGIConfig) -> Batch:
-    """Random windows of the text, as the loader would pack them."""
-    rows, length = config.batch_size, config.max_seq_len
-    starts_B = random.integers(len(train_N) - length, size=rows)
-    place_BT = starts_B[:, None] + np.arange(length)
-    return _packed(train_N[place_BT], train_N[place_BT + 1], np.ones(rows))
-
-
-def _packed(ids_BT: np.ndarray, labels_BT: np.ndarray, weights_B: np.ndarray) -> Batch:
-    shape = ids_BT.shape
-    return Batch(
-        input_ids=ids_BT.astype(np.int32),
-        labels=labels_BT.astype(np.int32),
-        positions=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
-        segment_ids=np.ones(shape, np.int32),
-        weights=np.broadcast_to(weights_B[:, None], shape).astype(np.float32),
-    )
-
-
-def _loss(judge: Any, params: Any, held_out: Windows) -> float:
-    """Mean loss over all windows [nats a character]."""
-    total, rows = 0.0, len(held_out.ids_BT)
-    for start in range(0, rows, EVALUATION_ROWS):
-        # One compiled shape: the last part is filled with rows that do not count.
-        place = np.arange(start, start + EVALUATION_ROWS)
-        ids_BT, labels_BT = (array[place % rows] for array in held_out)
-        sums = judge(params, _packed(ids_BT, labels_BT, place < rows))
-        total += float(sums.nll) / WINDOW
-    return total / rows

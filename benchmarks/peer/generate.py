@@ -5,7 +5,7 @@ Both draw from the `top_k` likeliest tokens at a temperature. Axes: B batch, T t
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from benchmarks.peer.gpt import GPT
 from benchmarks.peer.llama import Llama
@@ -43,4 +43,4 @@ def draw(logits_BV: Tensor, *, temperature: float, top_k: int) -> Tensor:
     logits_BV = logits_BV / temperature
     least_B1 = torch.topk(logits_BV, min(top_k, logits_BV.shape[-1])).values[:, -1:]
     kept_BV = logits_BV.masked_fill(logits_BV < least_B1, float("-inf"))
-    return torch.multinomial(F.softmax(kept_BV, dim=-1), num_samples=1)
+    return torch.multinomial(functional.softmax(kept_BV, dim=-1), num_samples=1)

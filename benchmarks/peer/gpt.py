@@ -10,7 +10,7 @@ Axes: B batch, T time, D model, H heads, E head features, V vocabulary.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from benchmarks.peer.shape import Shape
 
@@ -33,7 +33,7 @@ class Attention(nn.Module):
         query, key, value = (
             part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts
         )
-        read_BHTE = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        read_BHTE = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.output(read_BHTE.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -51,7 +51,7 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
-        return x_BTD + self.down(F.gelu(self.up(self.feedforward_norm(x_BTD))))
+        return x_BTD + self.down(functional.gelu(self.up(self.feedforward_norm(x_BTD))))
 
 
 class GPT(nn.Module):
@@ -79,7 +79,7 @@ class GPT(nn.Module):
     def forward(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
         """The mean negative log-likelihood of `labels_BT` [nats]."""
         logits_BTV = self.head(self.features(ids_BT))
-        return F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten())
+        return functional.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten())
 
     def logits(self, ids_BT: Tensor) -> Tensor:
         """`[B, T, V]`."""

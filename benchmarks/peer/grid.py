@@ -1,39 +1,42 @@
 """The tuned peer: its best learning rate, batch and schedule, from a small grid.
 
 First learning rate x batch size, each with a cosine over half the rows that the standard recipe
-reads; then, for the two best of these, the schedule's form and length. A recipe is as good as the
-CPU seconds in which it first reaches the target loss; of recipes that do not reach it, the one that
-comes nearest is better. All runs are kept in `tuned.json`, so that the choice can be seen.
+reads; then, for the two best of these, the schedule's form and length; then, for the best of all,
+PyTorch's compiler and bfloat16. A recipe is as good as the CPU seconds in which it first reaches
+the target loss; of recipes that do not reach it, the one that comes nearest is better. All runs are
+kept in `tuned.json`, so that the choice can be seen.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.child import Answer
-from benchmarks.runner import Case, run_all
+from benchmarks.runner import Case, has_compiler, run_all
 from rtdlm.config.errors import UserError
 from rtdlm.disk import replace_file
 
+Options = dict[str, Any]
+
 TUNED = Path(__file__).with_name("tuned.json")
 SIDE = "benchmarks.peer.side:train"
-LEARNING_RATES = (1e-3, 2e-3, 4e-3)
-BATCH_SIZES = (6, 12, 24)
+LEARNING_RATES = (2e-3, 4e-3, 8e-3)
+BATCH_SIZES = (3, 6, 12)
 ROWS = 12_000
 SCHEDULES = (("cosine", 0.1), ("linear", 0.0))
-LENGTHS = (7_000, 9_000, 12_000, 16_000)
+LENGTHS = (9_000, 12_000, 16_000)
+MEANS: tuple[Options, ...] = ({"compiled": True}, {"bfloat16": True})
 SEED = 1234
 """Not one that the benchmark is run with: tuning on the seeds of the test would flatter."""
 
-Options = dict[str, Any]
-
 
 class Run(NamedTuple):
-    """A recipe and how it fared."""
+    """A way to train and how it fared."""
 
-    recipe: Options
+    options: Options
+    """Of the peer's side: `recipe`, and what of `MEANS` it uses."""
     answer: Answer
 
     @property
@@ -52,18 +55,19 @@ def search(text: Path, target: float, *, shape: Options, smoke: bool, at_once: i
     if smoke:
         rates, sizes, rows, lengths = (1e-3,), (6,), 24, (24,)
     first = [recipe(lr, size, rows, "cosine", 0.1) for lr in rates for size in sizes]
-    runs = _try(first, text, target, shape=shape, at_once=at_once)
-    best = sorted(runs, key=lambda run: run.rank)[:2]
-    tried = [run.recipe for run in runs]
+    trial = _Trial(text, target, shape, at_once)
+    trial.run([{"recipe": each} for each in first])
     second = [
-        recipe(run.recipe["learning_rate"], run.recipe["batch_size"], rows, schedule, final)
-        for run in best
+        recipe(tried["learning_rate"], tried["batch_size"], rows, schedule, final)
+        for tried in (run.options["recipe"] for run in trial.ranked()[:2])
         for schedule, final in SCHEDULES
         for rows in lengths
     ]
-    new = [candidate for candidate in second if candidate not in tried]
-    runs += _try(new, text, target, shape=shape, at_once=at_once)
-    return sorted(runs, key=lambda run: run.rank)
+    trial.run([{"recipe": each} for each in second if each not in first])
+    best = trial.ranked()[0].options
+    means = [how for how in MEANS if "compiled" not in how or (not smoke and has_compiler())]
+    trial.run([best | how for how in means])
+    return trial.ranked()
 
 
 def recipe(rate: float, batch_size: int, rows: int, schedule: str, final: float) -> Options:
@@ -81,18 +85,18 @@ def recipe(rate: float, batch_size: int, rows: int, schedule: str, final: float)
 def save(runs: Sequence[Run], target: float, path: Path = TUNED) -> None:
     """Writes the grid, the best first."""
     kept = ("reached", "loss", "steps", "cpu_seconds")
-    rows = [run.recipe | {f"found_{key}": run.answer[key] for key in kept} for run in runs]
+    rows = [run.options | {key: run.answer[key] for key in kept} for run in runs]
     tree = {
         "date": datetime.now(UTC).date().isoformat(),
         "target": target,
-        "best": runs[0].recipe,
+        "best": runs[0].options,
         "runs": rows,
     }
     replace_file(path, (json.dumps(tree, indent=1) + "\n").encode())
 
 
-def tuned_recipe(path: Path = TUNED) -> Options:
-    """The best recipe of the kept grid.
+def tuned_options(path: Path = TUNED) -> Options:
+    """The best of the kept grid, as options of the peer's side.
 
     Raises:
         UserError: no grid was searched yet.
@@ -106,21 +110,37 @@ def tuned_recipe(path: Path = TUNED) -> Options:
     return best
 
 
-def _try(
-    recipes: Sequence[Mapping[str, Any]], text: Path, target: float, *, shape: Options, at_once: int
-) -> list[Run]:
-    cases = [
-        Case(
-            "benchmarks.sides.time_to_loss",
-            {
-                "side": SIDE,
-                "text": str(text),
-                "seed": SEED,
-                "target": target,
-                "options": {"recipe": dict(recipe), "shape": shape},
-            },
-        )
-        for recipe in recipes
-    ]
-    answers = run_all(cases, at_once=at_once)
-    return [Run(dict(r), answer) for r, answer in zip(recipes, answers, strict=True)]
+class _Trial:
+    """All runs so far."""
+
+    def __init__(self, text: Path, target: float, shape: Options, at_once: int) -> None:
+        self._text, self._target, self._shape = text, target, shape
+        self._at_once = at_once
+        self._runs: list[Run] = []
+
+    def run(self, candidates: Sequence[Options]) -> None:
+        """Trains with each of the candidates."""
+        cases = [
+            Case(
+                "benchmarks.sides.time_to_loss",
+                {
+                    "side": SIDE,
+                    "text": str(self._text),
+                    "seed": SEED,
+                    "target": self._target,
+                    "options": {**options, "shape": self._shape, "every": _every(options)},
+                },
+            )
+            for options in candidates
+        ]
+        answers = run_all(cases, at_once=self._at_once)
+        self._runs += [Run(*pair) for pair in zip(candidates, answers, strict=True)]
+
+    def ranked(self) -> list[Run]:
+        """The best first."""
+        return sorted(self._runs, key=lambda run: run.rank)
+
+
+def _every(options: Options) -> int:
+    """Steps between evaluations, which take longer than the training between them."""
+    return max(25, options["recipe"]["steps"] // 40)

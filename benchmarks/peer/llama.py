@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from benchmarks.peer.gpt import initialise
 from benchmarks.peer.shape import Shape
@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`, in float32 whatever the input."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON).type_as(x)
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON).type_as(x)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Attention(nn.Module):
                 kept[:, :, start:end] = new
             key, value = (kept[:, :, :end] for kept in cache)
         # One new token reads all there is; a whole prompt reads causally.
-        read_BHTE = F.scaled_dot_product_attention(
+        read_BHTE = functional.scaled_dot_product_attention(
             query, key, value, is_causal=length > 1, enable_gqa=self.kv_heads < self.heads
         )
         return self.output(read_BHTE.transpose(1, 2).reshape(batch, length, -1))
@@ -104,7 +104,7 @@ class Block(nn.Module):
         normed = self.attention_norm(x_BTD)
         x_BTD = x_BTD + self.attention(normed, cos_TE, sin_TE, cache, start)
         gate_BTF, up_BTF = self.gate_up(self.feedforward_norm(x_BTD)).chunk(2, dim=-1)
-        return x_BTD + self.down(F.silu(gate_BTF) * up_BTF)
+        return x_BTD + self.down(functional.silu(gate_BTF) * up_BTF)
 
 
 class Llama(nn.Module):
@@ -139,7 +139,7 @@ class Llama(nn.Module):
     def forward(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
         """The mean negative log-likelihood of `labels_BT` [nats]."""
         logits_BTV = self.head(self.features(ids_BT))
-        return F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten())
+        return functional.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten())
 
     def logits(self, ids_BT: Tensor) -> Tensor:
         """`[B, T, V]`."""

@@ -26,6 +26,7 @@ def train(
     shape: Mapping[str, Any] | None = None,
     every: int = 25,
     compiled: bool = False,
+    bfloat16: bool = False,
 ) -> Timing:
     """A `Side`.
 
@@ -37,6 +38,7 @@ def train(
         shape: fields of `Shape` that differ from the standard ones.
         every: steps between evaluations in the second half, with a target.
         compiled: through `torch.compile`.
+        bfloat16: with products in bfloat16; evaluation is in float32.
     """
     torch.manual_seed(seed)
     characters = read_characters(text)
@@ -45,10 +47,9 @@ def train(
     clock = TrainingClock()
     sizes = Shape(**{"vocab_size": characters.vocab_size, **(shape or {})})
     how = Recipe(**(recipe or {}))
-    trainer = Trainer(make_model(sizes), how, compiled=compiled)
-    if compiled:
-        with clock.compiling():
-            _compile(trainer, sizes, how)
+    with clock.compiling():  # what PyTorch loads on first use is not training either
+        trainer = Trainer(make_model(sizes), how, compiled=compiled, bfloat16=bfloat16)
+        _prepare(trainer, sizes, how)
     loss = float("inf")
     for step in range(1, how.steps + 1):
         trainer.step(*_batch(train_N, how.batch_size, sizes.length))
@@ -81,8 +82,8 @@ def _batch(train_N: Tensor, rows: int, length: int) -> tuple[Tensor, Tensor]:
     return train_N[place_BT], train_N[place_BT + 1]
 
 
-def _compile(trainer: Trainer, shape: Shape, recipe: Recipe) -> None:
-    """Compiles loss and gradient without a step: the weights stay as they are."""
+def _prepare(trainer: Trainer, shape: Shape, recipe: Recipe) -> None:
+    """Loss and gradient once, compiled where asked; the weights stay as they are."""
     ids_BT = torch.zeros((recipe.batch_size, shape.length), dtype=torch.long)
     trainer.loss(ids_BT, ids_BT).backward()
     trainer.optimizer.zero_grad(set_to_none=True)

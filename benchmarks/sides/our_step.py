@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.child import Answer, Spec, since_spawned, time_blocks
+from benchmarks.ours.characters import packed
 from rtdlm.config import AGIConfig
 from rtdlm.data import Batch
 from rtdlm.models import TMSModel
@@ -55,8 +56,6 @@ def measure(spec: Spec) -> Answer:
 
 def random_batch(config: AGIConfig, rng: np.random.Generator) -> Batch:
     """Rows of random tokens, each one document."""
-    size = (config.batch_size, config.max_seq_len)
-    ids = rng.integers(config.vocab_size, size=(size[0], size[1] + 1), dtype=np.int32)
-    positions = np.broadcast_to(np.arange(size[1], dtype=np.int32), size)
-    ones = np.ones(size, np.int32)
-    return Batch(ids[:, :-1], ids[:, 1:], ones, positions, ones.astype(np.float32))
+    size = (config.batch_size, config.max_seq_len + 1)
+    ids_BT = rng.integers(config.vocab_size, size=size)
+    return packed(ids_BT[:, :-1], ids_BT[:, 1:], np.ones(config.batch_size))

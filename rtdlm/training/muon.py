@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtdlm.modules.primitives import row_major
+from rtdlm.modules.primitives import dot, row_major
 from rtdlm.parallel import path_name
 
 MatrixAxes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -47,7 +47,10 @@ def scale_by_muon(
 
     def update(updates: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
         del params
-        blend = lambda m, g: momentum * m + (1.0 - momentum) * g  # noqa: E731
+
+        def blend(m: jax.Array, g: jax.Array) -> jax.Array:
+            return momentum * m + (1.0 - momentum) * g
+
         mean = jax.tree.map(blend, state.mean, updates)
 
         def direction(path: tuple[Any, ...], m: jax.Array, g: jax.Array) -> jax.Array:
@@ -79,12 +82,8 @@ def newton_schulz(
     x = (matrices / (norm + EPSILON)).astype(dtype)
     a, b, c = QUINTIC
     for _ in range(steps):
-        gram = _dot("...mn,...kn->...mk", x, x).astype(dtype)
-        polynomial = b * gram.astype(jnp.float32) + c * _dot("...mk,...kl->...ml", gram, gram)
-        moved = _dot("...mk,...kn->...mn", polynomial.astype(dtype), x)
+        gram = dot("...mn,...kn->...mk", x, x).astype(dtype)
+        polynomial = b * gram.astype(jnp.float32) + c * dot("...mk,...kl->...ml", gram, gram)
+        moved = dot("...mk,...kn->...mn", polynomial.astype(dtype), x)
         x = (a * x.astype(jnp.float32) + moved).astype(dtype)
     return x.astype(jnp.float32)
-
-
-def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -130,7 +130,7 @@ def test_without_torch_one_sentence_says_what_to_install(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "torch" else real(name, *a)
     )
-    for name in ("step", "time-to-loss", "decode", "start"):
+    for name in ("step", "time-to-loss", "decode", "start", "profile"):
         assert main([name, "--smoke"]) == 2
         assert capsys.readouterr().err == (
             "error: PyTorch, which the peer is written in, is not installed; install it with "

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.peer.grid import Run, recipe, save, tuned_recipe
+from benchmarks.peer.grid import Run, recipe, save, tuned_options
 from benchmarks.text import read_characters, windows
 from rtdlm.config import UserError
 
@@ -74,9 +74,9 @@ def test_recipes_that_reach_the_target_rank_before_those_that_come_near(tmp_path
     assert ranked == [runs[name] for name in ("fast", "slow", "near", "far")]
     path = tmp_path / "tuned.json"
     with pytest.raises(UserError, match="not known yet; search for it with `python -m benchmarks"):
-        tuned_recipe(path)
+        tuned_options(path)
     save(ranked, 1.95, path)
-    assert tuned_recipe(path) == {"a": 2}
+    assert tuned_options(path) == {"a": 2}
     assert len(json.loads(path.read_text())["runs"]) == 4
 
 

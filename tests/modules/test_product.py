@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.primitives import Projection, product, project_all
-from rtdlm.modules.primitives.projection import MIN_ROWS, contract
+from rtdlm.modules.primitives.projection import MIN_SHARED_ROWS, contract
 
 # Half of the distance from one to the next number, all that one rounding costs.
 ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -160,7 +160,7 @@ def test_contracting_has_the_gradients_of_einsum(equation: str, dtype: str) -> N
         assert_rounded(got, np.einsum(sides, a, b), np.einsum(sides, np.abs(a), np.abs(b)))
 
 
-@pytest.mark.parametrize("rows", [MIN_ROWS - 1, MIN_ROWS])
+@pytest.mark.parametrize("rows", [MIN_SHARED_ROWS - 1, MIN_SHARED_ROWS])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_projections_together_are_those_apart(rows: int, dtype: str) -> None:
     """Queries, keys and values of different widths, below and above the copying of weights."""

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from benchmarks.child import Times
+from benchmarks.ours.characters import held_out_loss
 from benchmarks.text import read_characters, windows
 from rtdlm.config import AGIConfig
+from rtdlm.data import train_bpe
+from rtdlm.evaluation import make_eval_step
 from rtdlm.evaluation.results import read_results
 from rtdlm.models import TMSModel
+from rtdlm.parallel import make_mesh
 from studies import recipe_side
 from studies.__main__ import main
 from studies.recipe import results, verdict
-from studies.recipe_side import Answer, Run, relative_costs
+from studies.recipe_side import Answer, Run, read_words, relative_costs
 from studies.variants import SIZES, merged, variants
 
 SMOKE = SIZES["smoke"]
@@ -90,11 +94,21 @@ def test_a_slow_moment_is_in_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
 def test_every_change_of_every_size_is_a_valid_configuration_of_its_own() -> None:
     for size in SIZES.values():
         base = AGIConfig.from_dict(size.config)
-        changed = list(variants(size.config, steps=size.steps))
+        changed = list(variants(size))
         configs = [AGIConfig.from_dict(merged(size.config, v.change)) for v in changed]
         assert base not in configs
         assert len({str(config) for config in configs}) == len(configs)
         assert len({variant.name for variant in changed}) == len(changed)
+
+
+def test_words_are_learned_from_what_is_trained_on(text: Path) -> None:
+    found = read_words(text, 300)
+    whole = text.read_text()
+    split = int(0.9 * len(whole))
+    tokenizer = train_bpe([whole[:split]], 300)
+    assert found.vocab_size == tokenizer.vocab_size == 300
+    assert tokenizer.decode(found.train_N) == whole[:split]
+    assert tokenizer.decode(found.held_out_N) == whole[split:]
 
 
 def test_merging_changes_one_field_of_a_section() -> None:
@@ -120,7 +134,10 @@ def test_the_loss_is_the_mean_over_all_windows(text: Path) -> None:
     scores = np.asarray(logits_BTV, np.float64)
     log_sum = np.log(np.exp(scores).sum(-1))
     own = np.take_along_axis(scores, labels_BT[..., None], -1)[..., 0]
-    assert run.loss(params, held_out) == pytest.approx(float((log_sum - own).mean()), abs=1e-5)
+    judge = make_eval_step(TMSModel(run.config), make_mesh(run.config.mesh, jax.devices()[:1]))
+    assert held_out_loss(judge, params, held_out) == pytest.approx(
+        float((log_sum - own).mean()), abs=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -152,4 +169,4 @@ def test_a_study_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -
     assert main(["recipes"]) == 2
     assert "there is no study 'recipes'; there are recipe" in capsys.readouterr().err
     assert main([]) == 0
-    assert "recipe  each ingredient of the training recipe" in capsys.readouterr().out
+    assert "recipe   each ingredient of the training recipe" in capsys.readouterr().out

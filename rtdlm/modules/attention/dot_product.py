@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.accelerated import attend_fused, fused_attention_serves
-from rtdlm.modules.primitives import row_major
+from rtdlm.modules.primitives import dot, row_major
 
 MASKED = -1e30
 QUERY_BLOCK = 128
@@ -43,14 +43,14 @@ def attend(
     slots, kv_heads = key_BSKE.shape[1:3]
     query = _queries(query_BTHE * width**-0.5, kv_heads)
     query_BKNE = query.reshape(batch, kv_heads, -1, width)
-    scores_BKNS = _dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
+    scores_BKNS = dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
     scores = scores_BKNS.reshape(batch, kv_heads, heads // kv_heads, length, slots)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
     # Divided by their sum after they are rounded and read: decoding rounds as training does.
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums_BKN1 = jnp.sum(weights, axis=-1).reshape(*query_BKNE.shape[:3], 1)
     weights_BKNS = weights.reshape(scores_BKNS.shape).astype(value_BSKE.dtype)
-    read_BKNE = _dot("BKNS,BSKE->BKNE", weights_BKNS, value_BSKE) / sums_BKN1
+    read_BKNE = dot("BKNS,BSKE->BKNE", weights_BKNS, value_BSKE) / sums_BKN1
     read = read_BKNE.astype(query_BTHE.dtype)
     return _rows(read.reshape(-1, *read.shape[2:]), query_BTHE.shape)
 
@@ -101,12 +101,12 @@ def _forward(
     dtype = query_BTHE.dtype
     query = _queries(query_BTHE * jnp.asarray(width**-0.5, dtype), kv_heads)
     key, value = _keys(key_BSKE), _keys(value_BSKE)
-    scores = _dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
+    scores = dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums = jnp.sum(weights, axis=-1, keepdims=True).reshape(*query.shape[:2], 1)
     weights = weights.reshape(*query.shape[:2], slots).astype(dtype)
-    read = (_dot("rns,rse->rne", weights, value) / sums).astype(dtype)
+    read = (dot("rns,rse->rne", weights, value) / sums).astype(dtype)
     return _rows(read, query_BTHE.shape), _Kept(query, key, value, weights, sums, read)
 
 
@@ -118,11 +118,11 @@ def _backward(kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Array, jax.Array, ja
     dy = _queries(dy_BTHE, kv_heads).astype(jnp.float32) / sums
     inner = jnp.sum(dy * read.astype(jnp.float32), axis=-1, keepdims=True)
     dy = dy.astype(dtype)
-    dvalue = _dot("ren,rns->res", _turned(dy), weights)
-    dscores = weights.astype(jnp.float32) * (_dot("rne,rse->rns", dy, value) - inner)
+    dvalue = dot("ren,rns->res", _turned(dy), weights)
+    dscores = weights.astype(jnp.float32) * (dot("rne,rse->rns", dy, value) - inner)
     dscores = dscores.astype(dtype)
-    dquery = _dot("rns,rse->rne", dscores, key) * width**-0.5
-    dkey = _dot("ren,rns->res", _turned(query), dscores)
+    dquery = dot("rns,rse->rne", dscores, key) * width**-0.5
+    dkey = dot("ren,rns->res", _turned(query), dscores)
     return (
         _rows(dquery.astype(dtype), dy_BTHE.shape),
         _slots(dkey.astype(dtype), kv_heads),
@@ -132,10 +132,6 @@ def _backward(kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Array, jax.Array, ja
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 
 
 def _turned(matrix: jax.Array) -> jax.Array:

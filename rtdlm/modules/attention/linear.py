@@ -24,7 +24,7 @@ from rtdlm.modules.attention.chunks import (
     states_at_start,
     to_chunks,
 )
-from rtdlm.modules.primitives.product import product
+from rtdlm.modules.primitives import dot, product
 
 CHUNK = 64
 EPSILON = 1e-6
@@ -106,10 +106,7 @@ def _across(
     rows, width = key_IRCE.shape[1], key_IRCE.shape[-1]
     lasts = where.per_row(where.lasts_IBC, rows // batch)[..., None]
     key = jnp.where(lasts, key_IRCE, jnp.zeros((), key_IRCE.dtype))
-    added = jnp.einsum(
-        "IREC,IRCF->IREF", jnp.swapaxes(key, -1, -2), value_IRCF,
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    added = dot("IREC,IRCF->IREF", jnp.swapaxes(key, -1, -2), value_IRCF)
     total = jnp.sum(key.astype(jnp.float32), axis=2)
     keeps_IR = where.per_row(where.continues_IB, rows // batch)
     starts, end = states_at_start((added, total), keeps_IR)

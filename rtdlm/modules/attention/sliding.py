@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.primitives import narrow
+from rtdlm.modules.primitives import dot, narrow
 
 BLOCK = 128
 """Queries of a block: 64 to 256 differ by a quarter; smaller ones read fewer keys in vain."""
@@ -102,10 +102,6 @@ def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _dot(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
-
-
 def _padded_rows(x_BTKE: jax.Array, before: int) -> jax.Array:
     """`[R, P + T, E]`, zeros first."""
     batch, length, kv_heads, width = x_BTKE.shape
@@ -128,7 +124,7 @@ def _masks(plan: _Plan, segment_ids_BT: jax.Array) -> jax.Array:
 
 def _scores(query_RNE: jax.Array, key_RSE: jax.Array, mask_BCS: jax.Array) -> jax.Array:
     batch, block, keys = mask_BCS.shape
-    scores_RNS = _dot("RNE,RSE->RNS", query_RNE, key_RSE)
+    scores_RNS = dot("RNE,RSE->RNS", query_RNE, key_RSE)
     scores = scores_RNS.reshape(batch, -1, query_RNE.shape[1] // block, block, keys)
     return jnp.where(mask_BCS[:, None, None], scores, MASKED).reshape(scores_RNS.shape)
 
@@ -167,7 +163,7 @@ def _forward(
         top_RN1 = jnp.max(scores_RNS, axis=-1, keepdims=True)
         weights_RNS = jnp.exp(scores_RNS - top_RN1)
         total_RN1 = jnp.sum(weights_RNS, axis=-1, keepdims=True)
-        read_RNE = _dot("RNS,RSE->RNE", narrow(weights_RNS, value.dtype), value_RSE) / total_RN1
+        read_RNE = dot("RNS,RSE->RNE", narrow(weights_RNS, value.dtype), value_RSE) / total_RN1
         normaliser_RN1 = top_RN1 + jnp.log(total_RN1)
         return start + plan.block, (narrow(read_RNE, query.dtype), normaliser_RN1[..., 0])
 
@@ -235,13 +231,13 @@ def _tile_gradient(
     dtype = given.query_RNE.dtype
     scores_RNS = _scores(given.query_RNE, key_RSE, given.mask_BCS)
     weights_RNS = jnp.exp(scores_RNS - given.normaliser_RN[..., None])
-    change_weights = _dot("RNE,RSE->RNS", given.change_RNE, value_RSE)
+    change_weights = dot("RNE,RSE->RNS", given.change_RNE, value_RSE)
     product = given.change_RNE.astype(jnp.float32) * given.read_RNE.astype(jnp.float32)
     mean_RN1 = jnp.sum(product, axis=-1, keepdims=True)
     change_scores = narrow(weights_RNS * (change_weights - mean_RN1), dtype)
-    change_query = narrow(_dot("RNS,RSE->RNE", change_scores, key_RSE), dtype)
-    change_key = _dot("REN,RNS->RES", given.query_REN, change_scores)
-    change_value = _dot("REN,RNS->RES", given.change_REN, narrow(weights_RNS, dtype))
+    change_query = narrow(dot("RNS,RSE->RNE", change_scores, key_RSE), dtype)
+    change_key = dot("REN,RNS->RES", given.query_REN, change_scores)
+    change_value = dot("REN,RNS->RES", given.change_REN, narrow(weights_RNS, dtype))
     return change_query, jnp.stack([change_key, change_value])
 
 

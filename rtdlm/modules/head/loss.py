@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.head.statistics import Softmax, TokenStatistics, chunked, joined, statistics_of
-from rtdlm.modules.head.unembed import soft_cap
-from rtdlm.modules.primitives import row_major, weight_gradient
+from rtdlm.modules.head.unembed import logits
+from rtdlm.modules.primitives import dot, row_major, weight_gradient
 
 
 class LossTerms(NamedTuple):
@@ -91,7 +91,7 @@ def _forward(
         x_BCD, labels_BC, weights_BC = part
         each = terms._replace(weights_BT=weights_BC)
         loss, slope_BCV = _chunk(x_BCD, table, labels_BC, each, cap)
-        dx_BCD = jnp.einsum("...v,vd->...d", slope_BCV, table, preferred_element_type=jnp.float32)
+        dx_BCD = dot("BCV,VD->BCD", slope_BCV, table)
         flat = [array.reshape(-1, array.shape[-1]) for array in (x_BCD, slope_BCV)]
         total = (total[0] + loss.objective, total[1] + weight_gradient(*flat))
         return total, (dx_BCD.astype(x_BCD.dtype), loss.tokens)
@@ -128,8 +128,7 @@ def _chunk(
     The gradient is that of the loss times `terms.scale`.
     """
     weights, smoothing, z_loss, scale = terms
-    raw = jnp.einsum("BCD,VD->BCV", x_BCD, table_VD, preferred_element_type=jnp.float32)
-    scores_BCV = soft_cap(raw, cap=cap)
+    scores_BCV = logits(x_BCD, table_VD, cap=cap)
     softmax = Softmax.of(scores_BCV)
     tokens = statistics_of(scores_BCV, labels_BC, softmax)
     spread_BC = tokens.log_partition - tokens.mean_logit

@@ -110,7 +110,7 @@ def statistics_of(scores_BCV: jax.Array, labels_BC: jax.Array, softmax: Softmax)
     still = jax.lax.stop_gradient
     # Not `>`: where nothing is a number, nothing was predicted.
     above = ~(still(scores_BCV) <= still(label_BC)[..., None])
-    # As numbers: XLA for CPUs adds up booleans ten times slower.
+    # As numbers: XLA for CPUs adds up booleans far more slowly.
     above = jnp.sum(above.astype(jnp.float32), axis=-1)
     # Where p is 0 a logit may be as low as it likes.
     seen = jnp.where(raised > 0.0, raised * (scores_BCV - largest), 0.0)

@@ -6,11 +6,13 @@ Axes: ... any leading axes, D model, V vocabulary.
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.primitives import dot
+
 
 def logits(x: jax.Array, table_VD: jax.Array, *, cap: float | None) -> jax.Array:
     """`[..., D]` -> float32 `[..., V]`; products in the input's dtype, sums in float32."""
     table_VD = table_VD.astype(x.dtype)
-    raw = jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+    raw = dot("...D,VD->...V", x, table_VD)
     return soft_cap(raw, cap=cap)
 
 

@@ -6,7 +6,7 @@ from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
 from rtdlm.modules.primitives.narrow import narrow
 from rtdlm.modules.primitives.norm import RMSNorm
-from rtdlm.modules.primitives.product import PRODUCT, product, row_major, weight_gradient
+from rtdlm.modules.primitives.product import PRODUCT, dot, product, row_major, weight_gradient
 from rtdlm.modules.primitives.projection import Projection, project_all
 from rtdlm.modules.primitives.short_conv import ShortConv
 
@@ -22,6 +22,7 @@ __all__ = [
     "Projection",
     "RMSNorm",
     "ShortConv",
+    "dot",
     "dropout",
     "look_back",
     "narrow",

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def narrow(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Float32 `x` in `dtype`, rounded to the nearest.
 
-    Behind an exponential, XLA for CPUs converts to bfloat16 one number at a time, at four times
-    the cost of the exponential. There the upper halves are taken as integers: the same result, but
+    Behind an exponential, XLA for CPUs converts to bfloat16 one number at a time, which costs more
+    than the exponential. There the upper halves are taken as integers: the same result, but
     that a tie is rounded away from zero instead of to even.
     """
     if dtype != jnp.bfloat16:

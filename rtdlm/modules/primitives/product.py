@@ -4,8 +4,8 @@
 
 Operands have the activations' format and sums are float32. XLA's CPU library has kernels for the
 bfloat16 units (AMX) that serve a product only if it gives float32 and its left operand's rows are
-what is summed. `dw` is neither as automatic differentiation writes it, and then runs five times
-slower; hence a gradient of its own.
+what is summed. `dw` is neither as automatic differentiation writes it, and then runs on the float32
+units; hence a gradient of its own.
 
 Axes: ... batch, N rows, K summed, M produced.
 """
@@ -20,7 +20,7 @@ from rtdlm.parallel import on_one_device
 PRODUCT = "product"
 """Name of every product for `jax.checkpoint`, which does not see into it."""
 
-MIN_ROWS = 16
+MIN_TURNED_ROWS = 16
 """Fewest rows for which a weight's gradient is made turned. Sums of two or three rows are left to
 XLA's own code, which then aborts the process if `jax.vmap` has made a batch of the products."""
 
@@ -32,7 +32,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    return _dot(x, w.astype(x.dtype), transposed=False).astype(x.dtype)
+    return dot("...nk,...km->...nm", x, w.astype(x.dtype)).astype(x.dtype)
 
 
 def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -42,7 +42,7 @@ def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ja
 
 def _backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    dx = _dot(dy, w.astype(x.dtype), transposed=True).astype(x.dtype)
+    dx = dot("...nm,...km->...nk", dy, w.astype(x.dtype)).astype(x.dtype)
     return dx, weight_gradient(x, dy).astype(w.dtype)
 
 
@@ -51,12 +51,12 @@ _product.defvjp(_forward, _backward)
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     """x^T dy in float32: `[..., N, K]` and `[..., N, M]` -> `[..., K, M]`."""
-    if x.shape[-1] > dy.shape[-1] and x.shape[-2] >= MIN_ROWS:
+    if x.shape[-1] > dy.shape[-1] and x.shape[-2] >= MIN_TURNED_ROWS:
         # Products with short rows are slow: the long axis goes last, and is turned back after.
         return jnp.swapaxes(row_major(weight_gradient(dy, x)), -1, -2)
     if x.dtype == jnp.float32:
-        return jnp.einsum("...nk,...nm->...km", x, dy)
-    return _dot(row_major(jnp.swapaxes(x, -1, -2)), dy, transposed=False)
+        return dot("...nk,...nm->...km", x, dy)
+    return dot("...kn,...nm->...km", row_major(jnp.swapaxes(x, -1, -2)), dy)
 
 
 def row_major(array: jax.Array) -> jax.Array:
@@ -72,6 +72,6 @@ def row_major(array: jax.Array) -> jax.Array:
     )
 
 
-def _dot(x: jax.Array, w: jax.Array, *, transposed: bool) -> jax.Array:
-    equation = "...nk,...mk->...nm" if transposed else "...nk,...km->...nm"
-    return jnp.einsum(equation, x, w, preferred_element_type=jnp.float32)
+def dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """einsum(equation, x, y) in float32, which is what the fast kernels give; see above."""
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -79,7 +79,7 @@ class Projection(hk.Module):
         return hk.initializers.TruncatedNormal(stddev=self.scale / (fan_in**0.5 * 0.87962566))
 
 
-MIN_ROWS = 64
+MIN_SHARED_ROWS = 64
 """Fewest rows for which `project_all` copies weights."""
 
 
@@ -91,7 +91,7 @@ def project_all(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Arr
     as in decoding, and where it would move weights that are split over devices.
     """
     summed = x.shape[-1]
-    if axis_size("tensor") > 1 or x.size // summed < MIN_ROWS:
+    if axis_size("tensor") > 1 or x.size // summed < MIN_SHARED_ROWS:
         return [projection(x) for projection in projections]
     weights = [projection.weight().reshape(summed, -1) for projection in projections]
     made = product(x.reshape(-1, summed), jnp.concatenate(weights, axis=1))
