@@ -16,6 +16,7 @@ from rtdlm.config.sections import (
     NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
+    RopeConfig,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "NgramConfig",
     "OptimizerConfig",
     "PrecisionConfig",
+    "RopeConfig",
     "StorageError",
     "UserError",
     "build_config",

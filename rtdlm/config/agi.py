@@ -23,12 +23,14 @@ from rtdlm.config.sections import (
     NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
+    RopeConfig,
 )
 
 AttentionType = Literal["mha", "gqa", "mqa", "sliding"]
 PositionEncoding = Literal["rope", "learned", "none"]
-FeedForward = Literal["swiglu", "relu2", "gelu"]
-Norm = Literal["rms", "layer"]
+FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
+Norm = Literal["rms", "rms_centred", "layer"]
+Biases = Literal["none", "qkv", "all"]
 ConvPlace = Literal["input", "attention", "queries", "keys", "values", "feedforward"]
 RematPolicy = Literal["none", "full", "dots", "named"]
 
@@ -40,6 +42,7 @@ class AGIConfig:
     READERS: ClassVar = (
         Reader("num_kv_heads", "attention_type", ("gqa", "sliding")),
         Reader("attention.window", "attention_type", ("sliding",)),
+        Reader("attention.global_every", "attention_type", ("sliding",)),
         Reader("rope_base", "position_encoding", ("rope",)),
     )
 
@@ -52,17 +55,27 @@ class AGIConfig:
     num_layers: int = 4
     """Decoder blocks [layers]."""
     num_heads: int = 4
-    """Query heads; `d_model` splits evenly over them [heads]."""
+    """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
+    [heads]."""
     num_kv_heads: int | None = None
     """Key and value heads under `gqa` and `sliding`; None is half of `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
-    """`swiglu` gates one of two products (arXiv 2002.05202), `relu2` squares a ReLU (arXiv
-    2109.08668) and `gelu` is GPT-2's, exact (arXiv 1606.08415); experts are `swiglu`."""
+    """`swiglu` and `geglu` gate one of two products (arXiv 2002.05202), `relu2` squares a ReLU
+    (arXiv 2109.08668), `gelu` is exact and `gelu_tanh` GPT-2's approximation of it (arXiv
+    1606.08415); experts are `swiglu`."""
     norm: Norm = "rms"
-    """Norm before each layer and after the last: `rms` (arXiv 1910.07467), or `layer`, which
-    also subtracts the mean (arXiv 1607.06450); neither has a bias."""
+    """Norm before each layer and after the last: `rms` (arXiv 1910.07467), `rms_centred`, whose
+    parameter is its scale less one (arXiv 2403.08295), or `layer`, which also subtracts the mean
+    (arXiv 1607.06450)."""
+    norm_epsilon: float | None = None
+    """Added to the mean square before its root; None is 1e-6, for `norm=layer` 1e-5."""
+    norm_outputs: bool = False
+    """Normalise what attention and feed-forward write, too (arXiv 2408.00118)."""
+    biases: Biases = "none"
+    """Vectors added by projections: none, those of queries, keys and values, or all in attention,
+    the feed-forward layer and `norm=layer`."""
     attention_type: AttentionType = "gqa"
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`."""
@@ -78,6 +91,8 @@ class AGIConfig:
     embedding_std: float | None = None
     """Initial standard deviation of the embedding table (a tied one is the output projection
     too) and of learned positions; None is 1 / sqrt(d_model)."""
+    embedding_scale: float | None = None
+    """Multiplies embeddings where they are looked up, in Gemma by sqrt(d_model); None does not."""
     embedding_norm: bool = False
     """Normalise what enters the first layer."""
     zero_init_outputs: bool = False
@@ -125,6 +140,7 @@ class AGIConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    rope: RopeConfig = field(default_factory=RopeConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -139,6 +155,7 @@ class AGIConfig:
         require_finite(self, path="")
         self._check_model()
         self._check_ingredients()
+        self._check_layers()
         self._check_run()
 
     def _check_model(self) -> None:
@@ -146,16 +163,21 @@ class AGIConfig:
             value = getattr(self, name)
             require(value >= 1, f"{name}={value} must be at least 1")
         require(
-            self.d_model % self.num_heads == 0,
+            self.attention.head_dim is not None or self.d_model % self.num_heads == 0,
             f"d_model={self.d_model} is not divisible by num_heads={self.num_heads}; "
-            f"use a multiple of {self.num_heads} for d_model",
+            f"use a multiple of {self.num_heads} for d_model, or set attention.head_dim",
         )
         require(
             self.position_encoding != "rope" or self.head_dim % 2 == 0,
-            f"d_model={self.d_model} over num_heads={self.num_heads} gives head size "
-            f"{self.head_dim}, which is odd; rope rotates pairs and needs an even head size",
+            f"heads have {self.head_dim} features (attention.head_dim, or d_model={self.d_model} "
+            f"over num_heads={self.num_heads}), which is odd; rope rotates pairs of them",
         )
         require_effect(self, self.READERS, path="")
+        require(
+            self.position_encoding == "rope" or self.rope.scaling == "none",
+            f"rope.scaling={self.rope.scaling!r} has no effect with position_encoding="
+            f"{self.position_encoding!r}; remove it or use position_encoding='rope'",
+        )
         require(
             self.rope_base is None or self.rope_base > 0,
             f"rope_base={self.rope_base} must be positive",
@@ -173,6 +195,24 @@ class AGIConfig:
         require(
             self.layer_unroll is None or 1 <= self.layer_unroll <= self.num_layers,
             f"layer_unroll={self.layer_unroll} is outside 1 to num_layers={self.num_layers}",
+        )
+
+    def _check_layers(self) -> None:
+        attention, experts = self.attention, self.experts
+        require(
+            attention.global_every is None or attention.global_every <= self.num_layers,
+            f"attention.global_every={attention.global_every} exceeds num_layers="
+            f"{self.num_layers}: no layer would be global; choose less or remove it",
+        )
+        require(
+            experts.stride <= self.num_layers,
+            f"experts.every={experts.every} exceeds num_layers={self.num_layers}: no layer would "
+            "have experts; choose less",
+        )
+        require(
+            experts.layers != "sandwich" or self.num_layers > 2,
+            f"experts.layers='sandwich' leaves no layer with experts at num_layers="
+            f"{self.num_layers}; use at least 3 layers",
         )
 
     def _check_run(self) -> None:
@@ -200,9 +240,13 @@ class AGIConfig:
             f"feedforward={self.feedforward!r} has no effect with experts.num_experts="
             f"{experts.num_experts}: experts are 'swiglu'; remove feedforward or the experts",
         )
+        for name in ("embedding_std", "embedding_scale", "norm_epsilon"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}={value} must be positive")
         require(
-            self.embedding_std is None or self.embedding_std > 0,
-            f"embedding_std={self.embedding_std} must be positive",
+            not experts.num_experts or self.biases != "all",
+            f"biases='all' has no effect on experts (experts.num_experts={experts.num_experts}), "
+            "which have none; use biases='qkv' or 'none'",
         )
         require(
             not self.value_residual or self.num_layers > 1,
@@ -234,7 +278,8 @@ class AGIConfig:
     @property
     def head_dim(self) -> int:
         """Features of one head."""
-        return self.d_model // self.num_heads
+        own = self.attention.head_dim
+        return self.d_model // self.num_heads if own is None else own
 
     @property
     def kv_heads(self) -> int:

@@ -16,19 +16,20 @@ import jax.numpy as jnp
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
 from rtdlm.models.tms import Params
+from rtdlm.parallel import is_stacked
 
 LayerParams = Mapping[str, Mapping[str, Any]]
 """`Params` in which a stacked parameter is a tuple, an array a layer."""
 
-_STACKED = "/layers/"
 # What the model reads in float32 whatever the format of its activations.
-_FLOAT32 = ("norm/scale", "router/w", "_conv/kernel")
+_FLOAT32 = ("norm/scale", "norm/bias", "router/w", "_conv/kernel")
 
 
 class SplitCache(NamedTuple):
     """A `DecodeCache` with its layers apart."""
 
-    layers: tuple[LayerCache, ...]
+    loops: tuple[tuple[tuple[LayerCache, ...], ...], ...]
+    """Of every layer of every round of every loop."""
     input: InputCache
 
 
@@ -52,7 +53,7 @@ def split_params(params: Params, *, dtype: jnp.dtype) -> LayerParams:
     def split(module: str, name: str, array: jax.Array) -> Any:
         if not f"{module}/{name}".endswith(_FLOAT32):
             array = array.astype(dtype)
-        return tuple(array) if _STACKED in module else array
+        return tuple(array) if is_stacked(f"{module}/") else array
 
     return {
         module: {name: split(module, name, array) for name, array in arrays.items()}
@@ -73,11 +74,17 @@ def join_params(params: LayerParams) -> Params:
 
 def split_cache(cache: DecodeCache) -> SplitCache:
     """One cache a layer."""
-    count = jax.tree.leaves(cache.layers)[0].shape[0]
-    layers = [jax.tree.map(lambda x, at=layer: x[at], cache.layers) for layer in range(count)]
-    return SplitCache(tuple(layers), cache.input)
+
+    def rounds(loop: tuple[LayerCache, ...]) -> tuple[tuple[LayerCache, ...], ...]:
+        count = jax.tree.leaves(loop)[0].shape[0]
+        return tuple(jax.tree.map(lambda x, at=at: x[at], loop) for at in range(count))
+
+    return SplitCache(tuple(rounds(loop) for loop in cache.loops), cache.input)
 
 
 def join_cache(cache: SplitCache) -> DecodeCache:
     """The stacked cache; free inside a compiled function."""
-    return DecodeCache(jax.tree.map(lambda *arrays: jnp.stack(arrays), *cache.layers), cache.input)
+    loops = tuple(
+        jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds) for rounds in cache.loops
+    )
+    return DecodeCache(loops, cache.input)

@@ -1,5 +1,7 @@
 """One pre-norm decoder block: x + attention(norm(x)), then x + feedforward(norm(x)).
 
+What either writes may be normalised too before it is added (Gemma 2, arXiv 2408.00118).
+
 With residual gates x is first mixed with what entered the stack, g x + h x0; short convolutions
 may stand on either normalised copy and on queries, keys and values; values may be mixed with the
 first layer's and with those of the token itself.
@@ -7,6 +9,8 @@ first layer's and with those of the token itself.
 Axes: B batch, T time, S key time, D model, K key-value heads, E head features.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -16,6 +20,8 @@ from jax.ad_checkpoint import checkpoint_name
 from rtdlm.config import AGIConfig
 from rtdlm.models.cache import LayerCache
 from rtdlm.models.convs import Convolutions
+from rtdlm.models.layers import LayerPlan
+from rtdlm.models.norms import make_head_norm, make_norm
 from rtdlm.modules.attention import (
     KINDS,
     AttentionOutput,
@@ -27,14 +33,15 @@ from rtdlm.modules.attention import (
 )
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
-from rtdlm.modules.primitives import NORMS, PRODUCT, Mix, Past, dropout
+from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.parallel import constrain
 
 
 class BlockInput(NamedTuple):
     """What every layer reads beside the residual stream; made once for the whole stack."""
 
-    rows: Rows
+    rows: Mapping[str, Rows]
+    """By the layer's kind of attention."""
     turn: Rotation | None
     weights_BT: jax.Array
     past: Past | None = None
@@ -63,9 +70,10 @@ class BlockOutput(NamedTuple):
 class Block(hk.Module):
     """Attention, then a dense or sparse feed-forward layer, each on a normalised copy."""
 
-    def __init__(self, config: AGIConfig, *, name: str = "block") -> None:
+    def __init__(self, config: AGIConfig, plan: LayerPlan, *, name: str = "block") -> None:
         super().__init__(name=name)
         self.config = config
+        self.plan = plan
 
     def __call__(
         self,
@@ -80,19 +88,18 @@ class Block(hk.Module):
         """
         config = self.config
         convolve = Convolutions(config, given.past, None if cache is None else cache.convs)
-        norm = NORMS[config.norm]
         x_BTD = stream.x_BTD
         if config.residual_gates:
             assert given.start_BTD is not None
             x_BTD = Mix(initial=(1.0, 0.0), name="residual_mix")(x_BTD, given.start_BTD)
-        normed = convolve("attention", norm(name="attention_norm")(x_BTD))
+        normed = convolve("attention", make_norm(config, "attention_norm")(x_BTD))
         sources = ValueSources(stream.first_BTKE, is_first, given.value_BTKE)
         kv = None if cache is None else cache.kv
         read = self._attention(normed, given, kv, sources, convolve)
-        x_BTD = self._add(x_BTD, read.out_BTD, "attention_output")
-        normed = convolve("feedforward", norm(name="feedforward_norm")(x_BTD))
+        x_BTD = self._add(x_BTD, read.out_BTD, "attention")
+        normed = convolve("feedforward", make_norm(config, "feedforward_norm")(x_BTD))
         thought, statistics = self._feedforward(normed, given)
-        x_BTD = self._add(x_BTD, thought, "feedforward_output")
+        x_BTD = self._add(x_BTD, thought, "feedforward")
         left = None if read.cache is None else LayerCache(read.cache, convolve.states)
         return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics)
 
@@ -105,8 +112,11 @@ class Block(hk.Module):
         return 0.0 if self.config.zero_init_outputs else (2 * self.config.num_layers) ** -0.5
 
     @hk.transparent
-    def _add(self, x_BTD: jax.Array, write_BTD: jax.Array, name: str) -> jax.Array:
-        write_BTD = dropout(checkpoint_name(write_BTD, name), rate=self.config.dropout_rate)
+    def _add(self, x_BTD: jax.Array, write_BTD: jax.Array, layer: str) -> jax.Array:
+        write_BTD = checkpoint_name(write_BTD, f"{layer}_output")
+        if self.config.norm_outputs:
+            write_BTD = make_norm(self.config, f"{layer}_output_norm")(write_BTD)
+        write_BTD = dropout(write_BTD, rate=self.config.dropout_rate)
         return constrain(x_BTD + write_BTD, "batch", None, None)
 
     @hk.transparent
@@ -123,13 +133,14 @@ class Block(hk.Module):
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            qk_norm=config.qk_norm,
+            head_norm=partial(make_head_norm, config) if config.qk_norm else None,
+            biases=config.biases,
             out_scale=self.out_scale,
-            kind=KINDS[config.attention_type](config.attention),
+            kind=KINDS[self.plan.attention](config.attention),
         )
         return attention(
             x_BTD,
-            rows=given.rows,
+            rows=given.rows[self.plan.attention],
             turn=given.turn,
             cache=cache,
             sources=sources,
@@ -141,8 +152,10 @@ class Block(hk.Module):
         self, x_BTD: jax.Array, given: BlockInput
     ) -> tuple[jax.Array, ExpertStatistics | None]:
         config = self.config
-        if not config.experts.num_experts:
-            layer = FEEDFORWARDS[config.feedforward](d_ff=config.d_ff, out_scale=self.out_scale)
+        if not self.plan.experts:
+            layer = FEEDFORWARDS[config.feedforward](
+                d_ff=config.d_ff, out_scale=self.out_scale, bias=config.biases == "all"
+            )
             return layer(x_BTD), None
         experts = SparseExperts(config.experts, d_ff=config.d_ff, out_scale=self.out_scale)
         return experts(x_BTD, weights_BT=given.weights_BT)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import States, conv_features
+from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.modules.attention import KINDS, Cache
 
 
 class LayerCache(NamedTuple):
-    """One layer's memory; in a stack every array has a leading axis of layers."""
+    """One layer's memory; in a loop every array has a leading axis, one entry a round."""
 
     kv: Cache
     convs: States
@@ -35,23 +36,31 @@ class InputCache(NamedTuple):
 class DecodeCache(NamedTuple):
     """The whole model's memory of a batch of rows."""
 
-    layers: LayerCache
-    """With a leading axis of layers."""
+    loops: tuple[tuple[LayerCache, ...], ...]
+    """Of every layer of a round, in every loop; see `rtdlm.models.layers`."""
     input: InputCache
 
 
 def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dtype) -> DecodeCache:
     """The memory of `batch_size` rows before their first token, with room for `slots` tokens."""
-    layers, back = config.num_layers, config.short_conv - 1
+    back = config.short_conv - 1
     convs = {
         place: jnp.zeros((batch_size, back, *shape), dtype)
         for place, shape in conv_features(config).items()
     }
     own = {place: convs.pop(place) for place in ("input",) if place in convs}
-    stacked = {place: jnp.zeros((layers, *x.shape), dtype) for place, x in convs.items()}
-    kv_shape = (layers, batch_size, slots, config.kv_heads, config.head_dim)
-    kv = KINDS[config.attention_type](config.attention).empty_cache(*kv_shape, dtype=dtype)
+    rows = (batch_size, slots, config.kv_heads, config.head_dim)
+
+    def layer(plan: LayerPlan, repeats: int) -> LayerCache:
+        kind = KINDS[plan.attention](config.attention)
+        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in convs.items()}
+        return LayerCache(kind.empty_cache(repeats, *rows, dtype=dtype), stacked)
+
+    loops = tuple(
+        tuple(layer(plan, segment.repeats) for plan in segment.round)
+        for segment in segments(config)
+    )
     recent_BJ = None
     if config.ngram.orders:
         recent_BJ = jnp.zeros((batch_size, max(config.ngram.orders) - 1), jnp.int32)
-    return DecodeCache(LayerCache(kv, stacked), InputCache(recent_BJ, own))
+    return DecodeCache(loops, InputCache(recent_BJ, own))

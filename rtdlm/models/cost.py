@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
+from rtdlm.models.layers import layer_plans
 from rtdlm.modules.attention import KINDS
+
+GATED = ("swiglu", "geglu")
+"""Feed-forward layers of three matrices."""
 
 
 class ParameterCount(NamedTuple):
@@ -37,8 +41,9 @@ def count_parameters(config: AGIConfig) -> ParameterCount:
 def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
     """Operations of the matrix products for one token in a row of `length`, forward."""
     output = config.vocab_size * config.d_model
-    keys = KINDS[config.attention_type](config.attention).keys_computed(length)
-    attention = 2 * config.num_layers * config.num_heads * config.head_dim * keys
+    kinds = [KINDS[plan.attention](config.attention) for plan in layer_plans(config)]
+    keys = sum(kind.keys_computed(length) for kind in kinds)
+    attention = 2 * config.num_heads * config.head_dim * keys
     return 2 * (_products(config, experts=config.experts.choices) + output + attention)
 
 
@@ -65,17 +70,30 @@ def _products(config: AGIConfig, *, experts: int) -> int:
     attention = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
     convs = {place: config.short_conv * prod(x) for place, x in conv_features(config).items()}
     once = convs.pop("input", 0) + len(ngram.orders) * (ngram.dim or 0) * d
-    matrices = 3 if config.feedforward == "swiglu" else 2
-    feedforward = matrices * d * config.d_ff
-    if config.experts.num_experts:
-        feedforward = experts * feedforward + d * config.experts.num_experts
-    return once + config.num_layers * (attention + feedforward + sum(convs.values()))
+    matrices = 3 if config.feedforward in GATED else 2
+    dense = matrices * d * config.d_ff
+    sparse = experts * dense + d * config.experts.num_experts
+    feedforward = sum(sparse if plan.experts else dense for plan in layer_plans(config))
+    return once + feedforward + config.num_layers * (attention + sum(convs.values()))
 
 
 def _vectors(config: AGIConfig) -> int:
-    """Parameters of norms and mixtures."""
-    norms = 2 * config.d_model + (2 * config.head_dim if config.qk_norm else 0)
+    """Parameters of norms, mixtures and biases."""
+    token = config.d_model * (2 if config.norm == "layer" and config.biases == "all" else 1)
+    norms = (4 if config.norm_outputs else 2) * token
+    norms += 2 * config.head_dim if config.qk_norm else 0
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
-    once = config.d_model * (1 + config.embedding_norm)
-    return once + config.num_layers * (norms + mixes)
+    once = token * (1 + config.embedding_norm)
+    return once + config.num_layers * (norms + mixes + _biases(config))
+
+
+def _biases(config: AGIConfig) -> int:
+    """Parameters of one layer's biases."""
+    if config.biases == "none":
+        return 0
+    qkv = (config.num_heads + 2 * config.kv_heads) * config.head_dim
+    if config.biases == "qkv":
+        return qkv
+    hidden = config.d_ff * (2 if config.feedforward in GATED else 1)
+    return qkv + hidden + 2 * config.d_model

@@ -3,6 +3,7 @@
 Axes: B batch, T time, S cache slots, D model, L layers, V vocabulary.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import haiku as hk
@@ -13,10 +14,12 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, BlockOutput, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.embed import Embedded, embed, embedding_std
+from rtdlm.models.layers import Segment, layer_plans, segments
+from rtdlm.models.norms import make_norm
 from rtdlm.modules import head
 from rtdlm.modules.attention import KINDS, Kind, Rows, rotation
 from rtdlm.modules.experts import ExpertStatistics
-from rtdlm.modules.primitives import NORMS, Past, packed_past
+from rtdlm.modules.primitives import Past, packed_past
 
 DEFAULT_ROPE_BASE = 10_000.0
 
@@ -33,12 +36,19 @@ class Features(NamedTuple):
 class Reading(NamedTuple):
     """How the tokens of one call relate: packed rows, or rows that a cache continues."""
 
-    rows: Rows
+    positions_BT: jax.Array
+    """int32; within the document."""
+    rows: Mapping[str, Rows]
+    """By kind of attention."""
     weights_BT: jax.Array
     """Float32; 0 is padding."""
     past: Past | None
     """None where nothing looks back."""
     cache: DecodeCache | None
+
+
+Loop = tuple[BlockOutput, ...]
+"""What the layers of a round leave behind, with a leading axis of rounds."""
 
 
 class Scores(NamedTuple):
@@ -60,8 +70,10 @@ class Decoder(hk.Module):
         self.dtype = dtype
 
     @property
-    def _kind(self) -> Kind:
-        return KINDS[self.config.attention_type](self.config.attention)
+    def _kinds(self) -> dict[str, Kind]:
+        """The kinds of attention that the model's layers have."""
+        names = dict.fromkeys(plan.attention for plan in layer_plans(self.config))
+        return {name: KINDS[name](self.config.attention) for name in names}
 
     @hk.name_like("__call__")
     def logits(
@@ -111,8 +123,17 @@ class Decoder(hk.Module):
         batch, length = ids_BT.shape
         if lengths_B is None:
             lengths_B = jnp.full((batch,), length, jnp.int32)
+        caches = {
+            plan.attention: layer.kv
+            for segment, loop in zip(segments(self.config), cache.loops, strict=True)
+            for plan, layer in zip(segment.round, loop, strict=True)
+        }
         reading = Reading(
-            rows=self._kind.continued(positions_BT, lengths_B, cache.layers.kv),
+            positions_BT=positions_BT,
+            rows={
+                name: kind.continued(positions_BT, lengths_B, caches[name])
+                for name, kind in self._kinds.items()
+            },
             weights_BT=jnp.ones(ids_BT.shape, jnp.float32),
             past=Past(None, lengths_B),
             cache=cache,
@@ -128,7 +149,11 @@ class Decoder(hk.Module):
     ) -> Features:
         reach = max(self.config.short_conv, *self.config.ngram.orders, 1) - 1
         reading = Reading(
-            rows=self._kind.packed(positions_BT, segment_ids_BT),
+            positions_BT=positions_BT,
+            rows={
+                name: kind.packed(positions_BT, segment_ids_BT)
+                for name, kind in self._kinds.items()
+            },
             weights_BT=(segment_ids_BT > 0).astype(jnp.float32),
             past=packed_past(segment_ids_BT, reach=reach) if reach else None,
             cache=None,
@@ -143,17 +168,18 @@ class Decoder(hk.Module):
             config,
             ids_BT,
             embedding_VD,
-            positions_BT=reading.rows.positions_BT,
+            positions_BT=reading.positions_BT,
             past=reading.past,
             cache=None if cache is None else cache.input,
             dtype=self.dtype,
         )
-        x_BTD, left = self._stack(embedded, reading)
-        x_BTD = NORMS[config.norm](name="final_norm")(x_BTD)
-        if left.cache is None:
-            return Features(x_BTD, output_VD, left.experts, None)
-        assert embedded.cache is not None
-        return Features(x_BTD, output_VD, left.experts, DecodeCache(left.cache, embedded.cache))
+        x_BTD, loops = self._stack(embedded, reading)
+        x_BTD = make_norm(config, "final_norm")(x_BTD)
+        experts = _expert_statistics(loops)
+        if embedded.cache is None:
+            return Features(x_BTD, output_VD, experts, None)
+        caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
+        return Features(x_BTD, output_VD, experts, DecodeCache(tuple(caches), embedded.cache))
 
     @hk.transparent
     def _tables(self) -> tuple[jax.Array, jax.Array]:
@@ -167,16 +193,18 @@ class Decoder(hk.Module):
         return embedding, hk.get_parameter("output", shape, jnp.float32, spread)
 
     @hk.transparent
-    def _stack(self, embedded: Embedded, reading: Reading) -> tuple[jax.Array, BlockOutput]:
+    def _stack(self, embedded: Embedded, reading: Reading) -> tuple[jax.Array, list[Loop]]:
+        """The stream after all layers, and what each left behind."""
         config, x_BTD = self.config, embedded.x_BTD
-        turn, first_BTKE, is_first_L = None, None, None
+        turn, first_BTKE = None, None
         if config.position_encoding == "rope":
             base = config.rope_base or DEFAULT_ROPE_BASE
-            turn = rotation(reading.rows.positions_BT, head_dim=config.head_dim, base=base)
+            turn = rotation(
+                reading.positions_BT, head_dim=config.head_dim, base=base, scaling=config.rope
+            )
         if config.value_residual:
             shape = (*x_BTD.shape[:2], config.kv_heads, config.head_dim)
             first_BTKE = jnp.zeros(shape, x_BTD.dtype)
-            is_first_L = jnp.arange(config.num_layers) == 0
         given = BlockInput(
             rows=reading.rows,
             turn=turn,
@@ -186,18 +214,60 @@ class Decoder(hk.Module):
             value_BTKE=embedded.value_BTKE,
         )
 
-        def layer(
-            stream: Stream, cache: LayerCache | None, is_first: jax.Array | None
-        ) -> tuple[Stream, BlockOutput]:
-            block = Block(config)
-            return remat(block, config.remat)(stream, given, cache, is_first)
+        stream, loops = Stream(x_BTD, first_BTKE), []
+        for number, segment in enumerate(segments(config)):
+            caches = None if reading.cache is None else reading.cache.loops[number]
+            stream, left = self._loop(segment, stream, given, caches, is_first=number == 0)
+            loops.append(left)
+        return stream.x_BTD, loops
+
+    @hk.transparent
+    def _loop(
+        self,
+        segment: Segment,
+        stream: Stream,
+        given: BlockInput,
+        caches: tuple[LayerCache, ...] | None,
+        *,
+        is_first: bool,
+    ) -> tuple[Stream, Loop]:
+        """Runs one loop of layers; `is_first` says whether the model begins with it."""
+        config, size = self.config, len(segment.round)
+        first_RP = None
+        if config.value_residual:
+            place_RP = jnp.arange(segment.repeats * size).reshape(segment.repeats, size)
+            first_RP = (place_RP == 0) & is_first
+
+        def run(
+            stream: Stream, caches: tuple[LayerCache, ...] | None, first_P: jax.Array | None
+        ) -> tuple[Stream, Loop]:
+            left = []
+            for place, plan in enumerate(segment.round):
+                block = remat(Block(config, plan), config.remat)
+                cache = None if caches is None else caches[place]
+                first = None if first_P is None else first_P[place]
+                stream, out = block(stream, given, cache, first)
+                left.append(out)
+            return stream, tuple(left)
 
         stack = hk.layer_stack(
-            config.num_layers,
+            segment.repeats,
             with_per_layer_inputs=True,
-            unroll=config.unroll,
+            unroll=max(1, min(config.unroll // size, segment.repeats)),
             name="layers",
         )
-        layers = None if reading.cache is None else reading.cache.layers
-        stream, left = stack(layer)(Stream(x_BTD, first_BTKE), layers, is_first_L)
-        return stream.x_BTD, left
+        found: tuple[Stream, Loop] = stack(run)(stream, caches, first_RP)
+        return found
+
+
+def _expert_statistics(loops: list[Loop]) -> ExpertStatistics | None:
+    """Those of all layers that have experts, in order; None without any."""
+    found = []
+    for loop in loops:
+        own = [left.experts for left in loop if left.experts is not None]
+        if own:
+            rounds = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *own)
+            found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds))
+    if not found:
+        return None
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *found)

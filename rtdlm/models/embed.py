@@ -1,6 +1,6 @@
 """From token ids to what the first layer reads.
 
-    x = conv(norm(E[id] + position[p] + ngrams(id, id before, ...)))      (each where it is on)
+    x = conv(norm(scale E[id] + position[p] + ngrams(id, id before, ...)))   (each where it is on)
 
 Axes: B batch, T time, D model, V vocabulary, K key-value heads, E head features.
 """
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig
 from rtdlm.models.cache import InputCache
 from rtdlm.models.convs import Convolutions
+from rtdlm.models.norms import make_norm
 from rtdlm.modules.embedding import NgramTables, lookup
-from rtdlm.modules.primitives import NORMS, Past, dropout, look_back
+from rtdlm.modules.primitives import Past, dropout, look_back
 from rtdlm.parallel import constrain
 
 
@@ -39,6 +40,8 @@ def embed(
 ) -> Embedded:
     """The embedding of every token; call it within a Haiku module, whose parameters it makes."""
     x_BTD = constrain(embedding_VD[ids_BT].astype(dtype), "batch", None, None)
+    if config.embedding_scale is not None:
+        x_BTD *= jnp.asarray(config.embedding_scale, dtype)
     if config.position_encoding == "learned":
         shape = (config.max_seq_len, config.d_model)
         std = embedding_std(config)
@@ -50,7 +53,7 @@ def embed(
         added_BTD, recent_BJ = _ngrams(config, ids_BT, past, recent_BJ, dtype)
         x_BTD += added_BTD
     if config.embedding_norm:
-        x_BTD = NORMS[config.norm](name="embedding_norm")(x_BTD)
+        x_BTD = make_norm(config, "embedding_norm")(x_BTD)
     convolve = Convolutions(config, past, None if cache is None else cache.convs)
     x_BTD = dropout(convolve("input", x_BTD), rate=config.dropout_rate)
     left = None if cache is None else InputCache(recent_BJ, convolve.states)

@@ -20,13 +20,17 @@ RULES: dict[str, Axes] = {
     r"ngram/projection/w": (None, None, "fsdp"),
     r"attention/(query|key|value)/w": ("fsdp", "tensor", None),
     r"attention/output/w": ("tensor", None, "fsdp"),
+    r"attention/(query|key|value)/b": ("tensor", None),
+    r"(attention/output|feedforward/down)/b": (None,),
     r"attention/(query|key)_norm/scale": (None,),
     r"feedforward/(gate|up)/w": ("fsdp", "tensor"),
+    r"feedforward/(gate|up)/b": ("tensor",),
     r"feedforward/down/w": ("tensor", "fsdp"),
     r"experts/router/w": ("fsdp", None),
     r"experts/(gate|up)/w": (None, "fsdp", "tensor"),
     r"experts/down/w": (None, "tensor", "fsdp"),
-    r"(embedding|attention|feedforward|final)_norm/scale": (None,),
+    r"(embedding|attention|feedforward|final)_norm/(scale|bias)": (None,),
+    r"(attention|feedforward)_output_norm/(scale|bias)": (None,),
     r"(residual|value)_mix/weights": (None,),
     r"(input|attention|feedforward)_conv/kernel": (None, None),
     r"attention/(queries|keys|values)_conv/kernel": (None, "tensor", None),
@@ -59,6 +63,11 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def is_stacked(path: str) -> bool:
+    """Whether the parameter at `path` is one of a loop of layers, stacked along its first axis."""
+    return re.search(r"/layers(_\d+)?/", path) is not None
+
+
 def own_axes(path: str, ndim: int) -> tuple[int, ...]:
     """Axes of the parameter at `path`, less the leading one along which layers are stacked."""
-    return tuple(range(1 if "/layers/" in path else 0, ndim))
+    return tuple(range(1 if is_stacked(path) else 0, ndim))

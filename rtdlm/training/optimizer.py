@@ -44,7 +44,8 @@ MUON_MATRICES: dict[str, MatrixAxes] = {
     r"ngram/projection/w": ((-3, -2), (-1,)),
 }
 UNDECAYED = (
-    r"norm/scale$",
+    r"norm/(scale|bias)$",
+    r"/b$",
     r"decoder/embedding$",
     r"decoder/(position|value_embedding)$",
     r"ngram/table$",

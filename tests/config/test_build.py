@@ -139,8 +139,8 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ({"rope_base": 0.0}, "rope_base=0.0 must be positive"),
         (
             {"d_model": 12},
-            "d_model=12 over num_heads=4 gives head size 3, which is odd; rope rotates pairs and "
-            "needs an even head size",
+            "heads have 3 features (attention.head_dim, or d_model=12 over num_heads=4), which is "
+            "odd; rope rotates pairs of them",
         ),
         (
             {"batch_size": 6, "accumulate_steps": 4},

@@ -21,6 +21,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "the small GPT": GPT,
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
+    "experts between dense layers": {
+        "num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"},
+    },
 }  # fmt: skip
 LENGTH, SLOTS = 12, 14
 
@@ -71,8 +74,8 @@ def test_pieces_of_any_size_equal_the_forward_pass(
         np.testing.assert_allclose(scores, decoding.whole[:, here], atol=1e-5)
         start += size
     assert start == LENGTH
-    keys = cache.layers.kv.key_BSKE
-    assert keys.shape == (2, 2, SLOTS, decoding.model.config.kv_heads, 4)
+    keys = cache.loops[0][0].kv.key_BSKE
+    assert keys.shape[1:] == (2, SLOTS, decoding.model.config.kv_heads, 4)
     assert not np.asarray(keys[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
 
 
@@ -108,16 +111,16 @@ def test_what_does_not_count_moves_nothing(counted: tuple[int, int]) -> None:
     positions = jnp.broadcast_to(jnp.arange(2, 5)[None], (2, 3))
     ids = decoding.ids_BT[:, 2:5]
     _, after = decoding.extend(ids, positions, before, np.array(counted, np.int32))
-    assert set(after.layers.convs) == {"attention", "queries", "keys", "values", "feedforward"}
+    assert set(after.loops[0][0].convs) == {"attention", "queries", "keys", "values", "feedforward"}
     assert set(after.input.convs) == {"input"}
     for row, count in enumerate(counted):
         alone = before
         for step in range(count):
             here = jnp.full((2, 1), 2 + step)
             _, alone = decoding.extend(ids[:, step : step + 1], here, alone)
-        for place, state in after.layers.convs.items():
+        for place, state in after.loops[0][0].convs.items():
             np.testing.assert_allclose(
-                state[:, row], alone.layers.convs[place][:, row], atol=1e-5, err_msg=place
+                state[:, row], alone.loops[0][0].convs[place][:, row], atol=1e-5, err_msg=place
             )
         np.testing.assert_array_equal(after.input.recent_BJ[row], alone.input.recent_BJ[row])
         last = np.asarray(decoding.ids_BT)[row, : 2 + count][-3:] + 1
@@ -127,8 +130,10 @@ def test_what_does_not_count_moves_nothing(counted: tuple[int, int]) -> None:
 def test_the_cache_has_the_activations_format_and_stays_near_in_bfloat16() -> None:
     decoding = Decoding(precision={"compute": "bfloat16"})
     cache = decoding.model.empty_cache(2, LENGTH)
-    assert cache.layers.kv.key_BSKE.dtype == cache.layers.kv.value_BSKE.dtype == jnp.bfloat16
+    assert (
+        cache.loops[0][0].kv.key_BSKE.dtype == cache.loops[0][0].kv.value_BSKE.dtype == jnp.bfloat16
+    )
     positions = jnp.broadcast_to(jnp.arange(LENGTH)[None], (2, LENGTH))
     scores, cache = decoding.extend(decoding.ids_BT, positions, cache)
-    assert cache.layers.kv.key_BSKE.dtype == jnp.bfloat16
+    assert cache.loops[0][0].kv.key_BSKE.dtype == jnp.bfloat16
     np.testing.assert_allclose(scores, decoding.whole, atol=0.05)

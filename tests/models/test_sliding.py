@@ -29,9 +29,12 @@ def sliding(window: int, **more: Any) -> dict[str, Any]:
     return {"attention_type": "sliding", "attention": {"window": window}, **more}
 
 
-@pytest.fixture(scope="module")
-def decoding() -> Decoding:
-    return Decoding(**sliding(WINDOW))
+@pytest.fixture(scope="module", params=[None, 2], ids=["local", "local and global"])
+def decoding(request: pytest.FixtureRequest) -> Decoding:
+    if request.param is None:
+        return Decoding(**sliding(WINDOW))
+    attention = {"window": WINDOW, "global_every": request.param}
+    return Decoding(attention_type="sliding", attention=attention, num_layers=5)
 
 
 def test_the_window_is_seen() -> None:
@@ -104,7 +107,7 @@ def test_rows_of_any_prompt_length_decode_as_the_forward_pass(
 @pytest.mark.parametrize(("slots", "kept"), [(3, 3), (5, 5), (14, 5), (1 << 20, 5)])
 def test_the_cache_holds_the_window_whatever_the_row(slots: int, kept: int) -> None:
     model = TMSModel(small_config(**sliding(WINDOW, precision={"compute": "bfloat16"})))
-    kv = jax.eval_shape(lambda: model.empty_cache(3, slots)).layers.kv
+    kv = jax.eval_shape(lambda: model.empty_cache(3, slots)).loops[0][0].kv
     assert isinstance(kv, RingCache)
     assert kv.kv.key_BKES.shape == (2, 3, 2, 4, kept)
     assert kv.kv.value_BKSE.shape == (2, 3, 2, kept, 4)

@@ -1,5 +1,6 @@
 """The stack of layers against a plain loop, and what recomputation must not change."""
 
+from operator import itemgetter
 from typing import Any
 
 import haiku as hk
@@ -12,6 +13,8 @@ from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.block import Block, BlockInput, Stream
 from rtdlm.models.decoder import Scores
+from rtdlm.models.layers import LayerPlan
+from rtdlm.models.layers import segments as segments_of
 from rtdlm.modules.attention import Rows, causal_mask, rotation
 from tests.models.small import (
     ROOMY,
@@ -69,29 +72,45 @@ def test_neither_unrolling_nor_recomputing_changes_scores_gradients_or_dropout(
     assert_trees_close(scores_and_gradients(config, KEY), plain)
 
 
-def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
-    config = small_config(**DEEP)
+PATTERNS: dict[str, dict[str, Any]] = {
+    "alike": DEEP,
+    "local and global": {
+        "num_layers": 5, "attention_type": "sliding",
+        "attention": {"window": 3, "global_every": 2},
+    },
+    "sandwich of experts": {"num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_stack_is_a_loop_over_slices_of_its_parameters(pattern: str) -> None:
+    config = small_config(**PATTERNS[pattern])
     model, batch = TMSModel(config), packed_batch(config, rows=2)
     params = random_params(model)
     segments, positions = jnp.asarray(batch.segment_ids), jnp.asarray(batch.positions)
+    dense = Rows(positions, causal_mask(segments))
+    window = Rows(positions, segment_ids_BT=segments)
     given = BlockInput(
-        Rows(positions, causal_mask(segments)),
+        {"gqa": dense, "sliding": window},
         rotation(positions, head_dim=config.head_dim, base=10_000.0),
-        jnp.ones(segments.shape),
+        (segments > 0).astype(jnp.float32),
     )
-    block = hk.without_apply_rng(
-        hk.transform(lambda x: Block(config)(Stream(x), given, None)[0].x_BTD)
-    )
-    apply = jax.jit(block.apply)
-    prefix = "decoder/layers/"
+
+    def apply(plan: LayerPlan, own: Any, x: jax.Array) -> jax.Array:
+        block = hk.transform(lambda x: Block(config, plan)(Stream(x), given, None)[0].x_BTD)
+        return jax.jit(block.apply)(own, None, x)
+
     x = params["decoder"]["embedding"][batch.input_ids]
-    for layer in range(config.num_layers):
-        own = {
-            path.removeprefix(prefix): jax.tree.map(lambda leaf, layer=layer: leaf[layer], leaves)
-            for path, leaves in params.items()
-            if path.startswith(prefix)
-        }
-        x = apply(own, x)
+    for loop, segment in enumerate(segments_of(config)):
+        for turn in range(segment.repeats):
+            for place, plan in enumerate(segment.round):
+                prefix = f"decoder/layers{numbered(loop)}/block{numbered(place)}/"
+                own = {
+                    f"block/{path.removeprefix(prefix)}": jax.tree.map(itemgetter(turn), leaves)
+                    for path, leaves in params.items()
+                    if path.startswith(prefix)
+                }
+                x = apply(plan, own, x)
     x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
     x = x * params["decoder/final_norm"]["scale"][None, None]
     expected = jnp.einsum("BTD,VD->BTV", x, params["decoder"]["output"])
@@ -99,6 +118,10 @@ def test_the_stack_is_a_loop_over_slices_of_its_parameters() -> None:
         params, batch.input_ids, positions_BT=positions, segment_ids_BT=segments
     )
     np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def numbered(place: int) -> str:
+    return f"_{place}" if place else ""
 
 
 def kept_for_the_backward_pass(policy: str) -> list[tuple[int, ...]]:
@@ -132,8 +155,9 @@ def test_dropout_falls_on_both_writes_of_a_block(silent: str) -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 16)), jnp.float32)
     positions = jnp.broadcast_to(jnp.arange(12)[None], (2, 12))
     rows = Rows(positions, causal_mask(jnp.ones_like(positions)))
-    given = BlockInput(rows, None, jnp.ones((2, 12)))
-    block = hk.transform(lambda x: Block(config)(Stream(x), given, None)[0].x_BTD)
+    given = BlockInput({"gqa": rows}, None, jnp.ones((2, 12)))
+    plan = LayerPlan("gqa", experts=False)
+    block = hk.transform(lambda x: Block(config, plan)(Stream(x), given, None)[0].x_BTD)
     params = jax.jit(block.init)(jax.random.key(0), x)
     params[f"block/{silent}"]["w"] = jnp.zeros_like(params[f"block/{silent}"]["w"])
     added = np.asarray(jax.jit(block.apply)(params, jax.random.key(1), x) - x)

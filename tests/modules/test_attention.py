@@ -16,6 +16,7 @@ from rtdlm.modules.attention import (
     rotation,
 )
 from rtdlm.modules.attention.dot_product import attend
+from rtdlm.modules.primitives import RMSNorm
 from tests.modules import reference
 
 T, D, H, E = 7, 12, 4, 6
@@ -102,7 +103,11 @@ def test_equals_a_loop_over_heads_and_queries(
 
     def forward(x_BTD: jax.Array) -> jax.Array:
         module = GroupedQueryAttention(
-            num_heads=H, num_kv_heads=kv_heads, head_dim=E, qk_norm=qk_norm, out_scale=1.0
+            num_heads=H,
+            num_kv_heads=kv_heads,
+            head_dim=E,
+            head_norm=(lambda name: RMSNorm(name=name)) if qk_norm else None,
+            out_scale=1.0,
         )
         out, cache, first = module(
             x_BTD,

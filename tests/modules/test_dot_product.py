@@ -14,6 +14,7 @@ from rtdlm.modules.attention.dot_product import (
     attend,
     attend_causally,
 )
+from rtdlm.modules.attention.scoring import Scoring
 
 E = 4
 LONG = MAX_BLOCKS * QUERY_BLOCK + 7
@@ -32,7 +33,13 @@ def case(length: int, kv_heads: int = 2, group: int = 2, seed: int = 0) -> tuple
 
 
 def loops(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, dy: np.ndarray, mask: Any
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    dy: np.ndarray,
+    mask: Any,
+    scale: float = E**-0.5,
+    cap: float | None = None,
 ) -> Arrays:
     """What is read and the three gradients, head by head with whole softmax matrices."""
     query, key, value, dy = (array.astype(np.float64) for array in (query, key, value, dy))
@@ -40,13 +47,17 @@ def loops(
     group = query.shape[2] // key.shape[2]
     for row, head in np.ndindex(query.shape[0], query.shape[2]):
         here, shared = (row, slice(None), head), (row, slice(None), head // group)
-        scores = np.where(mask[row], query[here] @ key[shared].T / E**0.5, -np.inf)
+        scores, slope = scale * query[here] @ key[shared].T, np.array(1.0)
+        if cap is not None:
+            slope = 1 - np.tanh(scores / cap) ** 2
+            scores = cap * np.tanh(scores / cap)
+        scores = np.where(mask[row], scores, -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         y[here] = p @ value[shared]
         dv[shared] += p.T @ dy[here]
         dp = dy[here] @ value[shared].T
-        ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / E**0.5
+        ds = scale * slope * p * (dp - (dp * p).sum(-1, keepdims=True))
         dq[here] = ds @ key[shared]
         dk[shared] += ds.T @ query[here]
     return y, dq, dk, dv
@@ -70,6 +81,22 @@ def test_values_and_gradients_equal_loops(length: int, kv_heads: int, group: int
     expected = loops(*arrays, np.asarray(mask))
     for got, wanted in zip(ours(*arrays, mask), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [5, 129])
+def test_scores_are_scaled_and_bounded_as_asked(length: int) -> None:
+    (*arrays, dy), mask = case(length)
+    scoring = Scoring(scale=0.9, soft_cap=1.5)
+
+    def run(*given: Any) -> tuple[jax.Array, ...]:
+        y, back = jax.vjp(lambda *x: attend_causally(*x, mask, scoring), *given)
+        return y, *back(dy)
+
+    expected = loops(*arrays, dy, np.asarray(mask), scale=0.9, cap=1.5)
+    for got, wanted in zip(jax.jit(run)(*arrays), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    decoded = jax.jit(lambda *x: attend(*x, mask, scoring))(*arrays)
+    np.testing.assert_allclose(decoded, expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.feedforward import FEEDFORWARDS, SwiGLU
-from rtdlm.modules.feedforward.swiglu import gated
+from rtdlm.modules.feedforward import FEEDFORWARDS, GELU, SILU, Gate, Gated, gated
 from rtdlm.modules.primitives import (
     LayerNorm,
     Mix,
@@ -91,7 +90,7 @@ def test_a_projection_starts_with_unit_gain_times_its_scale() -> None:
 
 
 def test_swiglu_equals_numpy() -> None:
-    layer = hk.without_apply_rng(hk.transform(lambda x: SwiGLU(d_ff=7, out_scale=1.0)(x)))
+    layer = hk.without_apply_rng(hk.transform(lambda x: Gated(d_ff=7, out_scale=1.0)(x)))
     x = random(2, 3, 4)
     shapes = {"gate": (4, 7), "up": (4, 7), "down": (7, 4)}
     weights = {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
@@ -101,13 +100,24 @@ def test_swiglu_equals_numpy() -> None:
     np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-5, atol=1e-5)
 
 
+def silu(a: jax.Array) -> jax.Array:
+    return a / (1 + jnp.exp(-a))
+
+
+def tanh_gelu(a: jax.Array) -> jax.Array:
+    return 0.5 * a * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (a + 0.044715 * a**3)))
+
+
+@pytest.mark.parametrize(("function", "plainly"), [(SILU, silu), (GELU, tanh_gelu)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_the_gate_and_its_gradient_are_rounded_once(dtype: Any) -> None:
+def test_the_gate_and_its_gradient_are_rounded_once(
+    dtype: Any, function: Gate, plainly: Any
+) -> None:
     """Against autodiff of the plain formula in float32, at large arguments too."""
     arrays = [random(40, 30, seed=seed, dtype=dtype) * 4 for seed in range(3)]
     gate, up, dy = (array.astype(jnp.float32) for array in arrays)
-    plain, plain_back = jax.vjp(lambda gate, up: gate / (1 + jnp.exp(-gate)) * up, gate, up)
-    y, back = jax.vjp(jax.jit(gated), *arrays[:2])
+    plain, plain_back = jax.vjp(lambda gate, up: plainly(gate) * up, gate, up)
+    y, back = jax.vjp(jax.jit(lambda gate, up: gated(function, gate, up)), *arrays[:2])
     half = float(jnp.finfo(dtype).eps) / 2
     for got, expected in zip((y, *back(arrays[2])), (plain, *plain_back(dy)), strict=True):
         assert got.dtype == dtype

@@ -8,20 +8,23 @@ FlashAttention (arXiv 2205.14135, appendix B.2) but with the weights kept instea
 
     dv = p^T dy / z     ds = p / z (dy v^T - sum_e dy y)     dq = ds k / sqrt(E)     dk = ds^T q
 
-with p = exp(s - max s) and z = sum_s p. Every product has operands in the activations' format and
-float32 sums, and the rows of its left operand are what is summed: see `primitives.product`. For
-that dv and dk are made as dy^T p and q^T ds, which turns the narrow operand instead of the wide.
+with p = exp(s - max s) and z = sum_s p; bounded scores multiply ds by their slope. Every product
+has operands in the activations' format and float32 sums, and the rows of its left operand are what
+is summed: see `primitives.product`. For that dv and dk are made as dy^T p and q^T ds, which turns
+the narrow operand instead of the wide.
 
 Axes: B batch, T query time, S key time, H heads, K key-value heads, G = H / K, E head features,
 R = B K heads of keys, N = G T queries that share one.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.accelerated import attend_fused, fused_attention_serves
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.primitives import dot, row_major
 
 MASKED = -1e30
@@ -31,21 +34,25 @@ MAX_BLOCKS = 8
 
 
 def attend(
-    query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
+    query_BTHE: jax.Array,
+    key_BSKE: jax.Array,
+    value_BSKE: jax.Array,
+    mask_BTS: jax.Array,
+    scoring: Scoring = PLAIN,
 ) -> jax.Array:
     """`[B, T, H, E]`: what each query reads where `mask_BTS` is True; it must be True somewhere.
 
     Keys and values are read as they lie, which is what decoding from a long cache needs.
     """
-    if fused_attention_serves(query_BTHE, key_BSKE):
+    if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BSKE):
         return attend_fused(query_BTHE, key_BSKE, value_BSKE, mask_BTS, causal=False)
     batch, length, heads, width = query_BTHE.shape
     slots, kv_heads = key_BSKE.shape[1:3]
-    query = _queries(query_BTHE * width**-0.5, kv_heads)
+    query = _queries(query_BTHE * scoring.scale_for(width), kv_heads)
     query_BKNE = query.reshape(batch, kv_heads, -1, width)
     scores_BKNS = dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
     scores = scores_BKNS.reshape(batch, kv_heads, heads // kv_heads, length, slots)
-    scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
+    scores = jnp.where(mask_BTS[:, None, None], scoring.bound(scores), MASKED)
     # Divided by their sum after they are rounded and read: decoding rounds as training does.
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums_BKN1 = jnp.sum(weights, axis=-1).reshape(*query_BKNE.shape[:3], 1)
@@ -56,14 +63,18 @@ def attend(
 
 
 def attend_causally(
-    query_BTHE: jax.Array, key_BTKE: jax.Array, value_BTKE: jax.Array, mask_BTT: jax.Array
+    query_BTHE: jax.Array,
+    key_BTKE: jax.Array,
+    value_BTKE: jax.Array,
+    mask_BTT: jax.Array,
+    scoring: Scoring = PLAIN,
 ) -> jax.Array:
     """`attend` within a row, for a mask that is False above its diagonal; made for training.
 
     Queries go block by block, and a block's products leave out the keys that come after it: with n
     blocks, (n - 1) / 2n of all work.
     """
-    if fused_attention_serves(query_BTHE, key_BTKE):
+    if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BTKE):
         return attend_fused(query_BTHE, key_BTKE, value_BTKE, mask_BTT, causal=True)
     length = query_BTHE.shape[1]
     size = max(QUERY_BLOCK, -(-length // MAX_BLOCKS))
@@ -71,7 +82,7 @@ def attend_causally(
     for start in range(0, length, size):
         stop = min(start + size, length)
         query, mask = query_BTHE[:, start:stop], mask_BTT[:, start:stop, :stop]
-        blocks.append(_attend(query, key_BTKE[:, :stop], value_BTKE[:, :stop], mask))
+        blocks.append(_attend(scoring, query, key_BTKE[:, :stop], value_BTKE[:, :stop], mask))
     return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
 
@@ -86,23 +97,31 @@ class _Kept(NamedTuple):
     read_RNE: jax.Array
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
+    scoring: Scoring,
+    query_BTHE: jax.Array,
+    key_BSKE: jax.Array,
+    value_BSKE: jax.Array,
+    mask_BTS: jax.Array,
 ) -> jax.Array:
-    return _forward(query_BTHE, key_BSKE, value_BSKE, mask_BTS)[0]
+    return _forward(scoring, query_BTHE, key_BSKE, value_BSKE, mask_BTS)[0]
 
 
 def _forward(
-    query_BTHE: jax.Array, key_BSKE: jax.Array, value_BSKE: jax.Array, mask_BTS: jax.Array
+    scoring: Scoring,
+    query_BTHE: jax.Array,
+    key_BSKE: jax.Array,
+    value_BSKE: jax.Array,
+    mask_BTS: jax.Array,
 ) -> tuple[jax.Array, _Kept]:
     batch, length, _, width = query_BTHE.shape
     slots, kv_heads = key_BSKE.shape[1:3]
     dtype = query_BTHE.dtype
-    query = _queries(query_BTHE * jnp.asarray(width**-0.5, dtype), kv_heads)
+    query = _queries(query_BTHE * jnp.asarray(scoring.scale_for(width), dtype), kv_heads)
     key, value = _keys(key_BSKE), _keys(value_BSKE)
     scores = dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
-    scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
+    scores = jnp.where(mask_BTS[:, None, None], scoring.bound(scores), MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums = jnp.sum(weights, axis=-1, keepdims=True).reshape(*query.shape[:2], 1)
     weights = weights.reshape(*query.shape[:2], slots).astype(dtype)
@@ -110,7 +129,9 @@ def _forward(
     return _rows(read, query_BTHE.shape), _Kept(query, key, value, weights, sums, read)
 
 
-def _backward(kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+def _backward(
+    scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, weights, sums, read = kept
     width, dtype = query.shape[-1], query.dtype
     kv_heads = key.shape[0] // dy_BTHE.shape[0]
@@ -120,8 +141,10 @@ def _backward(kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Array, jax.Array, ja
     dy = dy.astype(dtype)
     dvalue = dot("ren,rns->res", _turned(dy), weights)
     dscores = weights.astype(jnp.float32) * (dot("rne,rse->rns", dy, value) - inner)
+    if scoring.soft_cap is not None:  # the bounded scores were not kept
+        dscores *= scoring.slope(scoring.bound(dot("rne,rse->rns", query, key)))
     dscores = dscores.astype(dtype)
-    dquery = dot("rns,rse->rne", dscores, key) * width**-0.5
+    dquery = dot("rns,rse->rne", dscores, key) * scoring.scale_for(width)
     dkey = dot("ren,rns->res", _turned(query), dscores)
     return (
         _rows(dquery.astype(dtype), dy_BTHE.shape),

@@ -18,10 +18,11 @@ import jax
 from rtdlm.modules.attention.kinds import DENSE, Cache, Heads, Kind, Rows
 from rtdlm.modules.attention.rope import Rotation, rotate
 from rtdlm.modules.attention.values import OWN_VALUES, ValueSources, mix_values
-from rtdlm.modules.primitives import Projection, RMSNorm, project_all
+from rtdlm.modules.primitives import Projection, project_all
 
 Convolve = Callable[[str, jax.Array], jax.Array]
 """A short convolution over tokens by the place where it stands, or the identity there."""
+HeadNorm = Callable[[str], Callable[[jax.Array], jax.Array]]
 
 
 class AttentionOutput(NamedTuple):
@@ -47,16 +48,29 @@ class GroupedQueryAttention(hk.Module):
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        qk_norm: bool,
         out_scale: float,
+        head_norm: HeadNorm | None = None,
+        biases: str = "none",
         kind: Kind = DENSE,
         name: str = "attention",
     ) -> None:
+        """
+        Args:
+            num_heads: query heads.
+            num_kv_heads: key and value heads, a divisor of that.
+            head_dim: features of a head.
+            out_scale: scale of the output projection before training.
+            head_norm: makes the norm of queries and of keys by its name; None has none.
+            biases: `none`, `qkv` (of queries, keys and values) or `all` (the output's too).
+            kind: what a query reads.
+            name: module name.
+        """
         super().__init__(name=name)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
-        self.qk_norm = qk_norm
+        self.head_norm = head_norm
+        self.biases = biases
         self.out_scale = out_scale
         self.kind = kind
 
@@ -88,7 +102,11 @@ class GroupedQueryAttention(hk.Module):
             read_BTHE, cache = self.kind.extend(asked, rows, cache)
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
-            "BTHE,HED->BTD", shape=(*heads, model), scale=self.out_scale, name="output"
+            "BTHE,HED->BTD",
+            shape=(*heads, model),
+            scale=self.out_scale,
+            bias=self.biases == "all",
+            name="output",
         )
         return AttentionOutput(out(read_BTHE), cache, first_BTKE)
 
@@ -98,15 +116,15 @@ class GroupedQueryAttention(hk.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         def projection(name: str, heads: int) -> Projection:
             shape = (x_BTD.shape[-1], heads, self.head_dim)
-            return Projection("BTD,DHE->BTHE", shape=shape, name=name)
+            return Projection("BTD,DHE->BTHE", shape=shape, bias=self.biases != "none", name=name)
 
         kv_heads = self.num_kv_heads
         heads = {"query": self.num_heads, "key": kv_heads, "value": kv_heads}
         query, key, value = project_all(x_BTD, [projection(*item) for item in heads.items()])
         query, key = convolve("queries", query), convolve("keys", key)
         value = convolve("values", value)
-        if self.qk_norm:
-            query, key = RMSNorm(name="query_norm")(query), RMSNorm(name="key_norm")(key)
+        if self.head_norm is not None:
+            query, key = self.head_norm("query_norm")(query), self.head_norm("key_norm")(key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         return query, key, value

@@ -18,6 +18,7 @@ from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
 
 Cache = KVCache | RingCache
@@ -68,8 +69,11 @@ class Kind(Protocol):
         """Keys that a query of a row of `length` tokens is multiplied by, which is its cost."""
 
 
+@dataclass(frozen=True)
 class Dense:
     """Every earlier token of the document: `mha`, `gqa` and `mqa`. O(T^2) time and memory."""
+
+    scoring: Scoring = PLAIN
 
     def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
         return Rows(positions_BT, causal_mask(segment_ids_BT), segment_ids_BT)
@@ -80,14 +84,15 @@ class Dense:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
-        return attend_causally(*heads, rows.mask_BTS)
+        return attend_causally(*heads, rows.mask_BTS, self.scoring)
 
     def extend(self, heads: Heads, rows: Rows, cache: KVCache) -> tuple[jax.Array, KVCache]:
         assert rows.mask_BTS is not None
         dtype = heads.query_BTHE.dtype
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
         key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
-        return attend(heads.query_BTHE, key_BSKE, value_BSKE, rows.mask_BTS), cache
+        read = attend(heads.query_BTHE, key_BSKE, value_BSKE, rows.mask_BTS, self.scoring)
+        return read, cache
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> KVCache:
         return KVCache.empty(*shape, dtype=dtype)
@@ -101,6 +106,7 @@ class Sliding:
     """The last `window` tokens of the document. O(T window) time, O(T) memory, O(1) to decode."""
 
     window: int
+    scoring: Scoring = PLAIN
 
     def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
         return Rows(positions_BT, segment_ids_BT=segment_ids_BT)
@@ -111,13 +117,14 @@ class Sliding:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
-        return attend_window(*heads, rows.segment_ids_BT, window=self.window)
+        return attend_window(*heads, rows.segment_ids_BT, window=self.window, scoring=self.scoring)
 
     def extend(self, heads: Heads, rows: Rows, cache: RingCache) -> tuple[jax.Array, RingCache]:
         assert rows.lengths_B is not None
         return attend_ring(
-            *heads, positions_BT=rows.positions_BT, lengths_B=rows.lengths_B, cache=cache
-        )
+            *heads, positions_BT=rows.positions_BT, lengths_B=rows.lengths_B, cache=cache,
+            scoring=self.scoring,
+        )  # fmt: skip
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> RingCache:
         *rows, tokens, heads, features = shape
@@ -127,11 +134,15 @@ class Sliding:
         return keys_computed(length, window=self.window)
 
 
+def _scoring(config: AttentionConfig) -> Scoring:
+    return Scoring(config.scale, config.soft_cap)
+
+
 DENSE = Dense()
 KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
-    "mha": lambda _: DENSE,
-    "gqa": lambda _: DENSE,
-    "mqa": lambda _: DENSE,
-    "sliding": lambda config: Sliding(config.reach),
+    "mha": lambda config: Dense(_scoring(config)),
+    "gqa": lambda config: Dense(_scoring(config)),
+    "mqa": lambda config: Dense(_scoring(config)),
+    "sliding": lambda config: Sliding(config.reach, _scoring(config)),
 }
 """`attention_type` -> the kind that a config's section describes."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 
 
 class RingCache(NamedTuple):
@@ -60,6 +61,7 @@ def attend_ring(
     positions_BT: jax.Array,
     lengths_B: jax.Array,
     cache: RingCache,
+    scoring: Scoring = PLAIN,
 ) -> tuple[jax.Array, RingCache]:
     """What T more tokens of each row read of themselves and the W - 1 tokens before them.
 
@@ -70,6 +72,7 @@ def attend_ring(
         positions_BT: int32; consecutive in each row, and its first follows what the cache holds.
         lengths_B: int32 tokens of each row that count, the first ones.
         cache: the W tokens before; W is the window.
+        scoring: how a query and a key become a score.
     """
     dtype = query_BTHE.dtype
     after = cache.write(key_BTKE, value_BTKE, positions_BT, lengths_B)
@@ -78,11 +81,12 @@ def attend_ring(
         key, value = after.kv.key_BSKE.astype(dtype), after.kv.value_BSKE.astype(dtype)
         mask_BTW = after.mask(positions_BT)
         # A row that stands still may find nothing.
-        return attend(query_BTHE, key, value, mask_BTW), after
+        return attend(query_BTHE, key, value, mask_BTW, scoring), after
     key = jnp.concatenate([cache.kv.key_BSKE.astype(dtype), key_BTKE], axis=1)
     value = jnp.concatenate([cache.kv.value_BSKE.astype(dtype), value_BTKE], axis=1)
     # What stands in the cache came before the first of these tokens.
     held_B1W = cache.mask(positions_BT) & (cache.holds_BW <= positions_BT[:, :1])[:, None]
     back_BTT = positions_BT[:, :, None] - positions_BT[:, None]
     near_BTT = (back_BTT >= 0) & (back_BTT < cache.holds_BW.shape[-1])
-    return attend(query_BTHE, key, value, jnp.concatenate([held_B1W, near_BTT], axis=-1)), after
+    mask = jnp.concatenate([held_B1W, near_BTT], axis=-1)
+    return attend(query_BTHE, key, value, mask, scoring), after

@@ -2,7 +2,8 @@
 
 Features i and i + E/2 of a head form a plane that position p turns by p * base^(-2i/E), so that a
 query-key product depends on the distance of the two positions alone. Phases are float32 always:
-in bfloat16 positions above 256 would collide.
+in bfloat16 positions above 256 would collide. To read longer rows than were trained on, frequencies
+are lowered; see `rope_scaling`.
 
 Axes: B batch, T time, N heads, E head features, R = E/2 planes.
 """
@@ -12,6 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rtdlm.config import RopeConfig
+from rtdlm.modules.attention.rope_scaling import scaled_planes
+
 
 class Rotation(NamedTuple):
     """Cosine and sine of every plane's angle at every position."""
@@ -20,11 +24,21 @@ class Rotation(NamedTuple):
     sin_BTR: jax.Array
 
 
-def rotation(positions_BT: jax.Array, *, head_dim: int, base: float) -> Rotation:
+def rotation(
+    positions_BT: jax.Array,
+    *,
+    head_dim: int,
+    base: float,
+    scaling: RopeConfig | None = None,
+) -> Rotation:
     """The turns for integer `positions_BT`; `head_dim` is even, `base` in tokens over 2 pi."""
-    frequency_R = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    planes = scaled_planes(scaling or RopeConfig(), head_dim=head_dim, base=base)
+    frequency_R = jnp.asarray(planes.frequency_R, jnp.float32)
     angle_BTR = positions_BT.astype(jnp.float32)[:, :, None] * frequency_R[None, None, :]
-    return jax.lax.platform_dependent(angle_BTR, cpu=_turn_once, default=_turn)
+    turn = jax.lax.platform_dependent(angle_BTR, cpu=_turn_once, default=_turn)
+    if planes.length == 1.0:
+        return turn
+    return Rotation(planes.length * turn.cos_BTR, planes.length * turn.sin_BTR)
 
 
 def _turn(angle_BTR: jax.Array) -> Rotation:

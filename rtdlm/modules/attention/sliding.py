@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.primitives import dot, narrow
 
 BLOCK = 128
@@ -39,6 +40,7 @@ def attend_window(
     *,
     window: int,
     block: int = BLOCK,
+    scoring: Scoring = PLAIN,
 ) -> jax.Array:
     """What each query reads of itself and the `window` - 1 tokens before it.
 
@@ -49,6 +51,7 @@ def attend_window(
         segment_ids_BT: int32 document of each token, at least 0; only its own is read.
         window: tokens read, at least 1; more than T is all of them.
         block: queries computed at a time, a matter of speed alone.
+        scoring: how a query and a key become a score.
 
     Returns:
         `[B, T, H, E]` in the input's format.
@@ -61,10 +64,10 @@ def attend_window(
         return jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
 
     width = query_BTHE.shape[-1]
-    plan = _Plan(min(window, length), block)
+    plan = _Plan(min(window, length), block, scoring)
     read = _attend(
         plan,
-        pad(query_BTHE * width**-0.5),
+        pad(query_BTHE * jnp.asarray(scoring.scale_for(width), query_BTHE.dtype)),
         pad(key_BTKE),
         pad(value_BTKE),
         pad(segment_ids_BT, _NO_SEGMENT),
@@ -84,10 +87,11 @@ def keys_computed(length: int, *, window: int, block: int = BLOCK) -> int:
 
 
 class _Plan(NamedTuple):
-    """The static sizes: tokens read, and queries of a block."""
+    """What is static: tokens read, queries of a block, and how they score."""
 
     window: int
     block: int
+    scoring: Scoring = PLAIN
 
     @property
     def before(self) -> int:
@@ -122,9 +126,11 @@ def _masks(plan: _Plan, segment_ids_BT: jax.Array) -> jax.Array:
     return near_CS[None, None] & (own_IBC[..., None] == segments_IBS[:, :, None])
 
 
-def _scores(query_RNE: jax.Array, key_RSE: jax.Array, mask_BCS: jax.Array) -> jax.Array:
+def _scores(
+    scoring: Scoring, query_RNE: jax.Array, key_RSE: jax.Array, mask_BCS: jax.Array
+) -> jax.Array:
     batch, block, keys = mask_BCS.shape
-    scores_RNS = dot("RNE,RSE->RNS", query_RNE, key_RSE)
+    scores_RNS = scoring.bound(dot("RNE,RSE->RNS", query_RNE, key_RSE))
     scores = scores_RNS.reshape(batch, -1, query_RNE.shape[1] // block, block, keys)
     return jnp.where(mask_BCS[:, None, None], scores, MASKED).reshape(scores_RNS.shape)
 
@@ -159,7 +165,7 @@ def _forward(
         query_RNE, mask_BCS = given
         key_RSE = jax.lax.dynamic_slice_in_dim(keys, start, plan.keys, axis=1)
         value_RSE = jax.lax.dynamic_slice_in_dim(values, start, plan.keys, axis=1)
-        scores_RNS = _scores(query_RNE, key_RSE, mask_BCS)
+        scores_RNS = _scores(plan.scoring, query_RNE, key_RSE, mask_BCS)
         top_RN1 = jnp.max(scores_RNS, axis=-1, keepdims=True)
         weights_RNS = jnp.exp(scores_RNS - top_RN1)
         total_RN1 = jnp.sum(weights_RNS, axis=-1, keepdims=True)
@@ -202,7 +208,7 @@ def _backward(
         start, open_REP = carry
         key_RSE = jax.lax.dynamic_slice_in_dim(keys, start, plan.keys, axis=1)
         value_RSE = jax.lax.dynamic_slice_in_dim(values, start, plan.keys, axis=1)
-        change_query, change_window = _tile_gradient(given, key_RSE, value_RSE)
+        change_query, change_window = _tile_gradient(plan.scoring, given, key_RSE, value_RSE)
         # The first C keys of the window are read by no later block: theirs is complete.
         total = change_window + jnp.pad(open_REP, ((0, 0),) * 3 + ((0, plan.block),))
         return (start + plan.block, total[..., plan.block :]), (
@@ -225,16 +231,19 @@ def _backward(
 
 
 def _tile_gradient(
-    given: _Tile, key_RSE: jax.Array, value_RSE: jax.Array
+    scoring: Scoring, given: _Tile, key_RSE: jax.Array, value_RSE: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of a block's queries `[R, N, E]`, and of its keys and values `[2, R, E, S]`."""
     dtype = given.query_RNE.dtype
-    scores_RNS = _scores(given.query_RNE, key_RSE, given.mask_BCS)
+    scores_RNS = _scores(scoring, given.query_RNE, key_RSE, given.mask_BCS)
     weights_RNS = jnp.exp(scores_RNS - given.normaliser_RN[..., None])
     change_weights = dot("RNE,RSE->RNS", given.change_RNE, value_RSE)
     product = given.change_RNE.astype(jnp.float32) * given.read_RNE.astype(jnp.float32)
     mean_RN1 = jnp.sum(product, axis=-1, keepdims=True)
-    change_scores = narrow(weights_RNS * (change_weights - mean_RN1), dtype)
+    change_scores = weights_RNS * (change_weights - mean_RN1)
+    if scoring.soft_cap is not None:
+        change_scores *= scoring.slope(scores_RNS)
+    change_scores = narrow(change_scores, dtype)
     change_query = narrow(dot("RNS,RSE->RNE", change_scores, key_RSE), dtype)
     change_key = dot("REN,RNS->RES", given.query_REN, change_scores)
     change_value = dot("REN,RNS->RES", given.change_REN, narrow(weights_RNS, dtype))

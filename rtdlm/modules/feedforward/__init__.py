@@ -5,14 +5,27 @@ from functools import partial
 
 import jax
 
-from rtdlm.modules.feedforward.swiglu import SwiGLU
-from rtdlm.modules.feedforward.two_layer import TwoLayer, gelu, relu_squared
+from rtdlm.modules.feedforward.gated import GELU, SILU, Gate, Gated, gated
+from rtdlm.modules.feedforward.two_layer import TwoLayer, gelu, gelu_tanh, relu_squared
 
 FEEDFORWARDS: dict[str, Callable[..., Callable[[jax.Array], jax.Array]]] = {
-    "swiglu": SwiGLU,
+    "swiglu": partial(Gated, gate=SILU),
+    "geglu": partial(Gated, gate=GELU),
     "relu2": partial(TwoLayer, activation=relu_squared),
     "gelu": partial(TwoLayer, activation=gelu),
+    "gelu_tanh": partial(TwoLayer, activation=gelu_tanh),
 }
-"""Layer by its name in the config; each takes `d_ff` and `out_scale`."""
+"""Layer by its name in the config; each takes `d_ff`, `out_scale` and `bias`."""
 
-__all__ = ["FEEDFORWARDS", "SwiGLU", "TwoLayer", "gelu", "relu_squared"]
+__all__ = [
+    "FEEDFORWARDS",
+    "GELU",
+    "SILU",
+    "Gate",
+    "Gated",
+    "TwoLayer",
+    "gated",
+    "gelu",
+    "gelu_tanh",
+    "relu_squared",
+]

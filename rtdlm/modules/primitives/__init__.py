@@ -10,11 +10,7 @@ from rtdlm.modules.primitives.product import PRODUCT, dot, product, row_major, w
 from rtdlm.modules.primitives.projection import Projection, project_all
 from rtdlm.modules.primitives.short_conv import ShortConv
 
-NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
-"""Norm by its name in the config."""
-
 __all__ = [
-    "NORMS",
     "PRODUCT",
     "LayerNorm",
     "Mix",

@@ -1,6 +1,6 @@
-"""LayerNorm without a bias (arXiv 1607.06450), computed in float32.
+"""LayerNorm (arXiv 1607.06450), computed in float32.
 
-y = scale * (x - mean(x)) / sqrt(var(x) + eps)
+y = scale * (x - mean(x)) / sqrt(var(x) + eps)  (+ bias)
 """
 
 import haiku as hk
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 class LayerNorm(hk.Module):
     """Normalises the last axis and keeps the input's dtype; the scale stays float32."""
 
-    def __init__(self, *, epsilon: float = 1e-5, name: str = "norm") -> None:
+    def __init__(self, *, epsilon: float = 1e-5, bias: bool = False, name: str = "norm") -> None:
         super().__init__(name=name)
         self.epsilon = epsilon
+        self.bias = bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., D]` -> `[..., D]`."""
@@ -24,4 +25,8 @@ class LayerNorm(hk.Module):
         centred = x_f32 - jnp.mean(x_f32, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (y * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+        y = y * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+        if self.bias:
+            bias = hk.get_parameter("bias", scale.shape, jnp.float32, hk.initializers.Constant(0.0))
+            y = y + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+        return y.astype(x.dtype)

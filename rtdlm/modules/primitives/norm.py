@@ -1,4 +1,8 @@
-"""RMSNorm (arXiv 1910.07467): y = scale * x / sqrt(mean(x^2) + eps), computed in float32."""
+"""RMSNorm (arXiv 1910.07467): y = scale * x / sqrt(mean(x^2) + eps), computed in float32.
+
+A centred one keeps scale - 1 as its parameter, which weight decay then draws to zero (Gemma, arXiv
+2403.08295).
+"""
 
 import haiku as hk
 import jax
@@ -8,15 +12,17 @@ import jax.numpy as jnp
 class RMSNorm(hk.Module):
     """Normalises the last axis and keeps the input's dtype; the scale stays float32."""
 
-    def __init__(self, *, epsilon: float = 1e-6, name: str = "norm") -> None:
+    def __init__(self, *, epsilon: float = 1e-6, centred: bool = False, name: str = "norm") -> None:
         super().__init__(name=name)
         self.epsilon = epsilon
+        self.centred = centred
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., D]` -> `[..., D]`."""
-        scale = hk.get_parameter(
-            "scale", (x.shape[-1],), jnp.float32, hk.initializers.Constant(1.0)
-        )
+        start = hk.initializers.Constant(0.0 if self.centred else 1.0)
+        scale = hk.get_parameter("scale", (x.shape[-1],), jnp.float32, start)
+        if self.centred:
+            scale = 1.0 + scale
         x_f32 = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + self.epsilon)
         y = x_f32 * inverse * scale.reshape((1,) * (x.ndim - 1) + scale.shape)

@@ -43,26 +43,44 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 class Projection(hk.Module):
-    """y = einsum(equation, x, w), without a bias."""
+    """y = einsum(equation, x, w)  (+ b)."""
 
     def __init__(
-        self, equation: str, *, shape: tuple[int, ...], scale: float = 1.0, name: str
+        self,
+        equation: str,
+        *,
+        shape: tuple[int, ...],
+        scale: float = 1.0,
+        bias: bool = False,
+        name: str,
     ) -> None:
         """
         Args:
             equation: einsum of input and weight, such as "BTD,DF->BTF".
             shape: the weight's shape.
             scale: multiplies the initial standard deviation, 1 / sqrt(fan in).
+            bias: adds a vector over the axes that the weight makes, which are the result's last.
             name: module name, part of the parameter's path.
         """
         super().__init__(name=name)
         self.equation = equation
         self.shape = shape
         self.scale = scale
+        self.bias = bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Contracts the axes that input and weight share."""
-        return contract(self.equation, x, self.weight())
+        return self.shifted(contract(self.equation, x, self.weight()))
+
+    def shifted(self, y: jax.Array) -> jax.Array:
+        """`y` with the bias, if there is one."""
+        if not self.bias:
+            return y
+        inputs, weight = self.equation.split("->")[0].split(",")
+        pairs = zip(weight, self.shape, strict=True)
+        shape = tuple(size for axis, size in pairs if axis not in inputs)
+        b = hk.get_parameter("b", shape, jnp.float32, hk.initializers.Constant(0.0))
+        return y + b.reshape((1,) * (y.ndim - b.ndim) + shape).astype(y.dtype)
 
     def weight(self) -> jax.Array:
         """The parameter."""
@@ -98,6 +116,6 @@ def project_all(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Arr
     ends = list(accumulate(weight.shape[1] for weight in weights))
     parts = jnp.split(made, ends[:-1], axis=1)
     return [
-        part.reshape(*x.shape[:-1], *projection.shape[1:])
+        projection.shifted(part.reshape(*x.shape[:-1], *projection.shape[1:]))
         for part, projection in zip(parts, projections, strict=True)
     ]

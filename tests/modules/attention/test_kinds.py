@@ -10,6 +10,7 @@ from rtdlm.config import AGIConfig, AttentionConfig
 from rtdlm.config.agi import AttentionType
 from rtdlm.modules.attention import KINDS, GroupedQueryAttention, Kind, Rows
 from rtdlm.modules.attention.kinds import DENSE, Sliding
+from rtdlm.modules.primitives import RMSNorm
 from tests.modules.attention.windows import packed, window_mask
 
 LENGTH, WINDOW = 150, 20
@@ -18,7 +19,12 @@ LENGTH, WINDOW = 150, 20
 def layer(kind: Kind) -> hk.Transformed:
     def read(x_BTD: jax.Array, rows: Rows) -> jax.Array:
         attention = GroupedQueryAttention(
-            num_heads=4, num_kv_heads=2, head_dim=4, qk_norm=True, out_scale=1.0, kind=kind
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=4,
+            head_norm=lambda name: RMSNorm(name=name),
+            out_scale=1.0,
+            kind=kind,
         )
         return attention(x_BTD, rows=rows, turn=None, cache=None).out_BTD
 

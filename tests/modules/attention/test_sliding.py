@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.attention.dot_product import attend
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window
 from tests.modules.attention.windows import draw, packed, window_mask
 
@@ -12,6 +13,7 @@ def close(found, expected, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), found, expected)
 
 
+@pytest.mark.parametrize("scoring", [PLAIN, Scoring(scale=0.9, soft_cap=1.5)], ids=str)
 @pytest.mark.parametrize(
     ("length", "window", "block"),
     [
@@ -24,7 +26,7 @@ def close(found, expected, tolerance=1e-5):
         (48, 17, 32),
     ],
 )
-def test_equals_masked_dense_with_its_gradients(length, window, block):
+def test_equals_masked_dense_with_its_gradients(length, window, block, scoring):
     query, key, value = draw(length=length)
     segments = packed(2, length)
     change = jnp.cos(jnp.arange(query.size, dtype=jnp.float32)).reshape(query.shape)
@@ -34,10 +36,12 @@ def test_equals_masked_dense_with_its_gradients(length, window, block):
         return read, pullback(change)
 
     mask = window_mask(segments, window)
-    expected = jax.jit(lambda: results(lambda q, k, v: attend(q, k, v, mask)))()
+    expected = jax.jit(lambda: results(lambda q, k, v: attend(q, k, v, mask, scoring)))()
     found = jax.jit(
         lambda: results(
-            lambda q, k, v: attend_window(q, k, v, segments, window=window, block=block)
+            lambda q, k, v: attend_window(
+                q, k, v, segments, window=window, block=block, scoring=scoring
+            )
         )
     )()
     close(found, expected)

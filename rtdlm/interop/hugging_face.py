@@ -1,0 +1,188 @@
+"""Checkpoints in Hugging Face's form: a folder with config.json and safetensors.
+
+    config, params = read_pretrained("path/to/model")
+    write_pretrained("path/to/copy", config, params)
+
+Families are Llama (2 and 3.x), Mistral, Mixtral, Qwen2, Qwen3, Gemma 2 and GPT-2. Numbers are
+moved, never changed: importing a float32 checkpoint and exporting it gives the same bytes in every
+tensor.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rtdlm.config import AGIConfig, UserError
+from rtdlm.data import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from rtdlm.disk import make_directory, replace_file
+from rtdlm.interop.family import Family
+from rtdlm.interop.gpt2 import GPT2
+from rtdlm.interop.llama import LLAMA_LIKE
+from rtdlm.interop.slots import Arrays, export_tensors, import_tensors
+from rtdlm.models import TMSModel
+from rtdlm.models.tms import Params
+
+FAMILIES: tuple[Family, ...] = (*LLAMA_LIKE, GPT2())
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+FORMATS: dict[str, Any] = {
+    "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
+}  # fmt: skip
+
+
+class Pretrained(NamedTuple):
+    """A model from elsewhere."""
+
+    config: AGIConfig
+    params: Params
+    """Float32 NumPy arrays."""
+    tokenizer: Tokenizer | None
+    """None if the folder has no tokenizer.json."""
+
+
+def read_pretrained(path: str | Path) -> Pretrained:
+    """The model in the folder `path`.
+
+    Raises:
+        UserError: it is not such a folder, is damaged, or its architecture cannot be expressed.
+    """
+    folder = Path(path).expanduser()
+    tree = _read_json(folder / CONFIG_FILE)
+    family = _family(tree, folder)
+    try:
+        overrides = family.from_foreign(tree)
+    except KeyError as missing:
+        raise UserError(f"{folder / CONFIG_FILE} has no field {missing}") from None
+    config = AGIConfig().replace(**overrides)
+    tensors = _named(_read_tensors(folder), config)
+    params = import_tensors(family.slots(config), tensors, TMSModel(config).shapes)
+    file = folder / TOKENIZER_FILE
+    return Pretrained(config, params, read_tokenizer(file) if file.is_file() else None)
+
+
+def write_pretrained(
+    path: str | Path,
+    config: AGIConfig,
+    params: Params,
+    *,
+    tokenizer: Tokenizer | None = None,
+    dtype: str = "float32",
+) -> Family:
+    """Writes the model as a folder that `transformers` loads; returns its family.
+
+    Raises:
+        UserError: no family can express the model.
+        StorageError: the disk refused.
+    """
+    family, tree = foreign_config(config)
+    tensors = export_tensors(family.slots(config), params)
+    folder = Path(path)
+    make_directory(folder)
+    kind = FORMATS[dtype]
+    weights = save({name: x.astype(kind) for name, x in tensors.items()}, {"format": "pt"})
+    replace_file(folder / WEIGHTS_FILE, weights)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    tree |= {"model_type": family.model_type, "dtype": dtype}
+    replace_file(folder / CONFIG_FILE, (json.dumps(tree, indent=2) + "\n").encode())
+    return family
+
+
+def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
+    """The family that can express `config`, and its config.json.
+
+    Raises:
+        UserError: there is none.
+    """
+    if extra := _beyond(config):
+        raise UserError(
+            f"no Hugging Face family has {' or '.join(extra)}, so that this model cannot be "
+            "exported as one; train without"
+        )
+    for family in FAMILIES:
+        tree = family.to_foreign(config)
+        if tree is not None:
+            return family, tree
+    raise UserError(
+        f"no Hugging Face family combines norm={config.norm!r}, feedforward="
+        f"{config.feedforward!r}, biases={config.biases!r}, qk_norm={config.qk_norm}, "
+        f"position_encoding={config.position_encoding!r} and attention_type="
+        f"{config.attention_type!r}; families are {', '.join(f.model_type for f in FAMILIES)}"
+    )
+
+
+def _beyond(config: AGIConfig) -> list[str]:
+    """What the model has and no family knows."""
+    given = {
+        "short convolutions": config.short_conv > 0,
+        "n-gram tables": bool(config.ngram.orders),
+        "value residuals": config.value_residual,
+        "value embeddings": config.value_embeddings,
+        "residual gates": config.residual_gates,
+        "a norm of the embedding": config.embedding_norm,
+    }
+    return [name for name, has in given.items() if has]
+
+
+def _family(tree: Mapping[str, Any], folder: Path) -> Family:
+    known = {family.model_type: family for family in FAMILIES}
+    kind = tree.get("model_type")
+    if kind not in known:
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}, which is not among those that can be "
+            f"imported: {', '.join(known)}"
+        )
+    return known[kind]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; name the folder of a Hugging Face model"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} holds {type(tree).__name__}, expected an object")
+    return tree
+
+
+def _read_tensors(folder: Path) -> Arrays:
+    """All tensors of the folder in float32."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        files = [folder / name for name in names]
+    else:
+        files = [folder / WEIGHTS_FILE]
+    tensors: Arrays = {}
+    for file in files:
+        try:
+            # Through NumPy, which knows bfloat16 by ml_dtypes.
+            with safe_open(file, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    tensors[name] = opened.get_tensor(name).astype(np.float32)
+        except FileNotFoundError:
+            raise UserError(f"{file} is missing; the weights must be safetensors") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from None
+    return tensors
+
+
+def _named(tensors: Arrays, config: AGIConfig) -> Arrays:
+    """Tensors by the names of a whole language model, without what is none of its parameters."""
+    if "wte.weight" in tensors:  # saved without its head
+        tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
+    ignored = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
+    tensors = {name: x for name, x in tensors.items() if not name.endswith(ignored)}
+    if config.tie_embeddings:
+        tensors.pop("lm_head.weight", None)
+    return tensors

@@ -1,0 +1,86 @@
+"""Which layers a model has, and in which loops they are compiled.
+
+Layers that are alike, or that repeat in rounds such as "five local, one global", share one loop
+over their stacked parameters, so that compiling takes the time of one round however deep the model
+is. What does not fit a round becomes a loop of its own:
+
+    26 layers, every 6th global      [local x 5, global] x 4, [local x 2] x 1
+    8 layers, experts as a sandwich  [dense] x 1, [experts] x 6, [dense] x 1
+
+Parameters of the first loop are below `decoder/layers`, of the next below `decoder/layers_1`; the
+layers of a round are `block`, `block_1` and so on.
+"""
+
+from itertools import groupby
+from typing import NamedTuple
+
+from rtdlm.config import AGIConfig
+
+
+class LayerPlan(NamedTuple):
+    """What sets a layer apart from others of the same model."""
+
+    attention: str
+    """Key of `rtdlm.modules.attention.KINDS`."""
+    experts: bool
+    """Sparse experts in place of the dense feed-forward layer."""
+
+
+class Segment(NamedTuple):
+    """One loop."""
+
+    round: tuple[LayerPlan, ...]
+    repeats: int
+
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """All of its layers, in order."""
+        return self.round * self.repeats
+
+
+def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
+    """Every layer of the model, first to last."""
+    return tuple(
+        LayerPlan(_attention(config, layer), _has_experts(config, layer))
+        for layer in range(config.num_layers)
+    )
+
+
+def segments(config: AGIConfig) -> tuple[Segment, ...]:
+    """The loops that run `layer_plans`, with as few different layers as a simple rule finds.
+
+    Either rounds from the first layer on, with what is left of a round at the end, or runs of
+    equal layers, whichever compiles fewer.
+    """
+    plans = layer_plans(config)
+    rounds = [_in_rounds(plans, size) for size in range(1, len(plans) + 1)]
+    fitting = [_in_runs(plans), *(found for found in rounds if found is not None)]
+    return min(fitting, key=lambda found: sum(len(segment.round) for segment in found))
+
+
+def _attention(config: AGIConfig, layer: int) -> str:
+    every = config.attention.global_every
+    return "gqa" if every is not None and (layer + 1) % every == 0 else config.attention_type
+
+
+def _has_experts(config: AGIConfig, layer: int) -> bool:
+    experts = config.experts
+    if not experts.num_experts:
+        return False
+    if experts.layers == "sandwich":
+        return 0 < layer < config.num_layers - 1
+    return (layer + 1) % experts.stride == 0
+
+
+def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:
+    return tuple(Segment((plan,), len(list(run))) for plan, run in groupby(plans))
+
+
+def _in_rounds(plans: tuple[LayerPlan, ...], size: int) -> tuple[Segment, ...] | None:
+    """Rounds of `size` layers; None if they are not all alike."""
+    repeats, left = divmod(len(plans), size)
+    first = plans[:size]
+    if first * repeats + first[:left] != plans:
+        return None
+    rounds = Segment(first, repeats)
+    return (rounds, Segment(first[:left], 1)) if left else (rounds,)

@@ -1,0 +1,105 @@
+"""Gated feed-forward layers (arXiv 2002.05202): y = (f(x W_gate) * x W_up) W_down.
+
+    swiglu   f(a) = a sigmoid(a)
+    geglu    f(a) = gelu(a) by a hyperbolic tangent (arXiv 1606.08415), as in Gemma
+
+Axes: B batch, T time, D model, F hidden.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from rtdlm.modules.primitives import Projection, narrow
+
+
+class Gate(NamedTuple):
+    """A function of a float32 array, and it with its derivative."""
+
+    value: Callable[[jax.Array], jax.Array]
+    value_and_slope: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def _silu_and_slope(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    open_share = jax.nn.sigmoid(a)
+    return a * open_share, open_share * (1.0 + a * (1.0 - open_share))
+
+
+def _gelu(a: jax.Array) -> jax.Array:
+    return jax.nn.gelu(a, approximate=True)
+
+
+def _gelu_and_slope(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    root = (2.0 / jnp.pi) ** 0.5
+    bent = jnp.tanh(root * (a + 0.044715 * a**3))
+    share = 0.5 * (1.0 + bent)
+    steep = 0.5 * a * (1.0 - jnp.square(bent)) * root * (1.0 + 3 * 0.044715 * jnp.square(a))
+    return a * share, share + steep
+
+
+SILU = Gate(jax.nn.silu, _silu_and_slope)
+GELU = Gate(_gelu, _gelu_and_slope)
+
+
+class Gated(hk.Module):
+    """The gated feed-forward layer, token by token."""
+
+    def __init__(
+        self,
+        *,
+        d_ff: int,
+        out_scale: float,
+        bias: bool = False,
+        gate: Gate = SILU,
+        name: str = "feedforward",
+    ) -> None:
+        super().__init__(name=name)
+        self.d_ff = d_ff
+        self.out_scale = out_scale
+        self.bias = bias
+        self.gate = gate
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """`[B, T, D]` -> `[B, T, D]`."""
+        inner = (x_BTD.shape[-1], self.d_ff)
+        gate = Projection("BTD,DF->BTF", shape=inner, bias=self.bias, name="gate")
+        up = Projection("BTD,DF->BTF", shape=inner, bias=self.bias, name="up")
+        down = Projection(
+            "BTF,FD->BTD", shape=inner[::-1], scale=self.out_scale, bias=self.bias, name="down"
+        )
+        return down(gated(self.gate, gate(x_BTD), up(x_BTD)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gated(function: Gate, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """function(gate) * up, computed in float32.
+
+    The gradient is made from the two inputs: automatic differentiation would keep two more arrays
+    of the hidden width, and moving those costs more than the arithmetic.
+    """
+    opened = function.value(gate.astype(jnp.float32))
+    return narrow(opened * up.astype(jnp.float32), gate.dtype)
+
+
+def _forward(
+    function: Gate, gate: jax.Array, up: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return gated(function, gate, up), (gate, up)
+
+
+def _backward(
+    function: Gate, kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # The barrier keeps XLA from sharing the function with the forward pass, and so from keeping it.
+    kept = jax.lax.optimization_barrier(kept)
+    gate, up, dy = (array.astype(jnp.float32) for array in (*kept, dy))
+    opened, slope = function.value_and_slope(gate)
+    dtype = kept[0].dtype
+    return narrow(dy * up * slope, dtype), narrow(dy * opened, dtype)
+
+
+gated.defvjp(_forward, _backward)
