@@ -1,65 +1,118 @@
-"""Every family against `transformers` itself: logits, names, bytes; and what is refused."""
+"""Folders in Hugging Face form: what is refused and why, shards, formats; without transformers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from rtdlm.interop import read_pretrained, write_pretrained
+from rtdlm.config import AGIConfig, UserError
+from rtdlm.interop import foreign_config, read_pretrained, write_pretrained
 from rtdlm.models import TMSModel
-from tests.interop.families import CASES, make
-
-pytest.importorskip("transformers", reason="the reference models are those of transformers")
-pytest.importorskip("torch", reason="the reference models need PyTorch")
-
-LENGTH = 24
+from tests.models.small import random_params, small_config
 
 
-@pytest.fixture(scope="module", params=CASES)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder that transformers wrote, ids, and transformers' logits for them."""
-    import torch
-
-    folder = tmp_path_factory.mktemp("model")
-    model = make(request.param)
-    model.save_pretrained(folder)
-    ids = np.random.default_rng(0).integers(48, size=(2, LENGTH))
-    with torch.no_grad():
-        logits = model(torch.from_numpy(ids)).logits.numpy()
-    return folder, ids.astype(np.int32), logits
+def write_llama(folder: Path, **changes: Any) -> Path:
+    """A Llama without transformers, with `changes` of its config.json."""
+    config = small_config(qk_norm=False)
+    write_pretrained(folder, config, random_params(TMSModel(config)))
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
 
 
-def test_logits_are_those_of_transformers(saved: Any) -> None:
-    folder, ids, expected = saved
-    config, params, tokenizer = read_pretrained(folder)
-    assert tokenizer is None
-    found = jax.jit(TMSModel(config, precision={"compute": "float32"}).logits)(params, ids)
-    assert np.abs(expected).max() > 0.5, "weights that matter"
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_what_is_exported_again_has_the_same_bytes_and_loads_without_a_word(
-    saved: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_type": "mamba"}, "holds a model of type 'mamba', which is not among those"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' cannot be expressed by AGIConfig"),
+        ({"attention_bias": True}, "attention_bias=True cannot be expressed by AGIConfig"),
+        ({"mlp_bias": True}, "mlp_bias=True cannot be expressed"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
+            "rope_type='longrope' cannot be expressed",
+        ),
+        ({"num_hidden_layers": 3}, "has no tensor 'model.layers.2.input_layernorm.weight'"),
+        ({"num_hidden_layers": 1}, "tensors that its config does not explain"),
+        ({"intermediate_size": 33}, "has shape (32, 16), expected (33, 16) by the config"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    import torch
-    import transformers
+    with pytest.raises(UserError) as caught:
+        read_pretrained(write_llama(tmp_path, **changes))
+    assert sentence in str(caught.value)
 
-    folder, ids, expected = saved
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config.json cannot be read: No such file"):
+        read_pretrained(tmp_path)
+    folder = write_llama(tmp_path)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is not JSON"):
+        read_pretrained(folder)
+    write_llama(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"model.safetensors cannot be read"):
+        read_pretrained(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match="is missing; the weights must be safetensors"):
+        read_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="has no field 'num_attention_heads'"):
+        read_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        ({"short_conv": 3}, "no Hugging Face family has short convolutions"),
+        ({"qk_norm": True, "biases": "qkv"}, "no Hugging Face family combines"),
+        ({"feedforward": "relu2", "qk_norm": False}, "feedforward='relu2'"),
+        ({"norm": "layer"}, "norm='layer'"),
+    ],
+)
+def test_what_no_family_has_is_not_exported(
+    tmp_path: Path, form: dict[str, Any], sentence: str
+) -> None:
+    config = small_config(**form)
+    with pytest.raises(UserError) as caught:
+        write_pretrained(tmp_path, config, {})
+    assert sentence in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_and_other_formats_are_read(tmp_path: Path) -> None:
+    """Tensors in two files with an index, and bfloat16, which is read exactly."""
+    folder = write_llama(tmp_path / "whole")
     config, params, _ = read_pretrained(folder)
-    write_pretrained(tmp_path, config, params)
-    ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path, folder))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].tobytes() == tensor.tobytes(), name
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, output_loading_info=True, attn_implementation="eager"
-    )
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    with torch.no_grad():
-        found = model(torch.from_numpy(ids.astype(np.int64))).logits.numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    again = read_pretrained(tmp_path).config
-    assert again == config
+    tensors = load_file(folder / "model.safetensors")
+    split = tmp_path / "split"
+    split.mkdir()
+    names = sorted(tensors)
+    where = {name: f"part-{place % 2}.safetensors" for place, name in enumerate(names)}
+    for file in set(where.values()):
+        save_file({n: tensors[n] for n in names if where[n] == file}, split / file)
+    (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (split / "config.json").write_bytes((folder / "config.json").read_bytes())
+    again = read_pretrained(split)
+    assert again.config == config
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    half = tmp_path / "half"
+    write_pretrained(half, config, params, dtype="bfloat16")
+    found = read_pretrained(half).params
+    rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32), params)
+    jax.tree.map(np.testing.assert_array_equal, found, rounded)
+
+
+def test_every_preset_without_qk_norm_or_with_it_is_some_family() -> None:
+    for name in ("tiny", "base"):
+        config = AGIConfig.from_preset(name)
+        assert foreign_config(config)[0].model_type == "qwen3"
+        assert foreign_config(config.replace(qk_norm=False))[0].model_type == "llama"
