@@ -1,5 +1,13 @@
 """Models from elsewhere and for elsewhere."""
 
 from rtdlm.interop.hugging_face import Pretrained, foreign_config, read_pretrained, write_pretrained
+from rtdlm.interop.llama2c import read_llama2c, read_llama2c_tokenizer
 
-__all__ = ["Pretrained", "foreign_config", "read_pretrained", "write_pretrained"]
+__all__ = [
+    "Pretrained",
+    "foreign_config",
+    "read_llama2c",
+    "read_llama2c_tokenizer",
+    "read_pretrained",
+    "write_pretrained",
+]
