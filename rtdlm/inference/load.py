@@ -1,17 +1,23 @@
-"""A `Generator` out of a checkpoint."""
+"""A `Generator` out of a checkpoint, or out of a Hugging Face folder."""
 
 import warnings
 from pathlib import Path
 
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
+from rtdlm.data import Tokenizer
 from rtdlm.inference.generate import Generator
+from rtdlm.interop.hugging_face import CONFIG_FILE, read_pretrained
+from rtdlm.models import TMSModel
 from rtdlm.models.load import load_model
+from rtdlm.models.tms import Params
 from rtdlm.parallel import keep_compiled_programs
 
 
 def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Generator:
     """The generator of the checkpoint that `path` means: a run, its checkpoints or one of them.
+
+    A folder with a config.json is read as Hugging Face's; see `rtdlm.interop`.
 
     Raises:
         UserError: there is no complete checkpoint, its arrays do not fit its configuration, or it
@@ -20,10 +26,19 @@ def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Gener
     trouble = keep_compiled_programs()
     if trouble is not None:
         notice(trouble)
+    if (Path(path) / CONFIG_FILE).is_file():
+        found = read_pretrained(path)
+        return _generator(TMSModel(found.config), found.params, found.tokenizer, Path(path))
     loaded = load_model(path, notice=notice)
-    if loaded.tokenizer is None:
+    return _generator(loaded.model, loaded.params, loaded.tokenizer, loaded.directory)
+
+
+def _generator(
+    model: TMSModel, params: Params, tokenizer: Tokenizer | None, directory: Path
+) -> Generator:
+    if tokenizer is None:
         raise UserError(
-            f"checkpoint {loaded.directory} brings no tokenizer, so it can neither read nor write "
+            f"checkpoint {directory} brings no tokenizer, so it can neither read nor write "
             "text; train on shards with a tokenizer.json beside them"
         )
-    return Generator(loaded.model, loaded.params, loaded.tokenizer)
+    return Generator(model, params, tokenizer)

@@ -1,10 +1,12 @@
 """Models from elsewhere and for elsewhere."""
 
+from rtdlm.interop.checkpoint import export_checkpoint
 from rtdlm.interop.hugging_face import Pretrained, foreign_config, read_pretrained, write_pretrained
 from rtdlm.interop.llama2c import read_llama2c, read_llama2c_tokenizer
 
 __all__ = [
     "Pretrained",
+    "export_checkpoint",
     "foreign_config",
     "read_llama2c",
     "read_llama2c_tokenizer",

@@ -11,6 +11,7 @@ Axes: B batch, T time, S cache slots, V vocabulary.
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -45,6 +46,23 @@ class TMSModel:
         if config.precision.compute == "auto":
             config = config.replace(precision={"compute": fastest_format()})
         self.config = config
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **overrides: Any) -> tuple["TMSModel", Params]:
+        """The model in a Hugging Face folder, and its parameters.
+
+        Args:
+            path: a folder with config.json and safetensors, of a family that
+                `rtdlm.interop.hugging_face` names.
+            **overrides: fields to change, for instance `precision={"compute": "float32"}`.
+
+        Raises:
+            UserError: there is no such folder, or its architecture cannot be expressed.
+        """
+        from rtdlm.interop import read_pretrained  # stands above this room and makes models
+
+        found = read_pretrained(path)
+        return cls(found.config, **overrides), jax.device_put(found.params)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters; the same key gives the same ones on any mesh."""

@@ -36,6 +36,20 @@ FORMS: dict[str, dict[str, Any]] = {
         "short_conv": 3, "ngram": {"orders": [2], "buckets": 100},
         "short_conv_places": ["input", "attention", "queries", "keys", "values", "feedforward"],
     },
+    "biases and norms of outputs": {
+        "feedforward": "relu2", "norm": "layer", "biases": "all", "norm_outputs": True,
+        "qk_norm": False,
+    },
+    "biases of queries, keys and values, wide heads": {
+        "biases": "qkv", "attention": {"head_dim": 24},
+    },
+    "local and global": {
+        "num_layers": 3, "attention_type": "sliding",
+        "attention": {"window": 16, "global_every": 2},
+    },
+    "experts in every second layer": {
+        "num_layers": 4, "experts": {"num_experts": 4, "capacity_factor": 1.0, "every": 2},
+    },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
 }  # fmt: skip
 

@@ -50,6 +50,23 @@ RICH = {
     f"{BLOCK}/attention/keys_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
     f"{BLOCK}/attention/values_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
 }
+BIASED = {
+    "decoder/final_norm/bias": ((16,), P(None)),
+    f"{BLOCK}/attention_norm/bias": ((3, 16), P(None, None)),
+    f"{BLOCK}/attention_output_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/attention_output_norm/bias": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward_norm/bias": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward_output_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward_output_norm/bias": ((3, 16), P(None, None)),
+    f"{BLOCK}/attention/query/b": ((3, 4, 4), P(None, "tensor", None)),
+    f"{BLOCK}/attention/key/b": ((3, 2, 4), P(None, "tensor", None)),
+    f"{BLOCK}/attention/value/b": ((3, 2, 4), P(None, "tensor", None)),
+    f"{BLOCK}/attention/output/b": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward/gate/b": ((3, 32), P(None, "tensor")),
+    f"{BLOCK}/feedforward/up/b": ((3, 32), P(None, "tensor")),
+    f"{BLOCK}/feedforward/down/b": ((3, 16), P(None, None)),
+}
+EVERY = DENSE | EXPERTS | RICH | BIASED
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -57,9 +74,9 @@ def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
     return {path_name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("path", DENSE | EXPERTS | RICH)
+@pytest.mark.parametrize("path", EVERY)
 def test_a_path_lies_where_the_table_says(path: str) -> None:
-    shape, spec = (DENSE | EXPERTS | RICH)[path]
+    shape, spec = EVERY[path]
     assert partition_spec(path, shape, MESH) == spec
 
 
@@ -71,6 +88,9 @@ def test_the_table_above_is_complete() -> None:
     missing = {path: shape for path, shape in rich.items() if path not in DENSE}
     assert missing == {path: shape for path, (shape, _) in RICH.items()}
     assert set(DENSE) - set(rich) == {f"{BLOCK}/feedforward/gate/w"}, "relu2 has no gate"
+    biased = paths(small_config(num_layers=3, norm="layer", biases="all", norm_outputs=True))
+    missing = {path: shape for path, shape in biased.items() if path not in DENSE}
+    assert missing == {path: shape for path, (shape, _) in BIASED.items()}
 
 
 @pytest.mark.parametrize("num_experts", [0, 8])
@@ -106,6 +126,8 @@ def test_a_parameter_with_two_rules_raises(monkeypatch: pytest.MonkeyPatch) -> N
 def test_stacked_layers_share_no_axis_of_their_own() -> None:
     assert own_axes("decoder/embedding", 2) == (0, 1)
     assert own_axes(f"{BLOCK}/experts/gate/w", 4) == (1, 2, 3)
+    assert own_axes("decoder/layers_1/block_2/experts/gate/w", 4) == (1, 2, 3)
+    assert own_axes("decoder/layers_wide", 2) == (0, 1)
 
 
 def test_a_rule_matches_whole_names_only() -> None:

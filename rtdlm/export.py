@@ -1,0 +1,45 @@
+"""`python -m rtdlm.export`: writes a trained model in a form that others read.
+
+python -m rtdlm.export --checkpoint runs/tiny --to hf --out exported
+"""
+
+import sys
+from collections.abc import Sequence
+
+from rtdlm.config.command_line import leave, make_parser, path, run, tell
+
+DESCRIPTION = """Writes a trained model in a form that other programs read.
+
+  python -m rtdlm.export --checkpoint runs/tiny --to hf --out exported
+
+`hf` is a folder for Hugging Face's transformers: config.json, model.safetensors and tokenizer.json.
+The model has to be one of the families that it knows; a preset as it ships is a Qwen3, and with
+qk_norm=false a Llama."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments and exports; returns the exit status."""
+    return run(_main, sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = make_parser("export", DESCRIPTION)
+    parser.add_argument(
+        "--checkpoint", type=path, required=True, metavar="DIR",
+        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
+    )  # fmt: skip
+    parser.add_argument("--to", choices=("hf",), required=True, help="the form to write")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write it")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
+        help="format of the weights (default: float32)",
+    )  # fmt: skip
+    flags = parser.parse_args(arguments)
+    from rtdlm.interop import export_checkpoint
+
+    family = export_checkpoint(flags.checkpoint, flags.out, dtype=flags.dtype, notice=tell)
+    print(f"{flags.out}: a {family.model_type} model in {flags.dtype}")
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,49 @@
+"""`python -m rtdlm.export`: what it writes is the model, with its tokenizer."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rtdlm import TMSModel, export, generate
+from rtdlm.models.load import load_model
+
+
+def test_an_exported_run_is_the_same_model(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    flags = ["--checkpoint", str(trained), "--to", "hf", "--out", str(out)]
+    assert export.main(flags) == 0
+    assert capsys.readouterr().out == f"{out}: a qwen3 model in float32\n"
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
+    ours = load_model(trained)
+    model, params = TMSModel.from_pretrained(out, precision={"compute": "float32"})
+    ids = np.arange(10, dtype=np.int32)[None]
+    expected = TMSModel(ours.model.config, precision={"compute": "float32"})
+    np.testing.assert_array_equal(
+        jax.jit(model.logits)(params, ids), jax.jit(expected.logits)(ours.params, ids)
+    )
+    told = []
+    for checkpoint in (trained, out):
+        asked = ["--checkpoint", str(checkpoint), "--prompt", "a", "--max-tokens", "8"]
+        assert generate.main([*asked, "--temperature", "0"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert export.main(flags) == 2
+    assert capsys.readouterr().err == (
+        f"error: {out} is there already; name a new or an empty folder\n"
+    )
+
+
+def test_a_model_of_no_family_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    missing = ["--checkpoint", str(tmp_path / "none"), "--to", "hf", "--out", str(out)]
+    assert export.main(missing) == 2
+    assert not out.exists()
+    with pytest.raises(SystemExit):
+        export.main(["--checkpoint", "x", "--to", "onnxx", "--out", str(out)])
