@@ -26,7 +26,11 @@ from rtdlm.config.sections import (
     RopeConfig,
 )
 
-AttentionType = Literal["mha", "gqa", "mqa", "sliding"]
+AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta"]
+SCORED = ("mha", "gqa", "mqa", "sliding")
+"""Kinds of attention in which a query scores each key."""
+SCORED = ("mha", "gqa", "mqa", "sliding")
+"""Kinds of attention in which a query scores each key."""
 PositionEncoding = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
 Norm = Literal["rms", "rms_centred", "layer"]
@@ -40,7 +44,9 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "sliding")),
+        Reader("num_kv_heads", "attention_type", ("gqa", "sliding", "linear")),
+        Reader("attention.scale", "attention_type", SCORED),
+        Reader("attention.soft_cap", "attention_type", SCORED),
         Reader("attention.window", "attention_type", ("sliding",)),
         Reader("attention.global_every", "attention_type", ("sliding",)),
         Reader("rope_base", "position_encoding", ("rope",)),
@@ -58,7 +64,8 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa` and `sliding`; None is half of `num_heads` [heads]."""
+    """Key and value heads under `gqa`, `sliding` and `linear`; None is half of `num_heads`
+    [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
@@ -78,7 +85,9 @@ class AGIConfig:
     the feed-forward layer and `norm=layer`."""
     attention_type: AttentionType = "gqa"
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
-    `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`."""
+    `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
+    `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
+    that does not grow in place of keys and values."""
     position_encoding: PositionEncoding = "rope"
     """`rope` rotates queries and keys by position; `learned` adds a vector a position, and has
     none beyond `max_seq_len`; `none` leaves order to the causal mask."""
@@ -284,7 +293,7 @@ class AGIConfig:
     @property
     def kv_heads(self) -> int:
         """Key and value heads after `attention_type` has had its say."""
-        if self.attention_type == "mha":
+        if self.attention_type in ("mha", "delta"):
             return self.num_heads
         if self.attention_type == "mqa":
             return 1

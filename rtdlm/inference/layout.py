@@ -22,7 +22,16 @@ LayerParams = Mapping[str, Mapping[str, Any]]
 """`Params` in which a stacked parameter is a tuple, an array a layer."""
 
 # What the model reads in float32 whatever the format of its activations.
-_FLOAT32 = ("norm/scale", "norm/bias", "router/w", "_conv/kernel")
+_FLOAT32 = (
+    "norm/scale",
+    "norm/bias",
+    "router/w",
+    "_conv/kernel",
+    "decay/w",
+    "write/w",
+    "decay_rate",
+    "decay_shift",
+)
 
 
 class SplitCache(NamedTuple):

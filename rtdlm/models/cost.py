@@ -42,7 +42,7 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
     """Operations of the matrix products for one token in a row of `length`, forward."""
     output = config.vocab_size * config.d_model
     kinds = [KINDS[plan.attention](config.attention) for plan in layer_plans(config)]
-    keys = sum(kind.keys_computed(length) for kind in kinds)
+    keys = sum(kind.keys_computed(length, head_dim=config.head_dim) for kind in kinds)
     attention = 2 * config.num_heads * config.head_dim * keys
     return 2 * (_products(config, experts=config.experts.choices) + output + attention)
 
@@ -68,6 +68,8 @@ def _products(config: AGIConfig, *, experts: int) -> int:
     """Parameters that multiply a token's features, with `experts` of the experts, if any."""
     d, ngram = config.d_model, config.ngram
     attention = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
+    if config.attention_type == "delta":
+        attention += 2 * d * config.num_heads  # what decays and what is written
     convs = {place: config.short_conv * prod(x) for place, x in conv_features(config).items()}
     once = convs.pop("input", 0) + len(ngram.orders) * (ngram.dim or 0) * d
     matrices = 3 if config.feedforward in GATED else 2
@@ -82,6 +84,8 @@ def _vectors(config: AGIConfig) -> int:
     token = config.d_model * (2 if config.norm == "layer" and config.biases == "all" else 1)
     norms = (4 if config.norm_outputs else 2) * token
     norms += 2 * config.head_dim if config.qk_norm else 0
+    if config.attention_type == "delta":
+        norms += config.head_dim + 2 * config.num_heads
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
     once = token * (1 + config.embedding_norm)

@@ -50,6 +50,7 @@ UNDECAYED = (
     r"decoder/(position|value_embedding)$",
     r"ngram/table$",
     r"_mix/weights$",
+    r"attention/decay_(rate|shift)$",
     r"_conv/kernel$",
 )
 

@@ -43,6 +43,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "biases of queries, keys and values, wide heads": {
         "biases": "qkv", "attention": {"head_dim": 24},
     },
+    "linear": {"attention_type": "linear", "num_kv_heads": 4},
     "local and global": {
         "num_layers": 3, "attention_type": "sliding",
         "attention": {"window": 16, "global_every": 2},

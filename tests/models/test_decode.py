@@ -11,6 +11,7 @@ import pytest
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache
 from rtdlm.models.tms import Params
+from rtdlm.modules.attention import KVCache
 from tests.models.small import GPT, RICH, ROOMY, random_params, small_config
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -21,6 +22,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "the small GPT": GPT,
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
+    "linear": {"attention_type": "linear"},
+    "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "experts between dense layers": {
         "num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"},
     },
@@ -74,7 +77,9 @@ def test_pieces_of_any_size_equal_the_forward_pass(
         np.testing.assert_allclose(scores, decoding.whole[:, here], atol=1e-5)
         start += size
     assert start == LENGTH
-    keys = cache.loops[0][0].kv.key_BSKE
+    if not isinstance(kept := cache.loops[0][0].kv, KVCache):
+        return
+    keys = kept.key_BSKE
     assert keys.shape[1:] == (2, SLOTS, decoding.model.config.kv_heads, 4)
     assert not np.asarray(keys[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
 

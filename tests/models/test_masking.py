@@ -27,10 +27,19 @@ FORMS: dict[str, dict[str, Any]] = {
     "mha": {"attention_type": "mha", "num_kv_heads": None},
     "mqa": {"attention_type": "mqa", "num_kv_heads": None, "position_encoding": "none"},
     "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
+    "local and global": {
+        "attention_type": "sliding", "attention": {"window": 3, "global_every": 2},
+    },
+    "linear": {"attention_type": "linear"},
+    "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
+    "bounded, biased, normalised": {
+        "attention": {"soft_cap": 2.0, "head_dim": 6}, "biases": "all", "norm": "layer",
+        "norm_outputs": True, "feedforward": "geglu",
+    },
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
-}
+}  # fmt: skip
 
 ROWS = 6
 
@@ -84,7 +93,9 @@ def measurement(form: str) -> Callable[[Batch], Result]:
     return measure
 
 
-@pytest.mark.parametrize("form", ["gqa", "sliding", "rich", "experts with room"])
+@pytest.mark.parametrize(
+    "form", ["gqa", "sliding", "local and global", "linear", "delta", "rich", "experts with room"]
+)
 def test_packed_documents_equal_separate_documents(form: str) -> None:
     packed = packed_batch(small_config(), rows=2, seed=4)
     places = [

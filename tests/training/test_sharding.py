@@ -23,9 +23,13 @@ FORMS: dict[str, dict[str, Any]] = {
         "optimizer": {"warmup_steps": 0, "learning_rate": 0.005},
     },
     "the small GPT": {"optimizer": PLAIN, **GPT},
-    "sliding": {
-        "optimizer": PLAIN, "attention_type": "sliding", "attention": {"window": 5},
-        "remat": "dots",
+    "local and global, biased": {
+        "optimizer": PLAIN, "attention_type": "sliding", "biases": "qkv", "remat": "dots",
+        "attention": {"window": 5, "global_every": 2},
+    },
+    "delta": {
+        "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
+        "position_encoding": "none",
     },
     "rich": {"optimizer": PLAIN, **RICH},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},

@@ -31,8 +31,11 @@ class Documents(NamedTuple):
         return jnp.repeat(flag, kv_heads, axis=1)
 
 
-def documents(segment_ids_BT: jax.Array, chunk: int) -> Documents:
-    """The flags of a row, padded at its end with more of its last document."""
+def documents(segment_ids_BT: jax.Array, chunk: int, *, continued: bool = False) -> Documents:
+    """The flags of a row, padded at its end with more of its last document.
+
+    With `continued` the row's first document began before the row.
+    """
     batch, length = segment_ids_BT.shape
     spare = -length % chunk
     changes = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
@@ -40,7 +43,8 @@ def documents(segment_ids_BT: jax.Array, chunk: int) -> Documents:
     document_BT = jnp.pad(document_BT, ((0, 0), (0, spare)), mode="edge")
     document_IBC = jnp.swapaxes(document_BT.reshape(batch, -1, chunk), 0, 1)
     last_IB = document_IBC[..., -1]
-    before_IB = jnp.concatenate([jnp.full_like(last_IB[:1], -1), last_IB[:-1]])
+    first_IB = jnp.full_like(last_IB[:1], 0 if continued else -1)
+    before_IB = jnp.concatenate([first_IB, last_IB[:-1]])
     same = document_IBC[..., :, None] == document_IBC[..., None, :]
     earlier_CC = jnp.tril(jnp.ones((chunk, chunk), bool))
     return Documents(
@@ -72,9 +76,12 @@ def from_chunks(x_IRNE: jax.Array, batch: int, chunk: int) -> jax.Array:
 
 
 def states_at_start(
-    added: tuple[jax.Array, ...], keeps_IR: jax.Array
+    added: tuple[jax.Array, ...], keeps_IR: jax.Array, begin: tuple[jax.Array, ...]
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Running sums `[I, R, ...]` before each chunk, and after the last; forgotten if not kept."""
+    """Running sums `[I, R, ...]` before each chunk, and after the last; forgotten if not kept.
+
+    `begin` is what stands before the first.
+    """
 
     def step(
         state: tuple[jax.Array, ...], given: tuple[tuple[jax.Array, ...], jax.Array]
@@ -86,6 +93,5 @@ def states_at_start(
         )
         return after, state
 
-    nothing = tuple(jnp.zeros_like(each[0]) for each in added)
-    end, starts = jax.lax.scan(step, nothing, (added, keeps_IR))
+    end, starts = jax.lax.scan(step, begin, (added, keeps_IR))
     return starts, end

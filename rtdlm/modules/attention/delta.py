@@ -51,8 +51,11 @@ def gated_delta(
     segment_ids_BT: jax.Array,
     *,
     chunk: int = CHUNK,
+    state: DeltaState | None = None,
 ) -> tuple[jax.Array, DeltaState]:
     """What each query reads of its document so far, chunk by chunk.
+
+    A token with a log decay and a write of zero leaves no trace.
 
     Args:
         query_BTHE: queries.
@@ -62,6 +65,7 @@ def gated_delta(
         write_BTH: b, in [0, 1].
         segment_ids_BT: int32, at least 0; the state starts anew wherever it changes.
         chunk: tokens computed at once, a matter of speed alone.
+        state: what the row's first document has read before; None is nothing.
 
     Returns:
         `[B, T, H, F]` in the values' format, and the state after the last token.
@@ -72,10 +76,13 @@ def gated_delta(
     def cut(x: jax.Array) -> jax.Array:
         return to_chunks(pad_time(x.astype(jnp.float32), chunk), heads, chunk)
 
-    where = documents(segment_ids_BT, chunk)
+    where = documents(segment_ids_BT, chunk, continued=state is not None)
+    if state is None:
+        state = DeltaState.empty(batch, heads, key_BTHE.shape[-1], value_BTHF.shape[-1])
+    start_REF = state.state_BHEF.reshape(-1, *state.state_BHEF.shape[2:])
     query, key, value = cut(query_BTHE), cut(key_BTHE), cut(value_BTHF)
     decay, write = cut(log_decay_BTH[..., None]), cut(write_BTH[..., None])
-    y_IRCF, end_REF = _run(_chunks(query, key, value, decay, write, where, heads))
+    y_IRCF, end_REF = _run(_chunks(query, key, value, decay, write, where, heads), start_REF)
     y = from_chunks(y_IRCF, batch, chunk)[:, :length].astype(value_BTHF.dtype)
     return y, DeltaState(end_REF.reshape(batch, heads, *end_REF.shape[1:]))
 
@@ -130,7 +137,7 @@ def _chunks(
     )
 
 
-def _run(chunks: _Chunk) -> tuple[jax.Array, jax.Array]:
+def _run(chunks: _Chunk, start_REF: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Reads of all chunks `[I, R, C, F]`, and the state after the last `[R, E, F]`."""
 
     def step(state_REF: jax.Array, of: _Chunk) -> tuple[jax.Array, jax.Array]:
@@ -138,8 +145,6 @@ def _run(chunks: _Chunk) -> tuple[jax.Array, jax.Array]:
         y_RCF = of.query_RCE @ state_REF + of.within_RCC @ change_RCF
         return of.keep_R[:, None, None] * state_REF + of.key_REC @ change_RCF, y_RCF
 
-    rows, width = chunks.old_RCE.shape[1], chunks.old_RCE.shape[-1]
-    start_REF = jnp.zeros((rows, width, chunks.new_RCF.shape[-1]), jnp.float32)
     end_REF, y_IRCF = jax.lax.scan(step, start_REF, chunks)
     return y_IRCF, end_REF
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 
-from rtdlm.modules.attention.kinds import DENSE, Cache, Heads, Kind, Rows
+from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
+from rtdlm.modules.attention.kinds import DENSE
 from rtdlm.modules.attention.rope import Rotation, rotate
 from rtdlm.modules.attention.values import OWN_VALUES, ValueSources, mix_values
 from rtdlm.modules.primitives import Projection, project_all
@@ -95,7 +96,7 @@ class GroupedQueryAttention(hk.Module):
         """
         query, key, value = self._project(x_BTD, turn, convolve)
         value, first_BTKE = mix_values(value, sources)
-        asked = Heads(query, key, value)
+        asked = Heads(query, key, value, x_BTD)
         if cache is None:
             read_BTHE = self.kind.read(asked, rows)
         else:

@@ -1,14 +1,10 @@
-"""Kinds of attention by `attention_type`: how queries, keys and values become what is read.
-
-A kind works on what `GroupedQueryAttention` projects: within packed rows, and with a cache that
-continues rows one after another. Another kind is one class and one line of `KINDS`.
+"""Kinds of attention by `attention_type`. Another kind is one class and one line of `KINDS`.
 
 Axes: B batch, T query time, S key time, H heads, K key-value heads, E head features.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,57 +12,12 @@ import jax.numpy as jnp
 from rtdlm.config import AttentionConfig
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend, attend_causally
+from rtdlm.modules.attention.kind import Heads, Kind, Rows
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
+from rtdlm.modules.attention.recurrent import Delta, Linear
 from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
-
-Cache = KVCache | RingCache
-"""One layer's memory of earlier tokens."""
-
-
-class Heads(NamedTuple):
-    """What a token asks, is asked for, and gives."""
-
-    query_BTHE: jax.Array
-    key_BTKE: jax.Array
-    value_BTKE: jax.Array
-
-
-class Rows(NamedTuple):
-    """How the tokens of one call relate; the same for every layer, so made once."""
-
-    positions_BT: jax.Array
-    """int32; within the document."""
-    mask_BTS: jax.Array | None = None
-    """True where query t may read key s of the row, or slot s of the cache; None if the kind makes
-    no such table."""
-    segment_ids_BT: jax.Array | None = None
-    """int32; None with a cache, whose rows are one document each."""
-    lengths_B: jax.Array | None = None
-    """int32; tokens of each row that count, the first ones. None without a cache."""
-
-
-class Kind(Protocol):
-    """One kind of attention."""
-
-    def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
-        """Rows of packed documents."""
-
-    def continued(self, positions_BT: jax.Array, lengths_B: jax.Array, cache: Any) -> Rows:
-        """Rows that continue what `cache` holds; it may have a leading axis of layers."""
-
-    def read(self, heads: Heads, rows: Rows) -> jax.Array:
-        """`[B, T, H, E]`: what each query reads within its document."""
-
-    def extend(self, heads: Heads, rows: Rows, cache: Any) -> tuple[jax.Array, Cache]:
-        """The same with what `cache` holds, and the cache that now holds these tokens too."""
-
-    def empty_cache(self, *shape: int, dtype: jnp.dtype) -> Cache:
-        """Nothing, for `shape`: (layers,) batch, tokens, key-value heads, head features."""
-
-    def keys_computed(self, length: int) -> int:
-        """Keys that a query of a row of `length` tokens is multiplied by, which is its cost."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +35,7 @@ class Dense:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
-        return attend_causally(*heads, rows.mask_BTS, self.scoring)
+        return attend_causally(*heads.qkv, rows.mask_BTS, self.scoring)
 
     def extend(self, heads: Heads, rows: Rows, cache: KVCache) -> tuple[jax.Array, KVCache]:
         assert rows.mask_BTS is not None
@@ -97,7 +48,7 @@ class Dense:
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> KVCache:
         return KVCache.empty(*shape, dtype=dtype)
 
-    def keys_computed(self, length: int) -> int:
+    def keys_computed(self, length: int, *, head_dim: int) -> int:
         return length
 
 
@@ -117,12 +68,14 @@ class Sliding:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
-        return attend_window(*heads, rows.segment_ids_BT, window=self.window, scoring=self.scoring)
+        return attend_window(
+            *heads.qkv, rows.segment_ids_BT, window=self.window, scoring=self.scoring
+        )
 
     def extend(self, heads: Heads, rows: Rows, cache: RingCache) -> tuple[jax.Array, RingCache]:
         assert rows.lengths_B is not None
         return attend_ring(
-            *heads, positions_BT=rows.positions_BT, lengths_B=rows.lengths_B, cache=cache,
+            *heads.qkv, positions_BT=rows.positions_BT, lengths_B=rows.lengths_B, cache=cache,
             scoring=self.scoring,
         )  # fmt: skip
 
@@ -130,7 +83,7 @@ class Sliding:
         *rows, tokens, heads, features = shape
         return RingCache.empty(*rows, min(tokens, self.window), heads, features, dtype=dtype)
 
-    def keys_computed(self, length: int) -> int:
+    def keys_computed(self, length: int, *, head_dim: int) -> int:
         return keys_computed(length, window=self.window)
 
 
@@ -144,5 +97,7 @@ KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "gqa": lambda config: Dense(_scoring(config)),
     "mqa": lambda config: Dense(_scoring(config)),
     "sliding": lambda config: Sliding(config.reach, _scoring(config)),
+    "linear": lambda _: Linear(),
+    "delta": lambda _: Delta(),
 }
 """`attention_type` -> the kind that a config's section describes."""

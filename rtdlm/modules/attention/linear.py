@@ -54,6 +54,8 @@ def linear_attention(
     segment_ids_BT: jax.Array,
     *,
     chunk: int = CHUNK,
+    state: LinearState | None = None,
+    counts_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, LinearState]:
     """What each query reads of its document so far, chunk by chunk.
 
@@ -63,18 +65,23 @@ def linear_attention(
         value_BTKF: values.
         segment_ids_BT: int32, at least 0; the state starts anew wherever it changes.
         chunk: tokens computed at once, a matter of speed alone.
+        state: what the row's first document has read before; None is nothing.
+        counts_BT: False for tokens that leave no trace; None is none.
 
     Returns:
         `[B, T, H, F]` in the input's format, and the state after the last token.
     """
     batch, length, kv_heads = key_BTKE.shape[:3]
     chunk = min(chunk, length)
-    where = documents(segment_ids_BT, chunk)
+    where = documents(segment_ids_BT, chunk, continued=state is not None)
     query = to_chunks(pad_time(features(query_BTHE), chunk), kv_heads, chunk)
-    key = to_chunks(pad_time(features(key_BTKE), chunk), kv_heads, chunk)
+    key_BTKE = features(key_BTKE)
+    if counts_BT is not None:
+        key_BTKE = jnp.where(counts_BT[:, :, None, None], key_BTKE, jnp.zeros((), key_BTKE.dtype))
+    key = to_chunks(pad_time(key_BTKE, chunk), kv_heads, chunk)
     value = to_chunks(pad_time(value_BTKF, chunk), kv_heads, chunk)
     read, total = _within(query, key, value, where)
-    sum_IREF, total_IRE, state = _across(key, value, where, batch)
+    sum_IREF, total_IRE, state = _across(key, value, where, batch, state)
     group = query.shape[2] // chunk
     reads_IRN1 = jnp.tile(where.per_row(where.reads_IBC, kv_heads), (1, 1, group))[..., None]
     before = product(query, sum_IREF).astype(jnp.float32)
@@ -100,7 +107,11 @@ def _within(
 
 
 def _across(
-    key_IRCE: jax.Array, value_IRCF: jax.Array, where: Documents, batch: int
+    key_IRCE: jax.Array,
+    value_IRCF: jax.Array,
+    where: Documents,
+    batch: int,
+    state: LinearState | None,
 ) -> tuple[jax.Array, jax.Array, LinearState]:
     """The state at the start of every chunk, and after the last."""
     rows, width = key_IRCE.shape[1], key_IRCE.shape[-1]
@@ -109,7 +120,10 @@ def _across(
     added = dot("IREC,IRCF->IREF", jnp.swapaxes(key, -1, -2), value_IRCF)
     total = jnp.sum(key.astype(jnp.float32), axis=2)
     keeps_IR = where.per_row(where.continues_IB, rows // batch)
-    starts, end = states_at_start((added, total), keeps_IR)
+    if state is None:
+        state = LinearState.empty(batch, rows // batch, width, value_IRCF.shape[-1])
+    begin = state.sum_BKEF.reshape(added.shape[1:]), state.total_BKE.reshape(total.shape[1:])
+    starts, end = states_at_start((added, total), keeps_IR, begin)
     state = LinearState(
         end[0].reshape(batch, rows // batch, width, -1), end[1].reshape(batch, -1, width)
     )

@@ -65,5 +65,5 @@ def test_a_layer_that_slides_equals_a_dense_one_under_its_mask() -> None:
 def test_keys_computed(window: int, length: int, keys: int) -> None:
     if length == 100:
         keys = keys * 112 // 100
-    assert Sliding(window).keys_computed(length) == keys
-    assert DENSE.keys_computed(length) == length
+    assert Sliding(window).keys_computed(length, head_dim=4) == keys
+    assert DENSE.keys_computed(length, head_dim=4) == length
