@@ -15,6 +15,7 @@ from rtdlm.config.sections import (
     AttentionConfig,
     CheckpointConfig,
     DataConfig,
+    DepthsConfig,
     EvaluationConfig,
     ExpertsConfig,
     LossConfig,
@@ -151,6 +152,7 @@ class AGIConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     rope: RopeConfig = field(default_factory=RopeConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    depths: DepthsConfig = field(default_factory=DepthsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -207,7 +209,7 @@ class AGIConfig:
         )
 
     def _check_layers(self) -> None:
-        attention, experts = self.attention, self.experts
+        attention, experts, depths = self.attention, self.experts, self.depths
         require(
             attention.global_every is None or attention.global_every <= self.num_layers,
             f"attention.global_every={attention.global_every} exceeds num_layers="
@@ -218,11 +220,36 @@ class AGIConfig:
             f"experts.every={experts.every} exceeds num_layers={self.num_layers}: no layer would "
             "have experts; choose less",
         )
+        if depths.capacity is not None:
+            self._check_depths()
         require(
             experts.layers != "sandwich" or self.num_layers > 2,
             f"experts.layers='sandwich' leaves no layer with experts at num_layers="
             f"{self.num_layers}; use at least 3 layers",
         )
+
+    def _check_depths(self) -> None:
+        require(
+            self.depths.stride <= self.num_layers,
+            f"depths.every={self.depths.stride} exceeds num_layers={self.num_layers}: no layer "
+            "would choose its tokens; choose less",
+        )
+        require(
+            self.attention_type in ("mha", "gqa", "mqa"),
+            f"attention_type={self.attention_type!r} cannot be combined with depths.capacity yet: "
+            "chosen tokens are read by 'mha', 'gqa' or 'mqa' only",
+        )
+        others = {
+            "short_conv": bool(self.short_conv),
+            "value_residual": self.value_residual,
+            "value_embeddings": self.value_embeddings,
+            "residual_gates": self.residual_gates,
+        }
+        for name, given in others.items():
+            require(
+                not given,
+                f"{name} cannot be combined with depths.capacity yet; remove one of them",
+            )
 
     def _check_run(self) -> None:
         require(0 <= self.seed < 2**63, f"seed={self.seed} is outside 0 to 2**63 - 1")

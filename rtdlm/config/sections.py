@@ -222,6 +222,45 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class DepthsConfig:
+    """Layers that work on a share of each row's tokens (arXiv 2404.02258)."""
+
+    capacity: float | None = None
+    """Share of a row's tokens that such a layer works on in training; None has no such layers
+    [fraction]."""
+    every: int | None = None
+    """Every layer of this number (the 2nd, 4th, ... for 2) is one; None is 2 [layers]."""
+    predictor_weight: float | None = None
+    """Weight of the loss of the predictor that chooses tokens outside of training; it moves nothing
+    else; None is 0.1."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, path="depths.")
+        require(
+            self.capacity is None or 0 < self.capacity < 1,
+            f"depths.capacity={self.capacity} is outside (0, 1); usual is 0.125",
+        )
+        for name in ("every", "predictor_weight"):
+            value = getattr(self, name)
+            require(
+                value is None or self.capacity is not None,
+                f"depths.{name}={value} has no effect without depths.capacity; set it, usually "
+                "to 0.125",
+            )
+            require(value is None or value > 0, f"depths.{name}={value} must be positive")
+
+    @property
+    def stride(self) -> int:
+        """The n of every n-th layer."""
+        return 2 if self.every is None else self.every
+
+    def tokens(self, length: int) -> int:
+        """Tokens that are chosen of a row of `length` in training, at least one."""
+        assert self.capacity is not None
+        return min(length, ceil(self.capacity * length))
+
+
+@dataclass(frozen=True)
 class NgramConfig:
     """Hashed tables over the last tokens of a document (arXiv 2601.07372)."""
 

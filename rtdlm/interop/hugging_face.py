@@ -126,6 +126,7 @@ def _beyond(config: AGIConfig) -> list[str]:
         "value embeddings": config.value_embeddings,
         "residual gates": config.residual_gates,
         "a norm of the embedding": config.embedding_norm,
+        "layers that choose their tokens": config.depths.capacity is not None,
     }
     return [name for name, has in given.items() if has]
 

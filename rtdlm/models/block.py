@@ -31,6 +31,7 @@ from rtdlm.modules.attention import (
     Rows,
     ValueSources,
 )
+from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
@@ -65,6 +66,7 @@ class BlockOutput(NamedTuple):
 
     cache: LayerCache | None
     experts: ExpertStatistics | None
+    depths: DepthStatistics | None = None
 
 
 class Block(hk.Module):
@@ -100,7 +102,9 @@ class Block(hk.Module):
         normed = convolve("feedforward", make_norm(config, "feedforward_norm")(x_BTD))
         thought, statistics = self._feedforward(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
-        left = None if read.cache is None else LayerCache(read.cache, convolve.states)
+        left = None
+        if read.cache is not None and cache is not None:
+            left = cache._replace(kv=read.cache, convs=convolve.states)
         return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics)
 
     @property

@@ -3,7 +3,7 @@
 Zeros are the empty cache. What attention keeps is up to its kind; everything else is what stood at
 the row's last tokens, see `rtdlm.modules.primitives.look_back`.
 
-Axes: B batch, J tokens back.
+Axes: B batch, J tokens back, S slots.
 """
 
 from typing import NamedTuple
@@ -22,6 +22,8 @@ class LayerCache(NamedTuple):
 
     kv: Cache
     convs: States
+    taken_BS: jax.Array | None = None
+    """bool; slots of tokens that the layer worked on. None where it works on all."""
 
 
 class InputCache(NamedTuple):
@@ -54,7 +56,8 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
     def layer(plan: LayerPlan, repeats: int) -> LayerCache:
         kind = KINDS[plan.attention](config.attention)
         stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in convs.items()}
-        return LayerCache(kind.empty_cache(repeats, *rows, dtype=dtype), stacked)
+        taken = jnp.zeros((repeats, batch_size, slots), bool) if plan.depth else None
+        return LayerCache(kind.empty_cache(repeats, *rows, dtype=dtype), stacked, taken)
 
     loops = tuple(
         tuple(layer(plan, segment.repeats) for plan in segment.round)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
-from rtdlm.models.layers import layer_plans
+from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.modules.attention import KINDS
+from rtdlm.modules.depths.router import NARROWER
 
 GATED = ("swiglu", "geglu")
 """Feed-forward layers of three matrices."""
@@ -39,12 +40,22 @@ def count_parameters(config: AGIConfig) -> ParameterCount:
 
 
 def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
-    """Operations of the matrix products for one token in a row of `length`, forward."""
+    """Operations of the matrix products for one token in a row of `length`, forward.
+
+    A layer that works on a share of the tokens counts with that share, as in training.
+    """
     output = config.vocab_size * config.d_model
-    kinds = [KINDS[plan.attention](config.attention) for plan in layer_plans(config)]
-    keys = sum(kind.keys_computed(length, head_dim=config.head_dim) for kind in kinds)
-    attention = 2 * config.num_heads * config.head_dim * keys
-    return 2 * (_products(config, experts=config.experts.choices) + output + attention)
+    total = float(output + _products_once(config))
+    for plan in layer_plans(config):
+        taken = config.depths.tokens(length) if plan.depth else length
+        kind = KINDS[plan.attention](config.attention)
+        keys = kind.keys_computed(taken, head_dim=config.head_dim)
+        own = _layer_products(config, plan, experts=config.experts.choices)
+        own += 2 * config.num_heads * config.head_dim * keys
+        total += own * taken / length
+        if plan.depth:
+            total += _router_products(config)
+    return round(2 * total)
 
 
 def train_flops_per_token(config: AGIConfig) -> int:
@@ -66,17 +77,36 @@ def _tables(config: AGIConfig) -> int:
 
 def _products(config: AGIConfig, *, experts: int) -> int:
     """Parameters that multiply a token's features, with `experts` of the experts, if any."""
-    d, ngram = config.d_model, config.ngram
-    attention = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
-    if config.attention_type == "delta":
-        attention += 2 * d * config.num_heads  # what decays and what is written
-    convs = {place: config.short_conv * prod(x) for place, x in conv_features(config).items()}
-    once = convs.pop("input", 0) + len(ngram.orders) * (ngram.dim or 0) * d
+    total = _products_once(config)
+    for plan in layer_plans(config):
+        total += _layer_products(config, plan, experts=experts)
+        total += _router_products(config) if plan.depth else 0
+    return total
+
+
+def _products_once(config: AGIConfig) -> int:
+    """Those outside of the layers."""
+    ngram, convs = config.ngram, conv_features(config)
+    conv = config.short_conv * prod(convs["input"]) if "input" in convs else 0
+    return conv + len(ngram.orders) * (ngram.dim or 0) * config.d_model
+
+
+def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
+    d = config.d_model
+    total = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
+    if plan.attention == "delta":
+        total += 2 * d * config.num_heads  # what decays and what is written
+    for place, shape in conv_features(config).items():
+        total += 0 if place == "input" else config.short_conv * prod(shape)
     matrices = 3 if config.feedforward in GATED else 2
     dense = matrices * d * config.d_ff
-    sparse = experts * dense + d * config.experts.num_experts
-    feedforward = sum(sparse if plan.experts else dense for plan in layer_plans(config))
-    return once + feedforward + config.num_layers * (attention + sum(convs.values()))
+    return total + (experts * dense + d * config.experts.num_experts if plan.experts else dense)
+
+
+def _router_products(config: AGIConfig) -> int:
+    """The router and the predictor of a layer that works on a share of the tokens."""
+    hidden = max(1, config.d_model // NARROWER)
+    return config.d_model * (1 + hidden) + hidden
 
 
 def _vectors(config: AGIConfig) -> int:
@@ -89,7 +119,8 @@ def _vectors(config: AGIConfig) -> int:
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
     once = token * (1 + config.embedding_norm)
-    return once + config.num_layers * (norms + mixes + _biases(config))
+    deep = sum(plan.depth for plan in layer_plans(config))  # the predictor's bias
+    return once + deep + config.num_layers * (norms + mixes + _biases(config))
 
 
 def _biases(config: AGIConfig) -> int:

@@ -4,7 +4,7 @@ Axes: B batch, T time, S cache slots, D model, L layers, V vocabulary.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, BlockOutput, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
+from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
 from rtdlm.models.layers import Segment, layer_plans, segments
 from rtdlm.models.norms import make_norm
 from rtdlm.modules import head
 from rtdlm.modules.attention import KINDS, Kind, Rows, rotation
+from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics
 from rtdlm.modules.primitives import Past, packed_past
 
@@ -30,6 +32,7 @@ class Features(NamedTuple):
     x_BTD: jax.Array
     table_VD: jax.Array
     experts: ExpertStatistics | None
+    depths: DepthStatistics | None
     cache: DecodeCache | None
 
 
@@ -45,6 +48,8 @@ class Reading(NamedTuple):
     past: Past | None
     """None where nothing looks back."""
     cache: DecodeCache | None
+    training: bool = False
+    """Layers that work on a share of the tokens choose them with the whole row in view."""
 
 
 Loop = tuple[BlockOutput, ...]
@@ -52,12 +57,13 @@ Loop = tuple[BlockOutput, ...]
 
 
 class Scores(NamedTuple):
-    """Statistics of every token, and of the experts where there are any (leading axis L)."""
+    """Statistics of every token, and of experts and depths where there are any (leading axis L)."""
 
     tokens: head.TokenStatistics
     objective: jax.Array | None
     """What training minimises; None where no terms of it were given."""
     experts: ExpertStatistics | None
+    depths: DepthStatistics | None = None
 
 
 class Decoder(hk.Module):
@@ -94,14 +100,15 @@ class Decoder(hk.Module):
         terms: head.LossTerms | None,
     ) -> Scores:
         """Statistics of every token against its label, without keeping the logits."""
-        features = self._rows(ids_BT, positions_BT, segment_ids_BT)
+        training = terms is not None
+        features = self._rows(ids_BT, positions_BT, segment_ids_BT, training=training)
         given = (features.x_BTD, features.table_VD, labels_BT)
         cap, chunk_size = self.config.logit_soft_cap, self.config.loss.chunk_size
         if terms is None:
             tokens = head.token_statistics(*given, cap=cap, chunk_size=chunk_size)
-            return Scores(tokens, None, features.experts)
+            return Scores(tokens, None, features.experts, features.depths)
         loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
-        return Scores(loss.tokens, loss.objective, features.experts)
+        return Scores(loss.tokens, loss.objective, features.experts, features.depths)
 
     @hk.name_like("__call__")
     def extend(
@@ -145,7 +152,12 @@ class Decoder(hk.Module):
 
     @hk.transparent
     def _rows(
-        self, ids_BT: jax.Array, positions_BT: jax.Array, segment_ids_BT: jax.Array
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array,
+        *,
+        training: bool = False,
     ) -> Features:
         reach = max(self.config.short_conv, *self.config.ngram.orders, 1) - 1
         reading = Reading(
@@ -157,6 +169,7 @@ class Decoder(hk.Module):
             weights_BT=(segment_ids_BT > 0).astype(jnp.float32),
             past=packed_past(segment_ids_BT, reach=reach) if reach else None,
             cache=None,
+            training=training,
         )
         return self._features(ids_BT, reading)
 
@@ -175,11 +188,13 @@ class Decoder(hk.Module):
         )
         x_BTD, loops = self._stack(embedded, reading)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
-        experts = _expert_statistics(loops)
+        experts = _of_all_layers(loops, "experts")
+        depths = _of_all_layers(loops, "depths")
         if embedded.cache is None:
-            return Features(x_BTD, output_VD, experts, None)
+            return Features(x_BTD, output_VD, experts, depths, None)
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
-        return Features(x_BTD, output_VD, experts, DecodeCache(tuple(caches), embedded.cache))
+        cache = DecodeCache(tuple(caches), embedded.cache)
+        return Features(x_BTD, output_VD, experts, depths, cache)
 
     @hk.transparent
     def _tables(self) -> tuple[jax.Array, jax.Array]:
@@ -217,7 +232,9 @@ class Decoder(hk.Module):
         stream, loops = Stream(x_BTD, first_BTKE), []
         for number, segment in enumerate(segments(config)):
             caches = None if reading.cache is None else reading.cache.loops[number]
-            stream, left = self._loop(segment, stream, given, caches, is_first=number == 0)
+            stream, left = self._loop(
+                segment, stream, given, caches, is_first=number == 0, training=reading.training
+            )
             loops.append(left)
         return stream.x_BTD, loops
 
@@ -230,6 +247,7 @@ class Decoder(hk.Module):
         caches: tuple[LayerCache, ...] | None,
         *,
         is_first: bool,
+        training: bool,
     ) -> tuple[Stream, Loop]:
         """Runs one loop of layers; `is_first` says whether the model begins with it."""
         config, size = self.config, len(segment.round)
@@ -243,10 +261,16 @@ class Decoder(hk.Module):
         ) -> tuple[Stream, Loop]:
             left = []
             for place, plan in enumerate(segment.round):
-                block = remat(Block(config, plan), config.remat)
+                block = Block(config, plan)
                 cache = None if caches is None else caches[place]
+                if plan.depth:
+                    stream, out = run_deep(
+                        block, config, plan, stream, given, cache, training=training
+                    )
+                    left.append(out)
+                    continue
                 first = None if first_P is None else first_P[place]
-                stream, out = block(stream, given, cache, first)
+                stream, out = remat(block, config.remat)(stream, given, cache, first)
                 left.append(out)
             return stream, tuple(left)
 
@@ -260,11 +284,11 @@ class Decoder(hk.Module):
         return found
 
 
-def _expert_statistics(loops: list[Loop]) -> ExpertStatistics | None:
-    """Those of all layers that have experts, in order; None without any."""
+def _of_all_layers(loops: list[Loop], what: str) -> Any:
+    """The statistics `what` of all layers that have them, in order; None if none has."""
     found = []
     for loop in loops:
-        own = [left.experts for left in loop if left.experts is not None]
+        own = [own for left in loop if (own := getattr(left, what)) is not None]
         if own:
             rounds = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *own)
             found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds))

@@ -24,6 +24,8 @@ class LayerPlan(NamedTuple):
     """Key of `rtdlm.modules.attention.KINDS`."""
     experts: bool
     """Sparse experts in place of the dense feed-forward layer."""
+    depth: bool = False
+    """Works on a share of the tokens only."""
 
 
 class Segment(NamedTuple):
@@ -41,7 +43,7 @@ class Segment(NamedTuple):
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
     """Every layer of the model, first to last."""
     return tuple(
-        LayerPlan(_attention(config, layer), _has_experts(config, layer))
+        LayerPlan(_attention(config, layer), _has_experts(config, layer), _is_deep(config, layer))
         for layer in range(config.num_layers)
     )
 
@@ -70,6 +72,10 @@ def _has_experts(config: AGIConfig, layer: int) -> bool:
     if experts.layers == "sandwich":
         return 0 < layer < config.num_layers - 1
     return (layer + 1) % experts.stride == 0
+
+
+def _is_deep(config: AGIConfig, layer: int) -> bool:
+    return config.depths.capacity is not None and (layer + 1) % config.depths.stride == 0
 
 
 def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:

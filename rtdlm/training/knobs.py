@@ -23,11 +23,12 @@ class Knobs(NamedTuple):
     label_smoothing: jax.Array
     balance_weight: jax.Array
     router_z_weight: jax.Array
+    predictor_weight: jax.Array
 
     @classmethod
     def from_config(cls, config: AGIConfig) -> "Knobs":
         """The values that a run starts with."""
-        experts = config.experts
+        experts, predictor = config.experts, config.depths.predictor_weight
         return cls(
             *(
                 jnp.asarray(value, jnp.float32)
@@ -39,6 +40,7 @@ class Knobs(NamedTuple):
                     config.loss.label_smoothing,
                     0.01 if experts.balance_weight is None else experts.balance_weight,
                     0.001 if experts.z_weight is None else experts.z_weight,
+                    0.1 if predictor is None else predictor,
                 )
             )
         )

@@ -231,6 +231,8 @@ def metric_values(metrics: Metrics) -> dict[str, float]:
         "skipped": metrics.skipped,
         "loss_scale": metrics.loss_scale,
     }
+    if metrics.means.depths is not None:
+        values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
     if metrics.means.experts is not None:
         values |= {f"experts_{k}": v for k, v in metrics.means.experts._asdict().items()}
     return {name: float(value) for name, value in values.items()}

@@ -28,6 +28,14 @@ class ExpertSums(NamedTuple):
     dropped: jax.Array
 
 
+class DepthSums(NamedTuple):
+    """As `ExpertSums`, of layers that work on a share of the tokens."""
+
+    predictor: jax.Array
+    agreement: jax.Array
+    share: jax.Array
+
+
 class Sums(NamedTuple):
     """Sums over tokens, float32 scalars; divide by `tokens.weight` for means."""
 
@@ -36,6 +44,8 @@ class Sums(NamedTuple):
     tokens: TokenSums
     experts: ExpertSums | None
     """None in the dense form."""
+    depths: DepthSums | None
+    """None where every layer works on all tokens."""
 
 
 def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
@@ -56,4 +66,8 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
         experts = ExpertSums(*(jnp.mean(value_L) * tokens.weight for value_L in layers))
         objective += knobs.balance_weight * experts.balance
         objective += knobs.router_z_weight * experts.router_z
-    return Sums(objective, tokens, experts)
+    depths = None
+    if scores.depths is not None:
+        depths = DepthSums(*(jnp.mean(value_L) * tokens.weight for value_L in scores.depths))
+        objective += knobs.predictor_weight * depths.predictor
+    return Sums(objective, tokens, experts, depths)

@@ -32,6 +32,7 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
+    "half of the tokens": {"depths": {"capacity": 0.5}},
     "bounded, biased, normalised": {
         "attention": {"soft_cap": 2.0, "head_dim": 6}, "biases": "all", "norm": "layer",
         "norm_outputs": True, "feedforward": "geglu",
@@ -94,7 +95,17 @@ def measurement(form: str) -> Callable[[Batch], Result]:
 
 
 @pytest.mark.parametrize(
-    "form", ["gqa", "sliding", "local and global", "linear", "delta", "rich", "experts with room"]
+    "form",
+    [
+        "gqa",
+        "sliding",
+        "local and global",
+        "linear",
+        "delta",
+        "half of the tokens",
+        "rich",
+        "experts with room",
+    ],
 )
 def test_packed_documents_equal_separate_documents(form: str) -> None:
     packed = packed_batch(small_config(), rows=2, seed=4)

@@ -1,5 +1,7 @@
 """The rule table: every parameter of every model has exactly one place."""
 
+from typing import Any
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -66,7 +68,20 @@ BIASED = {
     f"{BLOCK}/feedforward/up/b": ((3, 32), P(None, "tensor")),
     f"{BLOCK}/feedforward/down/b": ((3, 16), P(None, None)),
 }
-EVERY = DENSE | EXPERTS | RICH | BIASED
+DEPTHS = {
+    "decoder/layers/depths/router/w": ((3, 16, 1), P(None, "fsdp", None)),
+    "decoder/layers/depths/predictor_in/w": ((3, 16, 4), P(None, "fsdp", None)),
+    "decoder/layers/depths/predictor_out/w": ((3, 4, 1), P(None, None, None)),
+    "decoder/layers/depths/predictor_out/b": ((3, 1), P(None, None)),
+}
+DELTA = {
+    f"{BLOCK}/attention/decay/w": ((3, 16, 4), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/attention/write/w": ((3, 16, 4), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/attention/decay_rate": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/attention/decay_shift": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/attention/read_norm/scale": ((3, 4), P(None, None)),
+}
+EVERY = DEPTHS | DELTA | DENSE | EXPERTS | RICH | BIASED
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -88,6 +103,14 @@ def test_the_table_above_is_complete() -> None:
     missing = {path: shape for path, shape in rich.items() if path not in DENSE}
     assert missing == {path: shape for path, (shape, _) in RICH.items()}
     assert set(DENSE) - set(rich) == {f"{BLOCK}/feedforward/gate/w"}, "relu2 has no gate"
+    forms: dict[str, dict[str, Any]] = {
+        "depths": {"depths": {"capacity": 0.5, "every": 1}},
+        "delta": {"attention_type": "delta", "num_kv_heads": None},
+    }
+    for form, table in zip(forms.values(), (DEPTHS, DELTA), strict=True):
+        found = paths(small_config(num_layers=3, **form))
+        missing = {path: shape for path, shape in found.items() if path not in DENSE}
+        assert missing == {path: shape for path, (shape, _) in table.items()}
     biased = paths(small_config(num_layers=3, norm="layer", biases="all", norm_outputs=True))
     missing = {path: shape for path, shape in biased.items() if path not in DENSE}
     assert missing == {path: shape for path, (shape, _) in BIASED.items()}

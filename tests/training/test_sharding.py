@@ -27,6 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "optimizer": PLAIN, "attention_type": "sliding", "biases": "qkv", "remat": "dots",
         "attention": {"window": 5, "global_every": 2},
     },
+    "half of the tokens": {"optimizer": PLAIN, "depths": {"capacity": 0.5}},
     "delta": {
         "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
         "position_encoding": "none",

@@ -1,9 +1,9 @@
-"""Complete blocks of a packed row's documents, and rows of arrays moved to them and back.
+"""Complete blocks of a packed row's documents.
 
 A block is L tokens of one document, counted from the document's start, so that packing changes no
 block. A document's unfinished rest is in none. A row of T tokens has at most M = T // L.
 
-Axes: B batch, T time, M blocks, L tokens of a block, X and Y rows before and after a move.
+Axes: B batch, T time, M blocks, L tokens of a block.
 """
 
 from typing import NamedTuple
@@ -52,36 +52,3 @@ def find_blocks(segment_ids_BT: jax.Array, block: int) -> Blocks:
     document_BM = jnp.take_along_axis(document_BT, jnp.minimum(start_BM, length - 1), axis=1)
     document_BM = jnp.where(start_BM < length, document_BM, -1)
     return Blocks(token_BX, place_BT, document_BM, start_BM, document_BT)
-
-
-@jax.custom_vjp
-def move(x_RXE: jax.Array, origin_RY: jax.Array, target_RX: jax.Array) -> jax.Array:
-    """Row y of the result is row `origin_RY[y]` of `x_RXE`, zeros where that is out of range.
-
-    `target_RX` is the inverse, which turns the gradient into a gather too: XLA for CPUs scatters
-    one row after another. A row may go to several places: then `target_RX` has a multiple of X
-    entries, those of a row side by side.
-    """
-    return _gather(x_RXE, origin_RY)
-
-
-def _gather(x_RXE: jax.Array, index_RY: jax.Array) -> jax.Array:
-    return jax.vmap(lambda x, index: x.at[index].get(mode="fill", fill_value=0))(x_RXE, index_RY)
-
-
-def _move_forward(
-    x_RXE: jax.Array, origin_RY: jax.Array, target_RX: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, int]]:
-    return _gather(x_RXE, origin_RY), (target_RX, x_RXE.shape[1])
-
-
-def _move_backward(
-    kept: tuple[jax.Array, int], change_RYE: jax.Array
-) -> tuple[jax.Array, None, None]:
-    target, count = kept
-    change = _gather(change_RYE, target)
-    change = change.reshape(change.shape[0], count, -1, *change.shape[2:])
-    return jnp.sum(change, axis=2), None, None
-
-
-move.defvjp(_move_forward, _move_backward)

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.attention.blocks import move
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.primitives.product import product
+from rtdlm.modules.primitives import move, product
 
 TILE = 64
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.attention.blocks import Blocks, find_blocks, move
+from rtdlm.modules.attention.blocks import Blocks, find_blocks
 from rtdlm.modules.attention.chosen import attend_chosen
 from rtdlm.modules.attention.dot_product import MASKED
 from rtdlm.modules.attention.sliding import attend_window
-from rtdlm.modules.primitives.product import product
+from rtdlm.modules.primitives import move, product
 
 
 class Branches(NamedTuple):

@@ -4,6 +4,7 @@ from rtdlm.modules.primitives.dropout import dropout
 from rtdlm.modules.primitives.layer_norm import LayerNorm
 from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
+from rtdlm.modules.primitives.move import move
 from rtdlm.modules.primitives.narrow import narrow
 from rtdlm.modules.primitives.norm import RMSNorm
 from rtdlm.modules.primitives.product import PRODUCT, dot, product, row_major, weight_gradient
@@ -21,6 +22,7 @@ __all__ = [
     "dot",
     "dropout",
     "look_back",
+    "move",
     "narrow",
     "packed_past",
     "product",
