@@ -111,6 +111,11 @@ def test_the_table_above_is_complete() -> None:
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}
+    rounds = {"num_experts": 4, "every": 3}
+    mixed = small_config(num_layers=6, experts=rounds, depths={"capacity": 0.5})
+    for path, shape in paths(mixed).items():
+        partition_spec(path, shape, MESH)
+    assert "decoder/layers/depths_2/router/w" in paths(mixed)
     biased = paths(small_config(num_layers=3, norm="layer", biases="all", norm_outputs=True))
     missing = {path: shape for path, shape in biased.items() if path not in DENSE}
     assert missing == {path: shape for path, (shape, _) in BIASED.items()}
