@@ -36,12 +36,22 @@ def _main(arguments: Sequence[str]) -> None:
         "--batches", type=int, default=0, metavar="N",
         help="held-out batches, spread evenly; 0 is all held-out text (default: 0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--quantize", choices=("int8", "int4", "nf4"),
+        help="round the weights to few bits first; see scripts/quantize_model.py",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args(arguments)
     require(flags.batches >= 0, f"--batches {flags.batches} must not be negative; 0 is all")
     from rtdlm.evaluation import measure, render
 
-    report = measure(flags.checkpoint, data=flags.data_dir, num_batches=flags.batches, notice=tell)
+    report = measure(
+        flags.checkpoint,
+        data=flags.data_dir,
+        num_batches=flags.batches,
+        quantize=flags.quantize,
+        notice=tell,
+    )
     print(json.dumps(report) if flags.json else render(report))
 
 

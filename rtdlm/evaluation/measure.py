@@ -15,6 +15,7 @@ from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import gradient_health, layer_norms
 from rtdlm.evaluation.sums import divisor, token_sums
+from rtdlm.interop.quantize import Kind, rounded_params
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel, load_model
 from rtdlm.parallel import keep_compiled_programs, make_mesh
@@ -25,6 +26,7 @@ def measure(
     *,
     data: Sequence[str] | None = None,
     num_batches: int = 0,
+    quantize: Kind | None = None,
     notice: Notice = warnings.warn,
 ) -> dict[str, Any]:
     """Held-out figures and gradient health of a checkpoint, as plain JSON values.
@@ -33,6 +35,7 @@ def measure(
         checkpoint: a run's output directory or one checkpoint.
         data: shards to evaluate on; None takes the run's own.
         num_batches: held-out batches, spread evenly; 0 is all.
+        quantize: measure what is left after weights are rounded to few bits.
         notice: told of what is wrong but stops nothing, one sentence each: damaged checkpoints that
             were passed over, no place for compiled programs.
 
@@ -43,6 +46,9 @@ def measure(
     if trouble is not None:
         notice(trouble)
     loaded = load_model(checkpoint, notice=notice)
+    if quantize is not None:
+        rounded = rounded_params(loaded.params, quantize)
+        loaded = loaded._replace(params=jax.device_put(rounded))
     loader = _held_out(loaded, data)
     batches = list(loader.held_out_batches(num_batches))
     # One device, where the parameters are: a run on many is measured on a laptop too.
