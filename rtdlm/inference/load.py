@@ -7,7 +7,6 @@ from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
 from rtdlm.data import Tokenizer
 from rtdlm.inference.generate import Generator
-from rtdlm.interop.hugging_face import CONFIG_FILE, read_pretrained
 from rtdlm.models import TMSModel
 from rtdlm.models.load import load_model
 from rtdlm.models.tms import Params
@@ -26,7 +25,9 @@ def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Gener
     trouble = keep_compiled_programs()
     if trouble is not None:
         notice(trouble)
-    if (Path(path) / CONFIG_FILE).is_file():
+    if (Path(path) / "config.json").is_file():
+        from rtdlm.interop import read_pretrained  # foreign formats take time to import
+
         found = read_pretrained(path)
         return _generator(TMSModel(found.config), found.params, found.tokenizer, Path(path))
     loaded = load_model(path, notice=notice)
