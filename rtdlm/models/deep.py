@@ -79,14 +79,11 @@ def _extend(
     chosen: Chosen,
 ) -> tuple[Stream, BlockOutput]:
     rows = given.rows[plan.attention]
-    assert cache.taken_BS is not None and rows.lengths_B is not None
-    assert rows.mask_BTS is not None
-    x_BTD, positions_BT = stream.x_BTD, rows.positions_BT
-    counts_BT = jnp.arange(x_BTD.shape[1])[None] < rows.lengths_B[:, None]
-    taken_BT = chosen.taken_BT & counts_BT
+    assert cache.taken_BS is not None and rows.mask_BTS is not None
+    x_BTD, taken_BT = stream.x_BTD, chosen.taken_BT
     batch = jnp.arange(x_BTD.shape[0])[:, None]
-    # What does not count is overwritten before it is read, and so is its mark.
-    taken_BS = cache.taken_BS.at[batch, positions_BT].set(taken_BT, mode="drop")
+    # A token that does not count is overwritten before it is read, and so is its mark.
+    taken_BS = cache.taken_BS.at[batch, rows.positions_BT].set(taken_BT, mode="drop")
     rows = rows._replace(mask_BTS=rows.mask_BTS & taken_BS[:, None])
     inner = given._replace(rows={plan.attention: rows})
 

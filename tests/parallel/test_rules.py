@@ -112,7 +112,7 @@ def test_the_table_above_is_complete() -> None:
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}
     rounds = {"num_experts": 4, "every": 3}
-    mixed = small_config(num_layers=6, experts=rounds, depths={"capacity": 0.5})
+    mixed = small_config(num_layers=12, experts=rounds, depths={"capacity": 0.5})
     for path, shape in paths(mixed).items():
         partition_spec(path, shape, MESH)
     assert "decoder/layers/depths_2/router/w" in paths(mixed)
