@@ -40,6 +40,6 @@ LONG: Config = {
     "d_model": 96, "num_layers": 2, "num_heads": 2, "attention_type": "mha", "d_ff": 384,
     "feedforward": "relu2", "zero_init_outputs": True,
     "short_conv": 4, "short_conv_places": ["input", "feedforward"],
-    "max_seq_len": 64, "batch_size": 32, "num_steps": 500,
+    "max_seq_len": 64, "batch_size": 32, "num_steps": 720,
     "optimizer": {**_OPTIMIZER, "learning_rate": 0.04, "adam_learning_rate": 0.02},
 }  # fmt: skip

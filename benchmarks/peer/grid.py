@@ -1,10 +1,10 @@
 """The tuned peer: its best learning rate, batch and schedule, from a small grid.
 
 First learning rate x batch size, each with a cosine over two thirds of the rows that the standard
-recipe reads; then, for the two best of these, the schedule's form and length; then, for the best of all,
-PyTorch's compiler and bfloat16. A recipe is as good as the CPU seconds in which it first reaches
-the target loss; of recipes that do not reach it, the one that comes nearest is better. All runs are
-kept in `tuned.json`, so that the choice can be seen.
+recipe reads; then, for the two best of these, the schedule's form and length; then, for the best of
+all, PyTorch's compiler and bfloat16. A recipe is as good as the CPU seconds in which it first
+reaches the target loss; of recipes that do not reach it, the one that comes nearest is better. All
+runs are kept in `tuned.json`, so that the choice can be seen.
 """
 
 import json
