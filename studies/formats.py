@@ -27,7 +27,7 @@ from rtdlm.monitoring.jsonl import FILE_NAME
 
 DESCRIPTION = "final loss and speed of the tiny preset in bfloat16 against float32"
 SEEDS = 3
-STEPS = 150
+STEPS = 100
 FORMATS = ("float32", "bfloat16")
 VOCABULARY = 8192
 WARM = 5

@@ -72,9 +72,9 @@ def test_step(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("peers_here")
 def test_profile(tmp_path: Path) -> None:
     found = smoke("profile", tmp_path / "profile.json")
-    assert found["float32/feed-forward, products"].value > 0
-    assert found["float32/optimizer and the rest"].value > 0
-    assert found["float32/rate of all products"].value > 0
+    assert found["tiny preset, float32/feed-forward, products"].value > 0
+    assert found["tiny preset, float32/optimizer and the rest"].value > 0
+    assert found["tiny preset, float32/rate of all products"].value > 0
 
 
 @pytest.mark.usefixtures("peers_here")
