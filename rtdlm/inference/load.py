@@ -3,6 +3,8 @@
 import warnings
 from pathlib import Path
 
+import jax
+
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
 from rtdlm.data import Tokenizer
@@ -29,7 +31,8 @@ def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Gener
         from rtdlm.interop import read_pretrained  # foreign formats take time to import
 
         found = read_pretrained(path)
-        return _generator(TMSModel(found.config), found.params, found.tokenizer, Path(path))
+        params = jax.device_put(found.params)
+        return _generator(TMSModel(found.config), params, found.tokenizer, Path(path))
     loaded = load_model(path, notice=notice)
     return _generator(loaded.model, loaded.params, loaded.tokenizer, loaded.directory)
 
