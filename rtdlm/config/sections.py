@@ -422,8 +422,8 @@ class PrecisionConfig:
     )
 
     compute: ComputeName = "auto"
-    """Format of activations and matrix products; `auto` is bfloat16 on TPUs and GPUs that
-    have units for it and float32 elsewhere."""
+    """Format of activations and matrix products; `auto` is bfloat16 on TPUs, GPUs and processors
+    that have units for it and float32 elsewhere."""
     initial_loss_scale: float | None = None
     """Starting loss scale under float16; None is 32768."""
     loss_scale_period: int | None = None
