@@ -3,21 +3,23 @@
 from rtdlm.config.agi import AGIConfig
 from rtdlm.config.build import build_config, to_yaml
 from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.model import (
+    AttentionConfig,
+    DepthsConfig,
+    ExpertsConfig,
+    NgramConfig,
+    RopeConfig,
+)
 from rtdlm.config.presets import PRESETS
 from rtdlm.config.sections import (
-    AttentionConfig,
     CheckpointConfig,
     DataConfig,
-    DepthsConfig,
     EvaluationConfig,
-    ExpertsConfig,
     LossConfig,
     MeshConfig,
     MonitoringConfig,
-    NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
-    RopeConfig,
 )
 
 __all__ = [

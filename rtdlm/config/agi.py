@@ -11,20 +11,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rtdlm.config.effect import Reader, require, require_effect, require_finite
-from rtdlm.config.sections import (
+from rtdlm.config.model import (
     AttentionConfig,
+    DepthsConfig,
+    ExpertsConfig,
+    NgramConfig,
+    RopeConfig,
+)
+from rtdlm.config.sections import (
     CheckpointConfig,
     DataConfig,
-    DepthsConfig,
     EvaluationConfig,
-    ExpertsConfig,
     LossConfig,
     MeshConfig,
     MonitoringConfig,
-    NgramConfig,
     OptimizerConfig,
     PrecisionConfig,
-    RopeConfig,
 )
 
 AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta"]

@@ -35,7 +35,7 @@ def test_without_a_target_the_peer_runs_to_its_end(text: Path) -> None:
     assert (timing.reached, timing.steps) == (True, 12)
     assert timing.loss < np.log(8)  # it has begun to learn
     assert timing.cpu_seconds > 0
-    assert timing.compile_cpu_seconds == 0
+    assert timing.compile_cpu_seconds > 0, "what PyTorch loads on first use"
 
 
 def test_with_a_target_it_stops_where_an_evaluation_reaches_it(text: Path) -> None:

@@ -105,7 +105,7 @@ def silu(a: jax.Array) -> jax.Array:
 
 
 def tanh_gelu(a: jax.Array) -> jax.Array:
-    return 0.5 * a * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (a + 0.044715 * a**3)))
+    return a * jax.nn.sigmoid(2 * (2 / jnp.pi) ** 0.5 * (a + 0.044715 * a**3))
 
 
 @pytest.mark.parametrize(("function", "plainly"), [(SILU, silu), (GELU, tanh_gelu)])

@@ -94,6 +94,7 @@ def test_knobs_start_at_the_configs_values() -> None:
             "optimizer": {"weight_decay": 0.3, "clip_norm": 0.7},
             "loss": {"z_loss": 0.02, "label_smoothing": 0.05},
             "experts": {"num_experts": 4, "balance_weight": 0.5, "z_weight": 0.25},
+            "depths": {"capacity": 0.5, "predictor_weight": 0.75},
         }
     )
     start = {name: float(value) for name, value in Knobs.from_config(config)._asdict().items()}
@@ -106,6 +107,7 @@ def test_knobs_start_at_the_configs_values() -> None:
             "label_smoothing": 0.05,
             "balance_weight": 0.5,
             "router_z_weight": 0.25,
+            "predictor_weight": 0.75,
         }
     )
     default = Knobs.from_config(AGIConfig())

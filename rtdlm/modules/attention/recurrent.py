@@ -28,6 +28,9 @@ from rtdlm.modules.attention.linear import CHUNK as LINEAR_CHUNK
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.primitives import Projection, RMSNorm
 
+FAINT = 1e-2
+"""Mean square below which a read fades instead of being blown up, its rounding with it: a query
+that stands at right angles to all keys reads nothing."""
 SHORTEST, LONGEST = 1e-3, 1e-1
 """Range of the time step that decays start with, as in Mamba 2 (arXiv 2405.21060)."""
 
@@ -131,7 +134,7 @@ def _unit(x_BTHE: jax.Array) -> jax.Array:
 
 
 def _normalised(read_BTHE: jax.Array) -> jax.Array:
-    return RMSNorm(name="read_norm")(read_BTHE)
+    return RMSNorm(epsilon=FAINT, name="read_norm")(read_BTHE)
 
 
 def _log_rates(shape: Sequence[int], dtype: Any) -> jax.Array:

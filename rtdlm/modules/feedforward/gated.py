@@ -29,16 +29,19 @@ def _silu_and_slope(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return a * open_share, open_share * (1.0 + a * (1.0 - open_share))
 
 
+def _bend(a: jax.Array) -> jax.Array:
+    return 2.0 * (2.0 / jnp.pi) ** 0.5 * (a + 0.044715 * a**3)
+
+
 def _gelu(a: jax.Array) -> jax.Array:
-    return jax.nn.gelu(a, approximate=True)
+    """With 1 + tanh(u) = 2 sigmoid(2 u), which keeps its digits where it is small."""
+    return a * jax.nn.sigmoid(_bend(a))
 
 
 def _gelu_and_slope(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    root = (2.0 / jnp.pi) ** 0.5
-    bent = jnp.tanh(root * (a + 0.044715 * a**3))
-    share = 0.5 * (1.0 + bent)
-    steep = 0.5 * a * (1.0 - jnp.square(bent)) * root * (1.0 + 3 * 0.044715 * jnp.square(a))
-    return a * share, share + steep
+    share = jax.nn.sigmoid(_bend(a))
+    steep = 2.0 * (2.0 / jnp.pi) ** 0.5 * (1.0 + 3 * 0.044715 * jnp.square(a))
+    return a * share, share * (1.0 + a * (1.0 - share) * steep)
 
 
 SILU = Gate(jax.nn.silu, _silu_and_slope)
