@@ -10,6 +10,7 @@ import pytest
 
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache
+from rtdlm.models.layers import segments
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from tests.models.small import GPT, RICH, ROOMY, random_params, small_config
@@ -81,8 +82,8 @@ def test_pieces_of_any_size_equal_the_forward_pass(
     assert start == LENGTH
     if not isinstance(kept := cache.loops[0][0].kv, KVCache):
         return
-    keys = kept.key_BSKE
-    assert keys.shape[1:] == (2, SLOTS, decoding.model.config.kv_heads, 4)
+    keys, config = kept.key_BSKE, decoding.model.config
+    assert keys.shape == (segments(config)[0].repeats, 2, SLOTS, config.kv_heads, 4)
     assert not np.asarray(keys[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
 
 

@@ -3,7 +3,7 @@
     S_t = a_t (S_{t-1} - b_t k_t (k_t^T S_{t-1})) + b_t k_t v_t^T        y_t = q_t^T S_t
 
 a in (0, 1] decays the state, b in [0, 1] is how much of what stood under key k gives way to v. Keys
-should have length 1. Within a chunk, with c the running sum of log a and D_ij = exp(c_i - c_j),
+should have length 1. Within a chunk, with c the running sum of log a in a document and D_ij = exp(c_i - c_j),
 
     U = (I + A)^{-1} b (v - exp(c) k S_0)       A_ij = b_i D_ij k_i^T k_j  for j < i, else 0
     y = exp(c) q S_0 + (D * q k^T) U            S_C = exp(c_C) S_0 + (exp(c_C - c) k)^T U
@@ -110,8 +110,10 @@ def _chunks(
     where: Documents,
     heads: int,
 ) -> _Chunk:
-    sum_IRC1 = jnp.cumsum(decay_IRC1, axis=2)
     within = where.per_row(where.within_IBCC, heads)
+    # Of the token's own document alone: a running sum over all would leave the differences below
+    # with the rounding of what earlier documents added.
+    sum_IRC1 = within.astype(jnp.float32) @ decay_IRC1
     # Masked before the exponential: above the diagonal it would overflow.
     gap_IRCC = jnp.where(within, sum_IRC1 - jnp.swapaxes(sum_IRC1, -1, -2), 0.0)
     decay_IRCC = jnp.where(within, jnp.exp(gap_IRCC), 0.0)
