@@ -59,6 +59,10 @@ def read_pretrained(path: str | Path) -> Pretrained:
         overrides = family.from_foreign(tree)
     except KeyError as missing:
         raise UserError(f"{folder / CONFIG_FILE} has no field {missing}") from None
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(
+            f"{folder / CONFIG_FILE} has a field that is not what its family has there: {error}"
+        ) from None
     config = AGIConfig().replace(**overrides)
     tensors = _named(_read_tensors(folder), config)
     params = import_tensors(family.slots(config), tensors, TMSModel(config).shapes)
@@ -160,8 +164,10 @@ def _read_tensors(folder: Path) -> Arrays:
     """All tensors of the folder in float32."""
     index = folder / INDEX_FILE
     if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        files = [folder / name for name in names]
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise UserError(f"{index} has no weight_map that names a file for every tensor")
+        files = [folder / str(name) for name in sorted(set(map(str, places.values())))]
     else:
         files = [folder / WEIGHTS_FILE]
     tensors: Arrays = {}
@@ -169,7 +175,8 @@ def _read_tensors(folder: Path) -> Arrays:
         try:
             # Through NumPy, which knows bfloat16 by ml_dtypes.
             with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118
+                names = opened.keys()
+                for name in names:
                     tensors[name] = opened.get_tensor(name).astype(np.float32)
         except FileNotFoundError:
             raise UserError(f"{file} is missing; the weights must be safetensors") from None

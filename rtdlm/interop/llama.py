@@ -154,7 +154,6 @@ class LlamaLike:
             self.gemma or config.attention.soft_cap is None,
             not self.gemma or config.embedding_scale == config.d_model**0.5,
             not self.gemma or _is_root_of_whole(config.attention.scale),
-            self.experts or not config.experts.num_experts,
         )
         return all(form)
 
@@ -166,12 +165,8 @@ class LlamaLike:
         yield Slot("model.norm.weight", "decoder/final_norm", "scale")
         for layer in layers_of(config):
             theirs, index = f"model.layers.{layer.number}", (layer.turn,)
-
-            def norm(name: str, ours: str, layer=layer, theirs=theirs, index=index) -> Slot:  # type: ignore[no-untyped-def]
-                return Slot(f"{theirs}.{name}.weight", f"{layer.module}/{ours}", "scale", index)
-
-            for theirs_name, ours_name in self._norms():
-                yield norm(theirs_name, ours_name)
+            for name, ours in self._norms():
+                yield Slot(f"{theirs}.{name}.weight", f"{layer.module}/{ours}", "scale", index)
             yield from _attention_slots(f"{theirs}.self_attn", f"{layer.module}/attention", index)
             if self.biases == "qkv":
                 for short, ours in (("q", "query"), ("k", "key"), ("v", "value")):
@@ -179,9 +174,6 @@ class LlamaLike:
                         f"{theirs}.self_attn.{short}_proj.bias",
                         f"{layer.module}/attention/{ours}", "b", index,
                     )  # fmt: skip
-            if self.qk_norm:
-                yield norm("self_attn.q_norm", "attention/query_norm")
-                yield norm("self_attn.k_norm", "attention/key_norm")
             if layer.plan.experts:
                 yield from _expert_slots(theirs, layer.module, index, config.experts.num_experts)
             else:
@@ -190,18 +182,18 @@ class LlamaLike:
                     ("gate_proj", "up_proj", "down_proj"),
                 )  # fmt: skip
 
-    def _norms(self) -> Sequence[tuple[str, str]]:
+    def _norms(self) -> Iterator[tuple[str, str]]:
+        """Names of a layer's norms, theirs and ours."""
+        yield "input_layernorm", "attention_norm"
         if self.gemma:
-            return (
-                ("input_layernorm", "attention_norm"),
-                ("post_attention_layernorm", "attention_output_norm"),
-                ("pre_feedforward_layernorm", "feedforward_norm"),
-                ("post_feedforward_layernorm", "feedforward_output_norm"),
-            )
-        return (
-            ("input_layernorm", "attention_norm"),
-            ("post_attention_layernorm", "feedforward_norm"),
-        )
+            yield "post_attention_layernorm", "attention_output_norm"
+            yield "pre_feedforward_layernorm", "feedforward_norm"
+            yield "post_feedforward_layernorm", "feedforward_output_norm"
+        else:
+            yield "post_attention_layernorm", "feedforward_norm"
+        if self.qk_norm:
+            yield "self_attn.q_norm", "attention/query_norm"
+            yield "self_attn.k_norm", "attention/key_norm"
 
 
 LLAMA_LIKE = (

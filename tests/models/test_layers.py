@@ -41,7 +41,7 @@ def test_every_second_layer_has_experts() -> None:
 @pytest.mark.parametrize("sparse", ["every", "sandwich"])
 def test_loops_run_every_layer_in_order(layers: int, every: int, sparse: str) -> None:
     if every > layers or (sparse == "sandwich" and layers < 3):
-        return
+        pytest.skip("no such model: every of these is refused, see below")
     experts = {"num_experts": 2, "layers": sparse}
     if sparse == "every":
         experts["every"] = min(layers, 3)

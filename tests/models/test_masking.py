@@ -124,7 +124,9 @@ def test_packed_documents_equal_separate_documents(form: str) -> None:
     for document, (row, where) in enumerate(places):
         losses = apart.losses_BT[document, : len(where)]
         np.testing.assert_allclose(together.losses_BT[row, where], losses, atol=1e-5)
-    assert_trees_close(together.gradients, apart.gradients)
+    # The delta rule solves a triangular system a chunk, which multiplies rounding: 1e-5 of its
+    # largest slopes, which are nine.
+    assert_trees_close(together.gradients, apart.gradients, atol=9e-5 if form == "delta" else 1e-5)
 
 
 @pytest.mark.parametrize("form", ["gqa", "rich", "experts that drop"])

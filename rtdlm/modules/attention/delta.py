@@ -3,7 +3,8 @@
     S_t = a_t (S_{t-1} - b_t k_t (k_t^T S_{t-1})) + b_t k_t v_t^T        y_t = q_t^T S_t
 
 a in (0, 1] decays the state, b in [0, 1] is how much of what stood under key k gives way to v. Keys
-should have length 1. Within a chunk, with c the running sum of log a in a document and D_ij = exp(c_i - c_j),
+should have length 1. Within a chunk, with c the running sum of log a in a document and
+D_ij = exp(c_i - c_j),
 
     U = (I + A)^{-1} b (v - exp(c) k S_0)       A_ij = b_i D_ij k_i^T k_j  for j < i, else 0
     y = exp(c) q S_0 + (D * q k^T) U            S_C = exp(c_C) S_0 + (exp(c_C - c) k)^T U

@@ -27,7 +27,7 @@ from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.primitives import dot, narrow
 
 BLOCK = 128
-"""Queries of a block: 64 to 256 differ by a quarter; smaller ones read fewer keys in vain."""
+"""Queries of a block; smaller ones read fewer keys in vain, and make smaller products."""
 _LANES = 16
 _NO_SEGMENT = -1
 
