@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rtdlm.config.command_line import leave, make_parser, path, run, tell
+from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, run, tell
 from rtdlm.config.effect import require
 
 DESCRIPTION = """Measures a checkpoint on held-out text: loss, perplexity, accuracy, bits a byte and
@@ -24,10 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("evaluate", DESCRIPTION)
-    parser.add_argument(
-        "--checkpoint", type=path, required=True, metavar="DIR",
-        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
-    )  # fmt: skip
+    add_checkpoint_flag(parser)
     parser.add_argument(
         "--data-dir", nargs="+", metavar="DIR",
         help="shards to evaluate on (default: those of the run)",

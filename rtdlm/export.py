@@ -6,7 +6,7 @@ python -m rtdlm.export --checkpoint runs/tiny --to hf --out exported
 import sys
 from collections.abc import Sequence
 
-from rtdlm.config.command_line import leave, make_parser, path, run, tell
+from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
 
 DESCRIPTION = """Writes a trained model in a form that other programs read.
 
@@ -24,10 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("export", DESCRIPTION)
-    parser.add_argument(
-        "--checkpoint", type=path, required=True, metavar="DIR",
-        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
-    )  # fmt: skip
+    add_checkpoint_flag(parser)
     parser.add_argument("--to", choices=("hf",), required=True, help="the form to write")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument(

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rtdlm.config.command_line import leave, make_parser, path, run, tell
+from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, run, tell
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def _main(arguments: Sequence[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = make_parser("generate", DESCRIPTION)
-    parser.add_argument(
-        "--checkpoint", type=path, required=True, metavar="DIR",
-        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
-    )  # fmt: skip
+    add_checkpoint_flag(parser)
     parser.add_argument(
         "--prompt", nargs="+", required=True, metavar="TEXT",
         help='texts to continue, together as one batch; "" starts a document',

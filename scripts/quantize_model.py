@@ -9,7 +9,7 @@ everything else as it is. With --measure the held-out loss is told before and af
 import sys
 from collections.abc import Sequence
 
-from rtdlm.config.command_line import leave, make_parser, path, run, tell
+from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
 
 DESCRIPTION = __doc__ or ""
 
@@ -21,10 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("quantize", DESCRIPTION)
-    parser.add_argument(
-        "--checkpoint", type=path, required=True, metavar="DIR",
-        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
-    )  # fmt: skip
+    add_checkpoint_flag(parser)
     parser.add_argument("--kind", choices=("int8", "int4", "nf4"), required=True)
     parser.add_argument("--out", type=path, metavar="FILE", help="where to write the weights")
     parser.add_argument(

@@ -53,6 +53,14 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     return 0
 
 
+def add_checkpoint_flag(parser: ArgumentParser) -> None:
+    """Adds `--checkpoint`."""
+    parser.add_argument(
+        "--checkpoint", type=path, required=True, metavar="DIR",
+        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
+    )  # fmt: skip
+
+
 def leave(status: int) -> NoReturn:
     """Ends the process; after an interrupt at once, since XLA crashes at exit while it compiles."""
     if status == INTERRUPTED:

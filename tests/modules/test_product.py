@@ -52,7 +52,10 @@ def assert_products(x: jax.Array, w: jax.Array, dy: jax.Array, made: tuple[jax.A
     y, dx, dw = made
     assert (y.dtype, dx.dtype, dw.dtype) == (x.dtype, x.dtype, w.dtype)
     x_f64, w_f64, dy_f64 = exact(x), exact(w.astype(x.dtype)), exact(dy)
-    turn = lambda array: np.swapaxes(array, -1, -2)  # noqa: E731
+
+    def turn(array: np.ndarray) -> np.ndarray:
+        return np.swapaxes(array, -1, -2)
+
     for got, a, b in (
         (y, x_f64, w_f64),
         (dx, dy_f64, turn(w_f64)),
@@ -92,7 +95,10 @@ def within_haiku(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, 
 
 def of_a_batch(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
     """`jax.vmap` over rows for one weight, and over weights for one `x`."""
-    one = lambda *a: gradients(product, *a)  # noqa: E731
+
+    def one(*arrays: Any) -> Any:
+        return gradients(product, *arrays)
+
     rows = jax.vmap(one, (0, None, 0))(jnp.stack([x, x]), w, jnp.stack([dy, dy]))
     weights = jax.vmap(one, (None, 0, None))(x, jnp.stack([w, w]), dy)
     both = jax.vmap(one)(jnp.stack([x, x]), jnp.stack([w, w]), jnp.stack([dy, dy]))

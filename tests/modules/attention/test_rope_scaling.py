@@ -14,7 +14,8 @@ HEAD, BASE, LENGTH = 16, 10_000.0, 2048
 
 
 def planes(**fields: object) -> np.ndarray:
-    return scaled_planes(RopeConfig(**fields), head_dim=HEAD, base=BASE).frequency_R  # type: ignore[arg-type]
+    config = AGIConfig().replace(rope=fields).rope
+    return scaled_planes(config, head_dim=HEAD, base=BASE).frequency_R
 
 
 PLAIN = [BASE ** (-2 * i / HEAD) for i in range(HEAD // 2)]
@@ -77,7 +78,8 @@ def test_a_factor_of_one_changes_nothing() -> None:
     for scaling in ("linear", "ntk"):
         np.testing.assert_allclose(planes(scaling=scaling, factor=1.0), PLAIN, rtol=1e-12)
     for scaling in ("yarn", "llama3"):
-        config = RopeConfig(scaling=scaling, factor=1.0, original_length=LENGTH)  # type: ignore[arg-type]
+        fields = {"scaling": scaling, "factor": 1.0, "original_length": LENGTH}
+        config = AGIConfig().replace(rope=fields).rope
         found = scaled_planes(config, head_dim=HEAD, base=BASE)
         np.testing.assert_allclose(found.frequency_R, PLAIN, rtol=1e-12)
         assert found.length == 1.0
