@@ -28,6 +28,7 @@ from rtdlm.config.sections import (
     OptimizerConfig,
     PrecisionConfig,
 )
+from rtdlm.config.warmup import WarmupConfig
 
 AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta"]
 SCORED = ("mha", "gqa", "mqa", "sliding")
@@ -157,6 +158,7 @@ class AGIConfig:
     depths: DepthsConfig = field(default_factory=DepthsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -260,6 +262,13 @@ class AGIConfig:
             self.accumulate_steps >= 1 and self.batch_size % self.accumulate_steps == 0,
             f"batch_size={self.batch_size} is not divisible by "
             f"accumulate_steps={self.accumulate_steps}",
+        )
+        first = self.warmup.batch_size
+        self.warmup.require_halves(batch_size=self.batch_size, seq_len=self.max_seq_len)
+        require(
+            first is None or first % self.accumulate_steps == 0,
+            f"warmup.batch_size={first} is not divisible by accumulate_steps="
+            f"{self.accumulate_steps}",
         )
         budgets = {name: getattr(self, name) for name in BUDGETS}
         chosen = {name: value for name, value in budgets.items() if value is not None}

@@ -17,7 +17,7 @@ import numpy as np
 
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch, Loader, prefetch
+from rtdlm.data import Batch, Loader, Warmup, prefetch
 from rtdlm.disk import replace_file
 from rtdlm.evaluation import TrainingEvaluator, gradient_health
 from rtdlm.monitoring import (
@@ -77,6 +77,7 @@ class Loop:
         self.state = state
         self.knobs = knobs
         self.position = position
+        self._warmup = Warmup(parts.config)
         self._pending: Pending | None = None
         self._norms: dict[str, jax.Array] = {}
         self._speed: dict[str, float] = {}
@@ -138,7 +139,7 @@ class Loop:
         if values.skipped:
             problem = gradient_health(self._gradient_norms()).summary()
             self.parts.emit(Notice(step, "warning", f"step {step}: update skipped, {problem}"))
-        tokens = step * self.parts.config.batch_size * self.parts.config.max_seq_len
+        tokens = self._warmup.tokens_before(step)
         self._speed = self.parts.meter.update(seconds=self._trained, tokens=tokens)
         told = metric_values(values) | self._speed
         self.parts.emit(StepFinished(step, told, self._trained, tokens))
