@@ -30,10 +30,8 @@ from rtdlm.config.sections import (
 )
 from rtdlm.config.warmup import WarmupConfig
 
-AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta"]
-SCORED = ("mha", "gqa", "mqa", "sliding")
-"""Kinds of attention in which a query scores each key."""
-SCORED = ("mha", "gqa", "mqa", "sliding")
+AttentionType = Literal["mha", "gqa", "mqa", "ring", "sliding", "linear", "delta"]
+SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
 """Kinds of attention in which a query scores each key."""
 PositionEncoding = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
@@ -48,7 +46,7 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "sliding", "linear")),
+        Reader("num_kv_heads", "attention_type", ("gqa", "ring", "sliding", "linear")),
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
         Reader("attention.window", "attention_type", ("sliding",)),
@@ -68,7 +66,7 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`, `sliding` and `linear`; None is half of `num_heads`
+    """Key and value heads under `gqa`, `ring`, `sliding` and `linear`; None is half of `num_heads`
     [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
@@ -89,6 +87,7 @@ class AGIConfig:
     the feed-forward layer and `norm=layer`."""
     attention_type: AttentionType = "gqa"
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
+    `ring` is `gqa` with the tokens of a row split over `mesh.context` devices (arXiv 2310.01889);
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
     `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
     that does not grow in place of keys and values."""
@@ -263,6 +262,7 @@ class AGIConfig:
             f"batch_size={self.batch_size} is not divisible by "
             f"accumulate_steps={self.accumulate_steps}",
         )
+        self._check_context()
         first = self.warmup.batch_size
         self.warmup.require_halves(batch_size=self.batch_size, seq_len=self.max_seq_len)
         require(
@@ -279,6 +279,20 @@ class AGIConfig:
         )
         for name, value in chosen.items():
             require(value > 0, f"{name}={value} must be positive")
+
+    def _check_context(self) -> None:
+        ways, first = self.mesh.context, self.warmup.seq_len
+        require(
+            ways == 1 or self.attention_type == "ring",
+            f"mesh.context={ways} has no effect with attention_type={self.attention_type!r}: only "
+            "'ring' splits the tokens of a row; use it or remove mesh.context",
+        )
+        for name, length in (("max_seq_len", self.max_seq_len), ("warmup.seq_len", first)):
+            require(
+                length is None or length % ways == 0,
+                f"{name}={length} does not split over mesh.context={ways} devices; use a multiple "
+                f"of {ways}",
+            )
 
     def _check_ingredients(self) -> None:
         experts, places = self.experts, self.short_conv_places

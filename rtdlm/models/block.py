@@ -121,7 +121,7 @@ class Block(hk.Module):
         if self.config.norm_outputs:
             write_BTD = make_norm(self.config, f"{layer}_output_norm")(write_BTD)
         write_BTD = dropout(write_BTD, rate=self.config.dropout_rate)
-        return constrain(x_BTD + write_BTD, "batch", None, None)
+        return constrain(x_BTD + write_BTD, "batch", "context", None)
 
     @hk.transparent
     def _attention(

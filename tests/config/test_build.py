@@ -153,8 +153,8 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ),
         (
             {"attention_type": "mqa", "num_kv_heads": 2},
-            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'sliding' or "
-            "'linear' reads it; remove num_kv_heads or change attention_type",
+            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'ring' or "
+            "'sliding' or 'linear' reads it; remove num_kv_heads or change attention_type",
         ),
         (
             {"attention": {"window": 64}},

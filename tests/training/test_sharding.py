@@ -27,6 +27,10 @@ FORMS: dict[str, dict[str, Any]] = {
         "optimizer": PLAIN, "attention_type": "sliding", "biases": "qkv", "remat": "dots",
         "attention": {"window": 5, "global_every": 2},
     },
+    "ring": {
+        "optimizer": PLAIN, "attention_type": "ring", "attention": {"soft_cap": 2.0},
+        "remat": "dots",
+    },
     "half of the tokens": {"optimizer": PLAIN, "depths": {"capacity": 0.5}},
     "delta": {
         "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
@@ -44,7 +48,7 @@ def muon_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muon, "newton_schulz", in_float32)
 
 
-def after_two_steps(form: str, shape: tuple[int, int, int]) -> Result:
+def after_two_steps(form: str, shape: tuple[int, ...]) -> Result:
     run = Run(small_config(**FORMS[form]), shape)
     state, told = run.start(), []
     for seed in range(2):
@@ -75,13 +79,14 @@ def alone() -> dict[str, Result]:
         ("local and global, biased", (2, 2, 2)),
         ("delta", (2, 2, 2)),
         ("half of the tokens", (2, 2, 2)),
+        ("ring", (1, 2, 2, 2)),
         ("rich", (2, 2, 2)),
         ("experts that drop", (2, 2, 2)),
     ],
     ids=str,
 )
 def test_any_mesh_equals_one_device(
-    alone: dict[str, Result], form: str, shape: tuple[int, int, int]
+    alone: dict[str, Result], form: str, shape: tuple[int, ...]
 ) -> None:
     if form not in alone:
         alone[form] = after_two_steps(form, ONE)

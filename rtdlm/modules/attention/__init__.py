@@ -9,6 +9,7 @@ from rtdlm.modules.attention.kinds import KINDS
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
+from rtdlm.modules.attention.ring_attention import attend_round
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import attend_sparse
@@ -31,6 +32,7 @@ __all__ = [
     "attend",
     "attend_causally",
     "attend_ring",
+    "attend_round",
     "attend_sparse",
     "attend_window",
     "cache_mask",
