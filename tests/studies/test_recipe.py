@@ -18,7 +18,7 @@ from rtdlm.evaluation import make_eval_step
 from rtdlm.evaluation.results import read_results
 from rtdlm.models import TMSModel
 from rtdlm.parallel import make_mesh
-from studies import recipe_side
+from studies import kinds, recipe_side
 from studies.__main__ import main
 from studies.recipe import results, verdict
 from studies.recipe_side import (
@@ -120,9 +120,10 @@ def test_steps_that_grow_are_paid_one_by_one(costs: dict[int, float]) -> None:
 
 
 def test_every_change_of_every_size_is_a_valid_configuration_of_its_own() -> None:
-    for size in SIZES.values():
+    studies = [(size, list(variants(size))) for size in SIZES.values()]
+    studies += [(size, list(kinds.kinds(size.config))) for size in kinds.SIZES.values()]
+    for size, changed in studies:
         base = AGIConfig.from_dict(size.config)
-        changed = list(variants(size))
         configs = [AGIConfig.from_dict(merged(size.config, v.change)) for v in changed]
         assert base not in configs
         assert len({str(config) for config in configs}) == len(configs)
@@ -188,7 +189,7 @@ def test_a_change_is_trained_for_the_steps_that_the_base_would_pay(
 def test_a_word_that_no_change_has_is_told(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe", "--smoke", "--only", "warp", "--text", str(text)]) == 2
     assert (
-        "no change has 'warp' in its name; --only takes a word such as 'QK-norm'"
+        "no change has 'warp' in its name; --only takes a word such as 'short convolutions'"
         in capsys.readouterr().err
     )
 
