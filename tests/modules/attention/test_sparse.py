@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.attention.blocks import find_blocks
-from rtdlm.modules.attention.sparse import attend_sparse, sparse_branches
+from rtdlm.modules.attention.sparse import sparse_branches
 from tests.modules.attention.windows import draw, packed
 from tests.modules.reference import softmax
 
 SIZES = {"block": 4, "num_chosen": 2, "window": 6}
+
+
+def attend_sparse(query, key, value, segments, gates, **sizes):
+    return sparse_branches(query, key, value, segments, **sizes).gated(gates)
 
 
 def complete_blocks(segments, block):
