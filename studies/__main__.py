@@ -24,6 +24,7 @@ USAGE = """Measures what each ingredient is worth.
 STUDIES = {
     "recipe": "studies.recipe",
     "kinds": "studies.kinds",
+    "needle": "studies.needle",
     "formats": "studies.formats",
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None

@@ -30,7 +30,7 @@ from rtdlm.config.sections import (
 )
 from rtdlm.config.warmup import WarmupConfig
 
-AttentionType = Literal["mha", "gqa", "mqa", "ring", "sliding", "linear", "delta"]
+AttentionType = Literal["mha", "gqa", "mqa", "ring", "sliding", "sparse", "linear", "delta"]
 SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
 """Kinds of attention in which a query scores each key."""
 PositionEncoding = Literal["rope", "learned", "none"]
@@ -46,11 +46,14 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "ring", "sliding", "linear")),
+        Reader("num_kv_heads", "attention_type", ("gqa", "ring", "sliding", "sparse", "linear")),
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
-        Reader("attention.window", "attention_type", ("sliding",)),
-        Reader("attention.global_every", "attention_type", ("sliding",)),
+        Reader("attention.window", "attention_type", ("sliding", "sparse")),
+        Reader("attention.global_every", "attention_type", ("sliding", "sparse")),
+        Reader("attention.block", "attention_type", ("sparse",)),
+        Reader("attention.chosen", "attention_type", ("sparse",)),
+        Reader("attention.global_tokens", "attention_type", ("sparse",)),
         Reader("rope_base", "position_encoding", ("rope",)),
     )
 
@@ -66,8 +69,8 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`, `ring`, `sliding` and `linear`; None is half of `num_heads`
-    [heads]."""
+    """Key and value heads under `gqa`, `ring`, `sliding`, `sparse` and `linear`; None is half of
+    `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
@@ -89,6 +92,7 @@ class AGIConfig:
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
     `ring` is `gqa` with the tokens of a row split over `mesh.context` devices (arXiv 2310.01889);
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
+    `sparse` reads beyond that window what each token chooses, see `attention.sparse_form`;
     `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
     that does not grow in place of keys and values."""
     position_encoding: PositionEncoding = "rope"
@@ -213,6 +217,11 @@ class AGIConfig:
 
     def _check_layers(self) -> None:
         attention, experts, depths = self.attention, self.experts, self.depths
+        require(
+            attention.sparse_form == "native" or self.attention_type == "sparse",
+            f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
+            f"{self.attention_type!r}; remove it or use attention_type='sparse'",
+        )
         require(
             attention.global_every is None or attention.global_every <= self.num_layers,
             f"attention.global_every={attention.global_every} exceeds num_layers="

@@ -7,12 +7,18 @@ from typing import ClassVar, Literal
 from rtdlm.config.effect import Reader, require, require_effect, require_finite
 
 RopeScaling = Literal["none", "linear", "ntk", "yarn", "llama3"]
+SparseForm = Literal["native", "topk"]
 ExpertLayers = Literal["every", "sandwich"]
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
     """How queries read, and what single kinds of attention need to know."""
+
+    READERS: ClassVar = (
+        Reader("block", "sparse_form", ("native",)),
+        Reader("global_tokens", "sparse_form", ("topk",)),
+    )
 
     head_dim: int | None = None
     """Features of one head; None is `d_model` over `num_heads` [features]."""
@@ -22,31 +28,72 @@ class AttentionConfig:
     """Bound scores to (-cap, cap) by cap * tanh(score / cap) (arXiv 2408.00118); None does
     not."""
     window: int | None = None
-    """Tokens that a token reads under `attention_type=sliding`, itself among them; None is 256
-    [tokens]."""
+    """Tokens that a token reads under `attention_type=sliding`, and in any case under `sparse`,
+    itself among them; None is 256 [tokens]."""
     global_every: int | None = None
-    """Under `attention_type=sliding`, every layer of this number (the 2nd, 4th, ... for 2) reads
-    all earlier tokens; None is no layer [layers]."""
+    """Under `attention_type=sliding` and `sparse`, every layer of this number (the 2nd, 4th, ...
+    for 2) reads all earlier tokens; None is no layer [layers]."""
+    sparse_form: SparseForm = "native"
+    """What `attention_type=sparse` reads beyond the window: `native` means of blocks and a few
+    whole blocks (arXiv 2502.11089), `topk` the document's first tokens and the single keys of
+    highest score, at the cost of scoring all."""
+    block: int | None = None
+    """Tokens of a block under `sparse_form=native`; None is 64, or `window` if that is less
+    [tokens]."""
+    chosen: int | None = None
+    """What a query chooses to read beyond the window under `attention_type=sparse`; None is 4
+    blocks, or 64 keys under `sparse_form=topk` [blocks or keys]."""
+    global_tokens: int | None = None
+    """First tokens of a document that all of its tokens read under `sparse_form=topk`; None is 4
+    [tokens]."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="attention.")
+        self._check_sparse()
         for name in ("head_dim", "scale", "soft_cap"):
             value = getattr(self, name)
             require(value is None or value > 0, f"attention.{name}={value} must be positive")
-        require(
-            self.window is None or self.window >= 1,
-            f"attention.window={self.window} must be at least 1",
-        )
+        for name in ("window", "block", "chosen"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"attention.{name}={value} must be at least 1")
         require(
             self.global_every is None or self.global_every >= 2,
             f"attention.global_every={self.global_every} must be at least 2; for only global "
             "layers set attention_type='gqa'",
         )
 
+    def _check_sparse(self) -> None:
+        require_effect(self, self.READERS, path="attention.")
+        require(
+            self.global_tokens is None or self.global_tokens >= 0,
+            f"attention.global_tokens={self.global_tokens} must be at least 0",
+        )
+        require(
+            self.block is None or self.block <= self.reach,
+            f"attention.block={self.block} exceeds attention.window={self.reach}: tokens between "
+            "the window and the last whole block would be out of reach; choose a smaller block",
+        )
+
     @property
     def reach(self) -> int:
-        """Tokens that a token reads, itself among them."""
+        """Tokens that a token reads in any case, itself among them."""
         return 256 if self.window is None else self.window
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return min(64, self.reach) if self.block is None else self.block
+
+    @property
+    def choices(self) -> int:
+        """Blocks, or single keys, that a query chooses."""
+        usual = 64 if self.sparse_form == "topk" else 4
+        return usual if self.chosen is None else self.chosen
+
+    @property
+    def num_global(self) -> int:
+        """First tokens of a document that all of its tokens read."""
+        return 4 if self.global_tokens is None else self.global_tokens
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
 from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.modules.attention import KINDS
+from rtdlm.modules.attention.sparse import NUM_BRANCHES
 from rtdlm.modules.depths.router import NARROWER
 
 GATED = ("swiglu", "geglu")
@@ -96,6 +97,8 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     total = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
     if plan.attention == "delta":
         total += 2 * d * config.num_heads  # what decays and what is written
+    if plan.attention == "sparse" and config.attention.sparse_form != "topk":
+        total += NUM_BRANCHES * d * config.num_heads  # gates
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" else config.short_conv * prod(shape)
     matrices = 3 if config.feedforward in GATED else 2

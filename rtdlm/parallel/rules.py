@@ -25,6 +25,7 @@ RULES: dict[str, Axes] = {
     r"attention/(query|key|read)_norm/scale": (None,),
     r"attention/(decay|write)/w": ("fsdp", "tensor"),
     r"attention/decay_(rate|shift)": ("tensor",),
+    r"attention/gates/w": ("fsdp", "tensor", None),
     r"feedforward/(gate|up)/w": ("fsdp", "tensor"),
     r"feedforward/(gate|up)/b": ("tensor",),
     r"feedforward/down/w": ("tensor", "fsdp"),

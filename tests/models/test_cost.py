@@ -43,6 +43,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "biases of queries, keys and values, wide heads": {
         "biases": "qkv", "attention": {"head_dim": 24},
     },
+    "sparse": {
+        "attention_type": "sparse",
+        "attention": {"head_dim": 32, "window": 16, "block": 16, "chosen": 2},
+    },
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"head_dim": 128, "sparse_form": "topk", "window": 16, "chosen": 8},
+    },
     "linear": {"attention_type": "linear", "num_kv_heads": 4},
     "local and global": {
         "num_layers": 3, "attention_type": "sliding",

@@ -30,6 +30,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "local and global": {
         "attention_type": "sliding", "attention": {"window": 3, "global_every": 2},
     },
+    "sparse": {
+        "attention_type": "sparse", "attention": {"window": 2, "block": 2, "chosen": 1},
+    },
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
+    },
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "half of the tokens": {"depths": {"capacity": 0.5}},
@@ -100,6 +107,8 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "gqa",
         "sliding",
         "local and global",
+        "sparse",
+        "top keys",
         "linear",
         "delta",
         "half of the tokens",

@@ -32,6 +32,10 @@ FORMS: dict[str, dict[str, Any]] = {
         "remat": "dots",
     },
     "half of the tokens": {"optimizer": PLAIN, "depths": {"capacity": 0.5}},
+    "sparse": {
+        "optimizer": PLAIN, "attention_type": "sparse",
+        "attention": {"window": 2, "block": 2, "chosen": 1},
+    },
     "delta": {
         "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
         "position_encoding": "none",
@@ -77,6 +81,7 @@ def alone() -> dict[str, Result]:
         ("everything", (2, 2, 2)),
         ("the small GPT", (2, 2, 2)),
         ("local and global, biased", (2, 2, 2)),
+        ("sparse", (2, 2, 2)),
         ("delta", (2, 2, 2)),
         ("half of the tokens", (2, 2, 2)),
         ("ring", (1, 2, 2, 2)),

@@ -1,5 +1,6 @@
 """Attention: how a token reads the tokens before it."""
 
+from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.attention.dot_product import attend, attend_causally
@@ -12,12 +13,13 @@ from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.ring_attention import attend_round
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
 from rtdlm.modules.attention.sliding import attend_window
-from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.modules.attention.values import ValueSources
 
 __all__ = [
     "KINDS",
     "AttentionOutput",
+    "BlockCache",
     "Cache",
     "DeltaState",
     "GroupedQueryAttention",
@@ -33,7 +35,6 @@ __all__ = [
     "attend_causally",
     "attend_ring",
     "attend_round",
-    "attend_sparse",
     "attend_window",
     "cache_mask",
     "causal_mask",
@@ -43,4 +44,5 @@ __all__ = [
     "linear_step",
     "rotate",
     "rotation",
+    "sparse_branches",
 ]

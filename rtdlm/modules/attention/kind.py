@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.delta import DeltaState
 from rtdlm.modules.attention.linear import LinearState
 from rtdlm.modules.attention.ring import RingCache
 
-Cache = KVCache | RingCache | LinearState | DeltaState
+Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState
 """One layer's memory of earlier tokens."""
 
 

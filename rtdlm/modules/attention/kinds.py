@@ -19,6 +19,7 @@ from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.ring_attention import AXIS, attend_round
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
+from rtdlm.modules.attention.sparse_kinds import Native, TopK
 from rtdlm.parallel import axis_size
 
 
@@ -109,6 +110,12 @@ def _scoring(config: AttentionConfig) -> Scoring:
     return Scoring(config.scale, config.soft_cap)
 
 
+def _sparse(config: AttentionConfig) -> Kind:
+    if config.sparse_form == "topk":
+        return TopK(config.choices, config.num_global, config.reach)
+    return Native(config.block_size, config.choices, config.reach)
+
+
 DENSE = Dense()
 KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "mha": lambda config: Dense(_scoring(config)),
@@ -116,6 +123,7 @@ KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "mqa": lambda config: Dense(_scoring(config)),
     "ring": lambda config: Ring(_scoring(config)),
     "sliding": lambda config: Sliding(config.reach, _scoring(config)),
+    "sparse": _sparse,
     "linear": lambda _: Linear(),
     "delta": lambda _: Delta(),
 }
