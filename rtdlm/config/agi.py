@@ -34,7 +34,7 @@ SCORED = ("mha", "gqa", "mqa", "sliding")
 """Kinds of attention in which a query scores each key."""
 SCORED = ("mha", "gqa", "mqa", "sliding")
 """Kinds of attention in which a query scores each key."""
-PositionEncoding = Literal["rope", "learned", "none"]
+PositionEncoding = Literal["rope", "learned", "alibi", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
 Norm = Literal["rms", "rms_centred", "layer"]
 Biases = Literal["none", "qkv", "all"]
@@ -51,6 +51,7 @@ class AGIConfig:
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
         Reader("attention.window", "attention_type", ("sliding",)),
+        Reader("attention.sinks", "attention_type", ("sliding",)),
         Reader("attention.global_every", "attention_type", ("sliding",)),
         Reader("rope_base", "position_encoding", ("rope",)),
     )
@@ -93,7 +94,8 @@ class AGIConfig:
     that does not grow in place of keys and values."""
     position_encoding: PositionEncoding = "rope"
     """`rope` rotates queries and keys by position; `learned` adds a vector a position, and has
-    none beyond `max_seq_len`; `none` leaves order to the causal mask."""
+    none beyond `max_seq_len`; `alibi` lowers the score of a key by its distance, each head at its
+    own rate (arXiv 2108.12409); `none` leaves order to the causal mask."""
     rope_base: float | None = None
     """Longest wavelength of `rope`, over 2 pi; None is 10000 [tokens]."""
     qk_norm: bool = True
@@ -186,6 +188,12 @@ class AGIConfig:
             f"over num_heads={self.num_heads}), which is odd; rope rotates pairs of them",
         )
         require_effect(self, self.READERS, path="")
+        require(
+            self.position_encoding != "alibi" or self.attention_type in SCORED,
+            f"position_encoding='alibi' cannot be combined with attention_type="
+            f"{self.attention_type!r}: it lowers scores, which only "
+            f"{', '.join(map(repr, SCORED))} have; use another position_encoding",
+        )
         require(
             self.position_encoding == "rope" or self.rope.scaling == "none",
             f"rope.scaling={self.rope.scaling!r} has no effect with position_encoding="

@@ -30,6 +30,7 @@ from rtdlm.modules.attention import (
     Rotation,
     Rows,
     ValueSources,
+    with_alibi,
 )
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
@@ -133,6 +134,9 @@ class Block(hk.Module):
         convolve: Convolutions,
     ) -> AttentionOutput:
         config = self.config
+        kind = KINDS[self.plan.attention](config.attention)
+        if config.position_encoding == "alibi":
+            kind = with_alibi(kind, config.num_heads)
         attention = GroupedQueryAttention(
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
@@ -140,7 +144,7 @@ class Block(hk.Module):
             head_norm=partial(make_head_norm, config) if config.qk_norm else None,
             biases=config.biases,
             out_scale=self.out_scale,
-            kind=KINDS[self.plan.attention](config.attention),
+            kind=kind,
         )
         return attention(
             x_BTD,

@@ -162,6 +162,20 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "remove attention.window or change attention_type",
         ),
         (
+            {"attention": {"sinks": 4}},
+            "attention.sinks=4 has no effect with attention_type='gqa': only 'sliding' reads it; "
+            "remove attention.sinks or change attention_type",
+        ),
+        (
+            {"attention_type": "sliding", "attention": {"sinks": 0}},
+            "attention.sinks=0 must be at least 1; to have none remove it",
+        ),
+        (
+            {"attention_type": "linear", "position_encoding": "alibi"},
+            "position_encoding='alibi' cannot be combined with attention_type='linear': it lowers "
+            "scores, which only 'mha', 'gqa', 'mqa', 'sliding' have; use another position_encoding",
+        ),
+        (
             {"attention_type": "sliding", "attention": {"window": 0}},
             "attention.window=0 must be at least 1",
         ),

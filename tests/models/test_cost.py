@@ -18,6 +18,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "grouped": {"num_kv_heads": 2},
     "multi-head, no QK-norm": {"attention_type": "mha", "qk_norm": False},
     "sliding": {"attention_type": "sliding", "attention": {"window": 40}},
+    "sliding with sinks": {"attention_type": "sliding", "attention": {"window": 20, "sinks": 4}},
     "multi-query, tied": {"attention_type": "mqa", "tie_embeddings": True},
     "two of eight experts": {"experts": {"num_experts": 8, "capacity_factor": 1.0}},
     # With GELU the compiler also counts its polynomials, tens of operations a feature.

@@ -25,6 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "experts with room": {"experts": ROOMY},
     "half of the tokens": {"depths": {"capacity": 0.5}},
     "experts and depths": {"experts": ROOMY, "depths": {"capacity": 0.5, "every": 1}},
+    "alibi": {"position_encoding": "alibi"},
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "experts between dense layers": {

@@ -30,6 +30,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "local and global": {
         "attention_type": "sliding", "attention": {"window": 3, "global_every": 2},
     },
+    "alibi": {"position_encoding": "alibi"},
+    "sliding with sinks and alibi": {
+        "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
+        "position_encoding": "alibi",
+    },
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "half of the tokens": {"depths": {"capacity": 0.5}},
@@ -100,6 +105,8 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "gqa",
         "sliding",
         "local and global",
+        "alibi",
+        "sliding with sinks and alibi",
         "linear",
         "delta",
         "half of the tokens",

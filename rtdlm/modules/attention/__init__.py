@@ -5,7 +5,7 @@ from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_s
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
 from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
-from rtdlm.modules.attention.kinds import KINDS
+from rtdlm.modules.attention.kinds import KINDS, with_alibi
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
@@ -41,4 +41,5 @@ __all__ = [
     "linear_step",
     "rotate",
     "rotation",
+    "with_alibi",
 ]
