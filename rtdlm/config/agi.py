@@ -29,7 +29,7 @@ from rtdlm.config.sections import (
     PrecisionConfig,
 )
 
-AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta"]
+AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta", "spiking"]
 SCORED = ("mha", "gqa", "mqa", "sliding")
 """Kinds of attention in which a query scores each key."""
 SCORED = ("mha", "gqa", "mqa", "sliding")
@@ -47,7 +47,7 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "sliding", "linear")),
+        Reader("num_kv_heads", "attention_type", ("gqa", "sliding", "linear", "spiking")),
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
         Reader("attention.window", "attention_type", ("sliding",)),
@@ -68,8 +68,8 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`, `sliding` and `linear`; None is half of `num_heads`
-    [heads]."""
+    """Key and value heads under `gqa`, `sliding`, `linear` and `spiking`; None is half of
+    `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
@@ -91,7 +91,8 @@ class AGIConfig:
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
     `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
-    that does not grow in place of keys and values."""
+    that does not grow in place of keys and values; `spiking` reads the tokens at which a learned
+    threshold is passed, and computes no others."""
     position_encoding: PositionEncoding = "rope"
     """`rope` rotates queries and keys by position; `learned` adds a vector a position, and has
     none beyond `max_seq_len`; `alibi` lowers the score of a key by its distance, each head at its

@@ -29,6 +29,7 @@ from rtdlm.modules.attention import (
     GroupedQueryAttention,
     Rotation,
     Rows,
+    SpikeStatistics,
     ValueSources,
     with_alibi,
 )
@@ -68,6 +69,7 @@ class BlockOutput(NamedTuple):
     cache: LayerCache | None
     experts: ExpertStatistics | None
     depths: DepthStatistics | None = None
+    spikes: SpikeStatistics | None = None
 
 
 class Block(hk.Module):
@@ -106,7 +108,7 @@ class Block(hk.Module):
         left = None
         if read.cache is not None and cache is not None:
             left = cache._replace(kv=read.cache, convs=convolve.states)
-        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics)
+        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics, spikes=read.spikes)
 
     @property
     def out_scale(self) -> float:

@@ -28,6 +28,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "alibi": {"position_encoding": "alibi"},
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
+    "spiking": {"attention_type": "spiking"},
     "experts between dense layers": {
         "num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"},
     },

@@ -81,7 +81,11 @@ DELTA = {
     f"{BLOCK}/attention/decay_shift": ((3, 4), P(None, "tensor")),
     f"{BLOCK}/attention/read_norm/scale": ((3, 4), P(None, None)),
 }
-EVERY = DEPTHS | DELTA | DENSE | EXPERTS | RICH | BIASED
+SPIKING = {
+    f"{BLOCK}/attention/drive/w": ((3, 16, 2), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/attention/threshold": ((3, 2), P(None, "tensor")),
+}
+EVERY = DEPTHS | DELTA | SPIKING | DENSE | EXPERTS | RICH | BIASED
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -106,8 +110,9 @@ def test_the_table_above_is_complete() -> None:
     forms: dict[str, dict[str, Any]] = {
         "depths": {"depths": {"capacity": 0.5, "every": 1}},
         "delta": {"attention_type": "delta", "num_kv_heads": None},
+        "spiking": {"attention_type": "spiking"},
     }
-    for form, table in zip(forms.values(), (DEPTHS, DELTA), strict=True):
+    for form, table in zip(forms.values(), (DEPTHS, DELTA, SPIKING), strict=True):
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}

@@ -12,6 +12,8 @@ from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.modules.attention.spike_cache import SpikeCache
+from rtdlm.modules.attention.spiking import SpikeStatistics, attend_spiking
 from rtdlm.modules.attention.values import ValueSources
 
 __all__ = [
@@ -27,11 +29,14 @@ __all__ = [
     "RingCache",
     "Rotation",
     "Rows",
+    "SpikeCache",
+    "SpikeStatistics",
     "ValueSources",
     "attend",
     "attend_causally",
     "attend_ring",
     "attend_sparse",
+    "attend_spiking",
     "attend_window",
     "cache_mask",
     "causal_mask",

@@ -15,6 +15,7 @@ from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.kind import Heads, Kind, Rows
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
+from rtdlm.modules.attention.neurons import Spiking
 from rtdlm.modules.attention.recurrent import Delta, Linear
 from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
@@ -114,5 +115,6 @@ KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "sliding": lambda config: Sliding(config.reach, _scoring(config), config.num_sinks),
     "linear": lambda _: Linear(),
     "delta": lambda _: Delta(),
+    "spiking": lambda _: Spiking(),
 }
 """`attention_type` -> the kind that a config's section describes."""
