@@ -30,10 +30,12 @@ from rtdlm.config.sections import (
 )
 from rtdlm.config.warmup import WarmupConfig
 
-AttentionType = Literal["mha", "gqa", "mqa", "ring", "sliding", "sparse", "linear", "delta"]
+AttentionType = Literal[
+    "mha", "gqa", "mqa", "ring", "sliding", "sparse", "linear", "delta", "spiking"
+]  # fmt: skip
 SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
 """Kinds of attention in which a query scores each key."""
-PositionEncoding = Literal["rope", "learned", "none"]
+PositionEncoding = Literal["rope", "learned", "alibi", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
 Norm = Literal["rms", "rms_centred", "layer"]
 Biases = Literal["none", "qkv", "all"]
@@ -46,10 +48,15 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "ring", "sliding", "sparse", "linear")),
+        Reader(
+            "num_kv_heads",
+            "attention_type",
+            ("gqa", "ring", "sliding", "sparse", "linear", "spiking"),
+        ),
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
         Reader("attention.window", "attention_type", ("sliding", "sparse")),
+        Reader("attention.sinks", "attention_type", ("sliding",)),
         Reader("attention.global_every", "attention_type", ("sliding", "sparse")),
         Reader("attention.block", "attention_type", ("sparse",)),
         Reader("attention.chosen", "attention_type", ("sparse",)),
@@ -69,8 +76,8 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`, `ring`, `sliding`, `sparse` and `linear`; None is half of
-    `num_heads` [heads]."""
+    """Key and value heads, except under `mha`, `mqa` and `delta`, which have their own number; None
+    is half of `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
@@ -94,10 +101,12 @@ class AGIConfig:
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
     `sparse` reads beyond that window what each token chooses, see `attention.sparse_form`;
     `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
-    that does not grow in place of keys and values."""
+    that does not grow in place of keys and values; `spiking` reads the tokens at which a learned
+    threshold is passed, and computes no others."""
     position_encoding: PositionEncoding = "rope"
     """`rope` rotates queries and keys by position; `learned` adds a vector a position, and has
-    none beyond `max_seq_len`; `none` leaves order to the causal mask."""
+    none beyond `max_seq_len`; `alibi` lowers the score of a key by its distance, each head at its
+    own rate (arXiv 2108.12409); `none` leaves order to the causal mask."""
     rope_base: float | None = None
     """Longest wavelength of `rope`, over 2 pi; None is 10000 [tokens]."""
     qk_norm: bool = True
@@ -191,6 +200,12 @@ class AGIConfig:
             f"over num_heads={self.num_heads}), which is odd; rope rotates pairs of them",
         )
         require_effect(self, self.READERS, path="")
+        require(
+            self.position_encoding != "alibi" or self.attention_type in SCORED,
+            f"position_encoding='alibi' cannot be combined with attention_type="
+            f"{self.attention_type!r}: it lowers scores, which only "
+            f"{', '.join(map(repr, SCORED))} have; use another position_encoding",
+        )
         require(
             self.position_encoding == "rope" or self.rope.scaling == "none",
             f"rope.scaling={self.rope.scaling!r} has no effect with position_encoding="

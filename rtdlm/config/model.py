@@ -30,6 +30,9 @@ class AttentionConfig:
     window: int | None = None
     """Tokens that a token reads under `attention_type=sliding`, and in any case under `sparse`,
     itself among them; None is 256 [tokens]."""
+    sinks: int | None = None
+    """First tokens of a document that all of it reads under `attention_type=sliding` (arXiv
+    2309.17453), beside the window; None is 0, usual are 4 [tokens]."""
     global_every: int | None = None
     """Under `attention_type=sliding` and `sparse`, every layer of this number (the 2nd, 4th, ...
     for 2) reads all earlier tokens; None is no layer [layers]."""
@@ -56,6 +59,10 @@ class AttentionConfig:
         for name in ("window", "block", "chosen"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"attention.{name}={value} must be at least 1")
+        require(
+            self.sinks is None or self.sinks >= 1,
+            f"attention.sinks={self.sinks} must be at least 1; to have none remove it",
+        )
         require(
             self.global_every is None or self.global_every >= 2,
             f"attention.global_every={self.global_every} must be at least 2; for only global "
@@ -94,6 +101,11 @@ class AttentionConfig:
     def num_global(self) -> int:
         """First tokens of a document that all of its tokens read."""
         return 4 if self.global_tokens is None else self.global_tokens
+
+    @property
+    def num_sinks(self) -> int:
+        """First tokens of a document that all of it reads."""
+        return 0 if self.sinks is None else self.sinks
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ _FLOAT32 = (
     "write/w",
     "decay_rate",
     "decay_shift",
+    "drive/w",
+    "threshold",
 )
 
 

@@ -125,6 +125,7 @@ def _beyond(config: AGIConfig) -> list[str]:
     """What the model has and no family knows."""
     given = {
         "short convolutions": config.short_conv > 0,
+        "attention sinks": config.attention.sinks is not None,
         "n-gram tables": bool(config.ngram.orders),
         "value residuals": config.value_residual,
         "value embeddings": config.value_embeddings,

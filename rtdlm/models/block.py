@@ -29,7 +29,9 @@ from rtdlm.modules.attention import (
     GroupedQueryAttention,
     Rotation,
     Rows,
+    SpikeStatistics,
     ValueSources,
+    with_alibi,
 )
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
@@ -67,6 +69,7 @@ class BlockOutput(NamedTuple):
     cache: LayerCache | None
     experts: ExpertStatistics | None
     depths: DepthStatistics | None = None
+    spikes: SpikeStatistics | None = None
 
 
 class Block(hk.Module):
@@ -105,7 +108,7 @@ class Block(hk.Module):
         left = None
         if read.cache is not None and cache is not None:
             left = cache._replace(kv=read.cache, convs=convolve.states)
-        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics)
+        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics, spikes=read.spikes)
 
     @property
     def out_scale(self) -> float:
@@ -133,6 +136,9 @@ class Block(hk.Module):
         convolve: Convolutions,
     ) -> AttentionOutput:
         config = self.config
+        kind = KINDS[self.plan.attention](config.attention)
+        if config.position_encoding == "alibi":
+            kind = with_alibi(kind, config.num_heads)
         attention = GroupedQueryAttention(
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
@@ -140,7 +146,7 @@ class Block(hk.Module):
             head_norm=partial(make_head_norm, config) if config.qk_norm else None,
             biases=config.biases,
             out_scale=self.out_scale,
-            kind=KINDS[self.plan.attention](config.attention),
+            kind=kind,
         )
         return attention(
             x_BTD,

@@ -99,6 +99,8 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
         total += 2 * d * config.num_heads  # what decays and what is written
     if plan.attention == "sparse" and config.attention.sparse_form != "topk":
         total += NUM_BRANCHES * d * config.num_heads  # gates
+    if plan.attention == "spiking":
+        total += d * config.kv_heads
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" else config.short_conv * prod(shape)
     matrices = 3 if config.feedforward in GATED else 2
@@ -119,6 +121,8 @@ def _vectors(config: AGIConfig) -> int:
     norms += 2 * config.head_dim if config.qk_norm else 0
     if config.attention_type == "delta":
         norms += config.head_dim + 2 * config.num_heads
+    if config.attention_type == "spiking":
+        norms += config.kv_heads  # thresholds
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
     once = token * (1 + config.embedding_norm)

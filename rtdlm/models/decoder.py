@@ -18,7 +18,7 @@ from rtdlm.models.embed import Embedded, embed, embedding_std
 from rtdlm.models.layers import Segment, layer_plans, segments
 from rtdlm.models.norms import make_norm
 from rtdlm.modules import head
-from rtdlm.modules.attention import KINDS, Kind, Rows, rotation
+from rtdlm.modules.attention import KINDS, Kind, Rows, SpikeStatistics, rotation
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics
 from rtdlm.modules.primitives import Past, packed_past
@@ -34,6 +34,14 @@ class Features(NamedTuple):
     experts: ExpertStatistics | None
     depths: DepthStatistics | None
     cache: DecodeCache | None
+    spikes: SpikeStatistics | None = None
+
+    @property
+    def statistics(
+        self,
+    ) -> tuple[ExpertStatistics | None, DepthStatistics | None, SpikeStatistics | None]:
+        """Of the layers, as `Scores` has them."""
+        return self.experts, self.depths, self.spikes
 
 
 class Reading(NamedTuple):
@@ -57,13 +65,17 @@ Loop = tuple[BlockOutput, ...]
 
 
 class Scores(NamedTuple):
-    """Statistics of every token, and of experts and depths where there are any (leading axis L)."""
+    """Statistics of every token, and of experts, depths and spikes where there are any.
+
+    These have a leading axis L.
+    """
 
     tokens: head.TokenStatistics
     objective: jax.Array | None
     """What training minimises; None where no terms of it were given."""
     experts: ExpertStatistics | None
     depths: DepthStatistics | None = None
+    spikes: SpikeStatistics | None = None
 
 
 class Decoder(hk.Module):
@@ -106,9 +118,9 @@ class Decoder(hk.Module):
         cap, chunk_size = self.config.logit_soft_cap, self.config.loss.chunk_size
         if terms is None:
             tokens = head.token_statistics(*given, cap=cap, chunk_size=chunk_size)
-            return Scores(tokens, None, features.experts, features.depths)
+            return Scores(tokens, None, *features.statistics)
         loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
-        return Scores(loss.tokens, loss.objective, features.experts, features.depths)
+        return Scores(loss.tokens, loss.objective, *features.statistics)
 
     @hk.name_like("__call__")
     def extend(
@@ -188,10 +200,11 @@ class Decoder(hk.Module):
         )
         x_BTD, loops = self._stack(embedded, reading)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
-        experts = _of_all_layers(loops, "experts")
-        depths = _of_all_layers(loops, "depths")
+        experts, depths, spikes = (
+            _of_all_layers(loops, what) for what in ("experts", "depths", "spikes")
+        )
         if embedded.cache is None:
-            return Features(x_BTD, output_VD, experts, depths, None)
+            return Features(x_BTD, output_VD, experts, depths, None, spikes)
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
         cache = DecodeCache(tuple(caches), embedded.cache)
         return Features(x_BTD, output_VD, experts, depths, cache)

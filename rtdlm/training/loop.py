@@ -236,4 +236,6 @@ def metric_values(metrics: Metrics) -> dict[str, float]:
         values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
     if metrics.means.experts is not None:
         values |= {f"experts_{k}": v for k, v in metrics.means.experts._asdict().items()}
+    if metrics.means.spikes is not None:
+        values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
     return {name: float(value) for name, value in values.items()}

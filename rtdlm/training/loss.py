@@ -36,6 +36,13 @@ class DepthSums(NamedTuple):
     share: jax.Array
 
 
+class SpikeSums(NamedTuple):
+    """As `ExpertSums`, of layers with spiking attention."""
+
+    rate: jax.Array
+    computed: jax.Array
+
+
 class Sums(NamedTuple):
     """Sums over tokens, float32 scalars; divide by `tokens.weight` for means."""
 
@@ -46,6 +53,8 @@ class Sums(NamedTuple):
     """None in the dense form."""
     depths: DepthSums | None
     """None where every layer works on all tokens."""
+    spikes: SpikeSums | None = None
+    """None where no attention spikes."""
 
 
 def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
@@ -70,4 +79,7 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
     if scores.depths is not None:
         depths = DepthSums(*(jnp.mean(value_L) * tokens.weight for value_L in scores.depths))
         objective += knobs.predictor_weight * depths.predictor
-    return Sums(objective, tokens, experts, depths)
+    spikes = None
+    if scores.spikes is not None:
+        spikes = SpikeSums(*(jnp.mean(value_L) * tokens.weight for value_L in scores.spikes))
+    return Sums(objective, tokens, experts, depths, spikes)

@@ -51,6 +51,7 @@ UNDECAYED = (
     r"ngram/table$",
     r"_mix/weights$",
     r"attention/decay_(rate|shift)$",
+    r"attention/threshold$",
     r"_conv/kernel$",
 )
 

@@ -154,8 +154,8 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         (
             {"attention_type": "mqa", "num_kv_heads": 2},
             "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'ring' or "
-            "'sliding' or 'sparse' or 'linear' reads it; remove num_kv_heads or change "
-            "attention_type",
+            "'sliding' or 'sparse' or 'linear' or 'spiking' reads it; remove num_kv_heads or "
+            "change attention_type",
         ),
         (
             {"attention": {"window": 64}},
@@ -186,6 +186,20 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             {"attention_type": "sparse", "attention": {"block": 8, "window": 4}},
             "attention.block=8 exceeds attention.window=4: tokens between the window and the last "
             "whole block would be out of reach; choose a smaller block",
+        ),
+        (
+            {"attention": {"sinks": 4}},
+            "attention.sinks=4 has no effect with attention_type='gqa': only 'sliding' reads it; "
+            "remove attention.sinks or change attention_type",
+        ),
+        (
+            {"attention_type": "sliding", "attention": {"sinks": 0}},
+            "attention.sinks=0 must be at least 1; to have none remove it",
+        ),
+        (
+            {"attention_type": "linear", "position_encoding": "alibi"},
+            "position_encoding='alibi' cannot be combined with attention_type='linear': it lowers "
+            "scores, which only 'mha', 'gqa', 'mqa', 'sliding' have; use another position_encoding",
         ),
         (
             {"attention_type": "sliding", "attention": {"window": 0}},

@@ -79,6 +79,11 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         ({"qk_norm": True, "biases": "qkv"}, "no Hugging Face family combines"),
         ({"feedforward": "relu2", "qk_norm": False}, "feedforward='relu2'"),
         ({"norm": "layer"}, "norm='layer'"),
+        ({"position_encoding": "alibi", "qk_norm": False}, "position_encoding='alibi'"),
+        (
+            {"attention_type": "sliding", "attention": {"sinks": 4}, "qk_norm": False},
+            "has attention sinks",
+        ),
     ],
 )
 def test_what_no_family_has_is_not_exported(

@@ -34,8 +34,10 @@ FORMS: dict[str, dict[str, Any]] = {
         "attention_type": "sparse",
         "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
     },
+    "alibi": {"position_encoding": "alibi"},
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
+    "spiking": {"attention_type": "spiking"},
     "experts between dense layers": {
         "num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"},
     },

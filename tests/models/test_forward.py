@@ -19,6 +19,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "multi-query, no positions": {
         "attention_type": "mqa", "num_kv_heads": None, "position_encoding": "none",
     },
+    "alibi": {"position_encoding": "alibi"},
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
     "the small GPT": GPT,
@@ -50,6 +51,7 @@ def test_logits_equal_the_papers_in_numpy(form: str) -> None:
             segments=batch.segment_ids[row],
             positions=batch.positions[row],
             base=(config.rope_base or 10_000.0) if positional else None,
+            alibi=config.position_encoding == "alibi",
             cap=config.logit_soft_cap,
             top_k=config.experts.choices if sparse else 0,
             capacity=config.experts.capacity(config.max_seq_len) if sparse else 0,

@@ -37,8 +37,14 @@ FORMS: dict[str, dict[str, Any]] = {
         "attention_type": "sparse",
         "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
     },
+    "alibi": {"position_encoding": "alibi"},
+    "sliding with sinks and alibi": {
+        "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
+        "position_encoding": "alibi",
+    },
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
+    "spiking": {"attention_type": "spiking"},
     "half of the tokens": {"depths": {"capacity": 0.5}},
     "bounded, biased, normalised": {
         "attention": {"soft_cap": 2.0, "head_dim": 6}, "biases": "all", "norm": "layer",
@@ -109,8 +115,11 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "local and global",
         "sparse",
         "top keys",
+        "alibi",
+        "sliding with sinks and alibi",
         "linear",
         "delta",
+        "spiking",
         "half of the tokens",
         "rich",
         "experts with room",
@@ -159,3 +168,17 @@ def test_padding_contributes_nothing(form: str) -> None:
     embedding = clean.gradients["decoder"]["embedding"]
     unseen = set(range(64)) - set(batch.input_ids[~padding].tolist())
     assert unseen and not np.asarray(embedding)[sorted(unseen)].any()
+
+
+def test_thresholds_are_trained_and_sparsity_is_told() -> None:
+    """Every head's threshold has a slope, and the shares of each layer are shares."""
+    config = small_config(**FORMS["spiking"])
+    model, batch = TMSModel(config), packed_batch(config)
+    slopes = measurement("spiking")(packed_batch(config, rows=ROWS)).gradients
+    thresholds = np.asarray(slopes["decoder/layers/block/attention"]["threshold"])
+    assert thresholds.shape == (2, 2) and thresholds.all()
+    spikes = jax.jit(model.batch_scores)(random_params(model), batch).spikes
+    assert spikes is not None
+    for share_L in spikes:
+        assert share_L.shape == (2,) and ((share_L > 0.0) & (share_L <= 1.0)).all()
+    assert (spikes.rate < 1.0).all()

@@ -29,12 +29,22 @@ def sliding(window: int, **more: Any) -> dict[str, Any]:
     return {"attention_type": "sliding", "attention": {"window": window}, **more}
 
 
-@pytest.fixture(scope="module", params=[None, 2], ids=["local", "local and global"])
+FORMS: dict[str, dict[str, Any]] = {
+    "local": sliding(WINDOW),
+    "local and global": {
+        "attention_type": "sliding", "num_layers": 5,
+        "attention": {"window": WINDOW, "global_every": 2},
+    },
+    "sinks and alibi": {
+        "attention_type": "sliding", "position_encoding": "alibi",
+        "attention": {"window": 3, "sinks": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def decoding(request: pytest.FixtureRequest) -> Decoding:
-    if request.param is None:
-        return Decoding(**sliding(WINDOW))
-    attention = {"window": WINDOW, "global_every": request.param}
-    return Decoding(attention_type="sliding", attention=attention, num_layers=5)
+    return Decoding(**FORMS[request.param])
 
 
 def test_the_window_is_seen() -> None:
@@ -112,7 +122,7 @@ def test_the_cache_holds_the_window_whatever_the_row(slots: int, kept: int) -> N
     assert kv.kv.key_BKES.shape == (2, 3, 2, 4, kept)
     assert kv.kv.value_BKSE.shape == (2, 3, 2, kept, 4)
     assert kv.kv.key_BKES.dtype == kv.kv.value_BKSE.dtype == jnp.bfloat16
-    assert kv.holds_BW.shape == (2, 3, kept)
+    assert kv.holds_BS.shape == (2, 3, kept)
 
 
 @pytest.mark.parametrize(

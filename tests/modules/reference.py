@@ -81,8 +81,11 @@ def attention(
     base: float | None,
     first: Array | None = None,
     embedding: Array | None = None,
+    alibi: bool = False,
 ) -> tuple[Array, Array]:
     """Grouped-query attention of one row, head by head and query by query.
+
+    With `alibi`, heads, a power of two, lower far scores.
 
     `weights` has query [D, H, E], key and value [D, K, E], output [H, E, D] and, for QK-norm,
     query_norm and key_norm [E]; for convolutions queries_conv, keys_conv and values_conv; for
@@ -114,7 +117,10 @@ def attention(
         for head in range(heads):
             query = prepared("query", t, head)
             scores = [query @ prepared("key", s, head // group) for s in readable]
-            p = softmax(np.array(scores) / np.sqrt(len(query)))
+            scores = np.array(scores) / np.sqrt(len(query))
+            if alibi:
+                scores -= 2 ** (-8 * (head + 1) / heads) * (positions[t] - positions[readable])
+            p = softmax(scores)
             values = np.stack([value_TKE[s, head // group] for s in readable])
             out[t] += (p @ values) @ weights["output"][head]
     return out, own
@@ -173,6 +179,7 @@ def decoder(
     segments: Array,
     positions: Array,
     base: float | None = 10_000.0,
+    alibi: bool = False,
     cap: float | None = None,
     top_k: int = 0,
     capacity: int = 0,
@@ -212,7 +219,7 @@ def decoder(
         weights, extra = room("attention"), None
         if "value_embedding" in tables:
             extra = tables["value_embedding"][ids_T].reshape(len(x), *weights["value"].shape[1:])
-        kept = dict(segments=segments, positions=positions, base=base, embedding=extra)
+        kept = dict(segments=segments, positions=positions, base=base, embedding=extra, alibi=alibi)
         if value_residual and first is None:
             plain = {name: w for name, w in weights.items() if name != "value_mix"}
             first = attention(entering("attention", x), plain, **kept)[1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.attention import causal_mask
+from rtdlm.modules.attention.alibi import Places, alibi_slopes
 from rtdlm.modules.attention.dot_product import (
     MAX_BLOCKS,
     QUERY_BLOCK,
@@ -40,6 +41,8 @@ def loops(
     mask: Any,
     scale: float = E**-0.5,
     cap: float | None = None,
+    slopes: tuple[float, ...] | None = None,
+    positions: Any = None,
 ) -> Arrays:
     """What is read and the three gradients, head by head with whole softmax matrices."""
     query, key, value, dy = (array.astype(np.float64) for array in (query, key, value, dy))
@@ -51,6 +54,8 @@ def loops(
         if cap is not None:
             slope = 1 - np.tanh(scores / cap) ** 2
             scores = cap * np.tanh(scores / cap)
+        if slopes is not None:
+            scores = scores - slopes[head] * (positions[row][:, None] - positions[row][None])
         scores = np.where(mask[row], scores, -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
@@ -83,20 +88,41 @@ def test_values_and_gradients_equal_loops(length: int, kv_heads: int, group: int
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("slopes", [None, (0.5, 0.02, 0.1, 0.0)], ids=str)
 @pytest.mark.parametrize("length", [5, 129])
-def test_scores_are_scaled_and_bounded_as_asked(length: int) -> None:
+def test_scores_are_scaled_bounded_and_lowered_as_asked(length: int, slopes: Any) -> None:
     (*arrays, dy), mask = case(length)
-    scoring = Scoring(scale=0.9, soft_cap=1.5)
+    scoring = Scoring(scale=0.9, soft_cap=1.5, slopes_H=slopes)
+    # Positions, and not places in the row, say how far a key is.
+    positions = np.arange(length)[None] * np.array([[1], [3]])
+    places = Places(jnp.asarray(positions), jnp.asarray(positions))
 
     def run(*given: Any) -> tuple[jax.Array, ...]:
-        y, back = jax.vjp(lambda *x: attend_causally(*x, mask, scoring), *given)
+        y, back = jax.vjp(lambda *x: attend_causally(*x, mask, scoring, places), *given)
         return y, *back(dy)
 
-    expected = loops(*arrays, dy, np.asarray(mask), scale=0.9, cap=1.5)
+    expected = loops(
+        *arrays, dy, np.asarray(mask), scale=0.9, cap=1.5, slopes=slopes, positions=positions
+    )
     for got, wanted in zip(jax.jit(run)(*arrays), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-    decoded = jax.jit(lambda *x: attend(*x, mask, scoring))(*arrays)
+    decoded = jax.jit(lambda *x: attend(*x, mask, scoring, places))(*arrays)
     np.testing.assert_allclose(decoded, expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [
+        (1, (2**-8,)),
+        (4, (2**-2, 2**-4, 2**-6, 2**-8)),
+        (8, tuple(2.0**-h for h in range(1, 9))),
+        # Those of two heads, then the first of four.
+        (3, (2**-4, 2**-8, 2**-2)),
+        (6, (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)),
+    ],
+)
+def test_slopes_are_this_table(heads: int, slopes: tuple[float, ...]) -> None:
+    assert alibi_slopes(heads) == slopes
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -40,6 +40,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
         "position_encoding": "none",
     },
+    "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
 }  # fmt: skip
@@ -83,6 +84,7 @@ def alone() -> dict[str, Result]:
         ("local and global, biased", (2, 2, 2)),
         ("sparse", (2, 2, 2)),
         ("delta", (2, 2, 2)),
+        ("spiking", (2, 2, 2)),
         ("half of the tokens", (2, 2, 2)),
         ("ring", (1, 2, 2, 2)),
         ("rich", (2, 2, 2)),

@@ -6,7 +6,7 @@ from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_s
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
 from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
-from rtdlm.modules.attention.kinds import KINDS
+from rtdlm.modules.attention.kinds import KINDS, with_alibi
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
@@ -14,6 +14,8 @@ from rtdlm.modules.attention.ring_attention import attend_round
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import sparse_branches
+from rtdlm.modules.attention.spike_cache import SpikeCache
+from rtdlm.modules.attention.spiking import SpikeStatistics, attend_spiking
 from rtdlm.modules.attention.values import ValueSources
 
 __all__ = [
@@ -30,11 +32,14 @@ __all__ = [
     "RingCache",
     "Rotation",
     "Rows",
+    "SpikeCache",
+    "SpikeStatistics",
     "ValueSources",
     "attend",
     "attend_causally",
     "attend_ring",
     "attend_round",
+    "attend_spiking",
     "attend_window",
     "cache_mask",
     "causal_mask",
@@ -45,4 +50,5 @@ __all__ = [
     "rotate",
     "rotation",
     "sparse_branches",
+    "with_alibi",
 ]

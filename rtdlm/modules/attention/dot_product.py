@@ -8,7 +8,8 @@ FlashAttention (arXiv 2205.14135, appendix B.2) but with the weights kept instea
 
     dv = p^T dy / z     ds = p / z (dy v^T - sum_e dy y)     dq = ds k / sqrt(E)     dk = ds^T q
 
-with p = exp(s - max s) and z = sum_s p; bounded scores multiply ds by their slope. Every product
+with p = exp(s - max s) and z = sum_s p; bounded scores multiply ds by their slope, and what lowers
+far keys (ALiBi) has no gradient. Every product
 has operands in the activations' format and float32 sums, and the rows of its left operand are what
 is summed: see `primitives.product`. For that dv and dk are made as dy^T p and q^T ds, which turns
 the narrow operand instead of the wide.
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.accelerated import attend_fused, fused_attention_serves
+from rtdlm.modules.attention.alibi import Places
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.primitives import dot, row_major
 
@@ -39,10 +41,12 @@ def attend(
     value_BSKE: jax.Array,
     mask_BTS: jax.Array,
     scoring: Scoring = PLAIN,
+    places: Places | None = None,
 ) -> jax.Array:
     """`[B, T, H, E]`: what each query reads where `mask_BTS` is True; it must be True somewhere.
 
-    Keys and values are read as they lie, which is what decoding from a long cache needs.
+    Keys and values are read as they lie, which is what decoding from a long cache needs. `places`
+    are for scores that are lowered by distance.
     """
     if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BSKE):
         return attend_fused(query_BTHE, key_BSKE, value_BSKE, mask_BTS, causal=False)
@@ -52,7 +56,7 @@ def attend(
     query_BKNE = query.reshape(batch, kv_heads, -1, width)
     scores_BKNS = dot("BKNE,BSKE->BKNS", query_BKNE, key_BSKE)
     scores = scores_BKNS.reshape(batch, kv_heads, heads // kv_heads, length, slots)
-    scores = jnp.where(mask_BTS[:, None, None], scoring.bound(scores), MASKED)
+    scores = _masked(scores, mask_BTS, scoring, places)
     # Divided by their sum after they are rounded and read: decoding rounds as training does.
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums_BKN1 = jnp.sum(weights, axis=-1).reshape(*query_BKNE.shape[:3], 1)
@@ -68,6 +72,7 @@ def attend_causally(
     value_BTKE: jax.Array,
     mask_BTT: jax.Array,
     scoring: Scoring = PLAIN,
+    places: Places | None = None,
 ) -> jax.Array:
     """`attend` within a row, for a mask that is False above its diagonal; made for training.
 
@@ -82,8 +87,18 @@ def attend_causally(
     for start in range(0, length, size):
         stop = min(start + size, length)
         query, mask = query_BTHE[:, start:stop], mask_BTT[:, start:stop, :stop]
-        blocks.append(_attend(scoring, query, key_BTKE[:, :stop], value_BTKE[:, :stop], mask))
+        near = None if places is None else places.block(start, stop)
+        key, value = key_BTKE[:, :stop], value_BTKE[:, :stop]
+        blocks.append(_attend(scoring, query, key, value, mask, near))
     return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def _masked(
+    scores_BKGTS: jax.Array, mask_BTS: jax.Array, scoring: Scoring, places: Places | None
+) -> jax.Array:
+    back_BTS = None if places is None else places.back_BTS
+    scores = scoring.lower(scoring.bound(scores_BKGTS), back_BTS)
+    return jnp.where(mask_BTS[:, None, None], scores, MASKED)
 
 
 class _Kept(NamedTuple):
@@ -104,8 +119,9 @@ def _attend(
     key_BSKE: jax.Array,
     value_BSKE: jax.Array,
     mask_BTS: jax.Array,
+    places: Places | None,
 ) -> jax.Array:
-    return _forward(scoring, query_BTHE, key_BSKE, value_BSKE, mask_BTS)[0]
+    return _forward(scoring, query_BTHE, key_BSKE, value_BSKE, mask_BTS, places)[0]
 
 
 def _forward(
@@ -114,6 +130,7 @@ def _forward(
     key_BSKE: jax.Array,
     value_BSKE: jax.Array,
     mask_BTS: jax.Array,
+    places: Places | None,
 ) -> tuple[jax.Array, _Kept]:
     batch, length, _, width = query_BTHE.shape
     slots, kv_heads = key_BSKE.shape[1:3]
@@ -121,7 +138,7 @@ def _forward(
     query = _queries(query_BTHE * jnp.asarray(scoring.scale_for(width), dtype), kv_heads)
     key, value = _keys(key_BSKE), _keys(value_BSKE)
     scores = dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
-    scores = jnp.where(mask_BTS[:, None, None], scoring.bound(scores), MASKED)
+    scores = _masked(scores, mask_BTS, scoring, places)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums = jnp.sum(weights, axis=-1, keepdims=True).reshape(*query.shape[:2], 1)
     weights = weights.reshape(*query.shape[:2], slots).astype(dtype)
@@ -131,7 +148,7 @@ def _forward(
 
 def _backward(
     scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
     query, key, value, weights, sums, read = kept
     width, dtype = query.shape[-1], query.dtype
     kv_heads = key.shape[0] // dy_BTHE.shape[0]
@@ -150,6 +167,7 @@ def _backward(
         _rows(dquery.astype(dtype), dy_BTHE.shape),
         _slots(dkey.astype(dtype), kv_heads),
         _slots(dvalue.astype(dtype), kv_heads),
+        None,
         None,
     )
 

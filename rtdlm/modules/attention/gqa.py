@@ -15,9 +15,10 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 
-from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
+from rtdlm.modules.attention.kind import Cache, Heads, Kind, Measured, Rows
 from rtdlm.modules.attention.kinds import DENSE
 from rtdlm.modules.attention.rope import Rotation, rotate
+from rtdlm.modules.attention.spiking import SpikeStatistics
 from rtdlm.modules.attention.values import OWN_VALUES, ValueSources, mix_values
 from rtdlm.modules.primitives import Projection, project_all
 
@@ -34,6 +35,8 @@ class AttentionOutput(NamedTuple):
     """With this row's tokens in it."""
     first_BTKE: jax.Array | None
     """Values of the first layer, for the next one; None unless they were given."""
+    spikes: SpikeStatistics | None = None
+    """None where the kind has none, and with a cache."""
 
 
 def _unchanged(place: str, x: jax.Array) -> jax.Array:
@@ -97,10 +100,13 @@ class GroupedQueryAttention(hk.Module):
         query, key, value = self._project(x_BTD, turn, convolve)
         value, first_BTKE = mix_values(value, sources)
         asked = Heads(query, key, value, x_BTD)
-        if cache is None:
-            read_BTHE = self.kind.read(asked, rows)
-        else:
+        spikes = None
+        if cache is not None:
             read_BTHE, cache = self.kind.extend(asked, rows, cache)
+        elif isinstance(self.kind, Measured):
+            read_BTHE, spikes = self.kind.measure(asked, rows)
+        else:
+            read_BTHE = self.kind.read(asked, rows)
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
             "BTHE,HED->BTD",
@@ -109,7 +115,7 @@ class GroupedQueryAttention(hk.Module):
             bias=self.biases == "all",
             name="output",
         )
-        return AttentionOutput(out(read_BTHE), cache, first_BTKE)
+        return AttentionOutput(out(read_BTHE), cache, first_BTKE, spikes)
 
     @hk.transparent
     def _project(

@@ -6,7 +6,7 @@ continues rows one after another.
 Axes: B batch, T query time, S key time, D model, H heads, K key-value heads, E head features.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.delta import DeltaState
 from rtdlm.modules.attention.linear import LinearState
 from rtdlm.modules.attention.ring import RingCache
+from rtdlm.modules.attention.spike_cache import SpikeCache
+from rtdlm.modules.attention.spiking import SpikeStatistics
 
-Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState
+Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState | SpikeCache
 """One layer's memory of earlier tokens."""
 
 
@@ -73,3 +75,11 @@ class Kind(Protocol):
 
         A kind that does other work says how many keys would cost as much.
         """
+
+
+@runtime_checkable
+class Measured(Kind, Protocol):
+    """A kind that also tells how sparse it was."""
+
+    def measure(self, heads: Heads, rows: Rows) -> tuple[jax.Array, SpikeStatistics]:
+        """`read`, and its statistics."""

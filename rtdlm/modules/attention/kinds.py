@@ -4,16 +4,18 @@ Axes: B batch, T query time, S key time, H heads, K key-value heads, E head feat
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AttentionConfig
+from rtdlm.modules.attention.alibi import Places, alibi_slopes
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.kind import Heads, Kind, Rows
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
+from rtdlm.modules.attention.neurons import Spiking
 from rtdlm.modules.attention.recurrent import Delta, Linear
 from rtdlm.modules.attention.ring import RingCache, attend_ring
 from rtdlm.modules.attention.ring_attention import AXIS, attend_round
@@ -38,14 +40,16 @@ class Dense:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
-        return attend_causally(*heads.qkv, rows.mask_BTS, self.scoring)
+        places = Places(rows.positions_BT, rows.positions_BT)
+        return attend_causally(*heads.qkv, rows.mask_BTS, self.scoring, places)
 
     def extend(self, heads: Heads, rows: Rows, cache: KVCache) -> tuple[jax.Array, KVCache]:
         assert rows.mask_BTS is not None
         dtype = heads.query_BTHE.dtype
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
         key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
-        read = attend(heads.query_BTHE, key_BSKE, value_BSKE, rows.mask_BTS, self.scoring)
+        places = Places(rows.positions_BT, jnp.arange(key_BSKE.shape[1])[None])
+        read = attend(heads.query_BTHE, key_BSKE, value_BSKE, rows.mask_BTS, self.scoring, places)
         return read, cache
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> KVCache:
@@ -73,10 +77,14 @@ class Ring(Dense):
 
 @dataclass(frozen=True)
 class Sliding:
-    """The last `window` tokens of the document. O(T window) time, O(T) memory, O(1) to decode."""
+    """The last `window` tokens of the document and its first `sinks`.
+
+    O(T (window + sinks)) time, O(T) memory, O(1) to decode.
+    """
 
     window: int
     scoring: Scoring = PLAIN
+    sinks: int = 0
 
     def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
         return Rows(positions_BT, segment_ids_BT=segment_ids_BT)
@@ -88,22 +96,30 @@ class Sliding:
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
         return attend_window(
-            *heads.qkv, rows.segment_ids_BT, window=self.window, scoring=self.scoring
-        )
+            *heads.qkv, rows.segment_ids_BT,
+            window=self.window, sinks=self.sinks, scoring=self.scoring,
+        )  # fmt: skip
 
     def extend(self, heads: Heads, rows: Rows, cache: RingCache) -> tuple[jax.Array, RingCache]:
         assert rows.lengths_B is not None
         return attend_ring(
             *heads.qkv, positions_BT=rows.positions_BT, lengths_B=rows.lengths_B, cache=cache,
-            scoring=self.scoring,
+            sinks=self.sinks, scoring=self.scoring,
         )  # fmt: skip
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> RingCache:
         *rows, tokens, heads, features = shape
-        return RingCache.empty(*rows, min(tokens, self.window), heads, features, dtype=dtype)
+        slots = min(tokens, self.sinks + self.window)
+        return RingCache.empty(*rows, slots, heads, features, dtype=dtype)
 
     def keys_computed(self, length: int, *, head_dim: int) -> int:
-        return keys_computed(length, window=self.window)
+        return keys_computed(length, window=self.window, sinks=self.sinks)
+
+
+def with_alibi(kind: Kind, num_heads: int) -> Kind:
+    """`kind`, whose `num_heads` heads lower the scores of far keys; only for kinds with scores."""
+    assert isinstance(kind, Dense | Sliding)
+    return replace(kind, scoring=kind.scoring._replace(slopes_H=alibi_slopes(num_heads)))
 
 
 def _scoring(config: AttentionConfig) -> Scoring:
@@ -122,9 +138,10 @@ KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "gqa": lambda config: Dense(_scoring(config)),
     "mqa": lambda config: Dense(_scoring(config)),
     "ring": lambda config: Ring(_scoring(config)),
-    "sliding": lambda config: Sliding(config.reach, _scoring(config)),
+    "sliding": lambda config: Sliding(config.reach, _scoring(config), config.num_sinks),
     "sparse": _sparse,
     "linear": lambda _: Linear(),
     "delta": lambda _: Delta(),
+    "spiking": lambda _: Spiking(),
 }
 """`attention_type` -> the kind that a config's section describes."""

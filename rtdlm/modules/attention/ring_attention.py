@@ -140,11 +140,12 @@ def _scores(
     scoring: Scoring, query_BTKGE: jax.Array, own: Block, block: Block
 ) -> tuple[jax.Array, jax.Array | float]:
     """Masked scores `[B, K, G, T, S]` of a block, and their slopes if they are bounded."""
-    scores = scoring.bound(_dot("BTKGE,BSKE->BKGTS", query_BTKGE, block.key_BSKE))
+    bounded = scoring.bound(_dot("BTKGE,BSKE->BKGTS", query_BTKGE, block.key_BSKE))
+    back_BTS = (own.place_S[:, None] - block.place_S[None])[None]
+    scores = scoring.lower(bounded, back_BTS)
     same_BTS = own.segment_ids_BS[:, :, None] == block.segment_ids_BS[:, None]
-    past_TS = own.place_S[:, None] >= block.place_S[None]
-    visible = (same_BTS & past_TS[None])[:, None, None]
-    return jnp.where(visible, scores, MASKED), scoring.slope(scores)
+    visible = (same_BTS & (back_BTS >= 0))[:, None, None]
+    return jnp.where(visible, scores, MASKED), scoring.slope(bounded)
 
 
 def _handed_on(tree: Any) -> Any:

@@ -1,12 +1,15 @@
-"""How a query and a key become a score: scaled, and bounded where it is asked for.
+"""How a query and a key become a score: scaled, and where it is asked for bounded and lowered.
 
 s = scale q k,  or  cap tanh(scale q k / cap)      (soft cap: Gemma 2, arXiv 2408.00118)
+s <- s - slope (distance)                          (ALiBi: see `alibi`)
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from rtdlm.modules.attention.alibi import lower_far
 
 
 class Scoring(NamedTuple):
@@ -16,6 +19,8 @@ class Scoring(NamedTuple):
     """None is 1 / sqrt(head features)."""
     soft_cap: float | None = None
     """Scores stay within (-cap, cap); None bounds nothing."""
+    slopes_H: tuple[float, ...] | None = None
+    """ALiBi's slope of each query head; None lowers nothing."""
 
     def scale_for(self, width: int) -> float:
         """What queries of `width` features are multiplied by."""
@@ -26,6 +31,13 @@ class Scoring(NamedTuple):
         if self.soft_cap is None:
             return scores
         return self.soft_cap * jnp.tanh(scores / self.soft_cap)
+
+    def lower(self, bounded_BKGTS: jax.Array, back_BTS: jax.Array | None) -> jax.Array:
+        """Bounded scores of keys that are `back_BTS` tokens back, less what distance takes."""
+        if self.slopes_H is None:
+            return bounded_BKGTS
+        assert back_BTS is not None
+        return lower_far(bounded_BKGTS, self.slopes_H, back_BTS)
 
     def slope(self, bounded: jax.Array) -> jax.Array | float:
         """The derivative of `bound` where it gives `bounded`; 0 where that was masked since."""

@@ -2,17 +2,18 @@
 
     y_t = sum_s softmax_s(q_t k_s / sqrt(E)) v_s,   t - window < s <= t, s in t's own document
 
-(Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825.) The row is cut into blocks of C queries;
-a block reads the C keys beside it and the P >= window - 1 before them. One block is computed after
-another, so that its scores stay in the processor's cache, and the backward pass computes them
-again from the saved normaliser (FlashAttention, arXiv 2205.14135) instead of keeping them.
+(Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825), and with attention sinks the document's
+first tokens, see `reach`. The row is cut into blocks of C queries; a block reads the C keys beside
+it, the P >= window - 1 before them and its sinks. One block is computed after another, so that its
+scores stay in the processor's cache, and the backward pass computes them again from the saved
+normaliser (FlashAttention, arXiv 2205.14135) instead of keeping them.
 
 Both operands of every product have the input's format and its result is float32, which is what
 reaches a CPU's bfloat16 units. The backward pass multiplies by the transposes of small arrays,
 made beforehand, and never by the transpose of the scores, which XLA for CPUs does slowly.
 
 Axes: B batch, T time, H heads, K key-value heads, G = H / K, R = B * K rows of keys, E head
-features, I blocks, C queries of a block, N = G * C, P keys before a block, S = P + C its keys.
+features, I blocks, C queries of a block, N = G * C, P keys before a block, S its keys.
 """
 
 import functools
@@ -23,13 +24,22 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
+from rtdlm.modules.attention.reach import (
+    NO_SEGMENT,
+    Plan,
+    Reach,
+    first_tokens,
+    make_plan,
+    reach,
+    round_up,
+    sink_places,
+    take_sinks,
+)
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.primitives import dot, narrow
 
 BLOCK = 128
 """Queries of a block; smaller ones read fewer keys in vain, and make smaller products."""
-_LANES = 16
-_NO_SEGMENT = -1
 
 
 def attend_window(
@@ -40,9 +50,10 @@ def attend_window(
     *,
     window: int,
     block: int = BLOCK,
+    sinks: int = 0,
     scoring: Scoring = PLAIN,
 ) -> jax.Array:
-    """What each query reads of itself and the `window` - 1 tokens before it.
+    """What each query reads of itself, the `window` - 1 tokens before it and the sinks.
 
     Args:
         query_BTHE: queries; H is a multiple of K.
@@ -51,59 +62,41 @@ def attend_window(
         segment_ids_BT: int32 document of each token, at least 0; only its own is read.
         window: tokens read, at least 1; more than T is all of them.
         block: queries computed at a time, a matter of speed alone.
+        sinks: first tokens of a document that all of it reads, too.
         scoring: how a query and a key become a score.
 
     Returns:
         `[B, T, H, E]` in the input's format.
     """
-    length = query_BTHE.shape[1]
-    block = min(block, _round_up(length, _LANES))
-    spare = _round_up(length, block) - length
+    length, dtype = query_BTHE.shape[1], query_BTHE.dtype
+    plan = make_plan(length, window=window, block=block, sinks=sinks, scoring=scoring)
+    spare = round_up(length, plan.block) - length
 
     def pad(x: jax.Array, value: int = 0) -> jax.Array:
         return jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
 
-    width = query_BTHE.shape[-1]
-    plan = _Plan(min(window, length), block, scoring)
-    read = _attend(
-        plan,
-        pad(query_BTHE * jnp.asarray(scoring.scale_for(width), query_BTHE.dtype)),
-        pad(key_BTKE),
-        pad(value_BTKE),
-        pad(segment_ids_BT, _NO_SEGMENT),
-    )
-    return read[:, :length]
+    query = pad(query_BTHE * jnp.asarray(scoring.scale_for(query_BTHE.shape[-1]), dtype))
+    segments = pad(segment_ids_BT, NO_SEGMENT)
+    sink_BIN = sink_places(plan, first_tokens(segments))
+    apart = _Apart(*(take_sinks(x, sink_BIN) for x in (key_BTKE, value_BTKE)))
+    return _attend(plan, query, pad(key_BTKE), pad(value_BTKE), apart, segments)[:, :length]
 
 
-def keys_computed(length: int, *, window: int, block: int = BLOCK) -> int:
+def keys_computed(length: int, *, window: int, block: int = BLOCK, sinks: int = 0) -> int:
     """Keys that `attend_window` multiplies each of `length` queries by, rounded down.
 
     A block reads all its keys for all its queries, and the last may be filled up: the mean is
-    min(T, window) + C, but for roundings.
+    min(T, window) + sinks + C, but for roundings.
     """
-    block = min(block, _round_up(length, _LANES))
-    keys = _Plan(min(window, length), block).keys
-    return keys * _round_up(length, block) // length
+    plan = make_plan(length, window=window, block=block, sinks=sinks)
+    return plan.keys * round_up(length, plan.block) // length
 
 
-class _Plan(NamedTuple):
-    """What is static: tokens read, queries of a block, and how they score."""
+class _Apart(NamedTuple):
+    """Keys and values of the sinks of each block; none without sinks."""
 
-    window: int
-    block: int
-    scoring: Scoring = PLAIN
-
-    @property
-    def before(self) -> int:
-        return _round_up(self.window - 1, _LANES)
-
-    @property
-    def keys(self) -> int:
-        return self.before + self.block
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+    key_IRNE: jax.Array
+    value_IRNE: jax.Array
 
 
 def _padded_rows(x_BTKE: jax.Array, before: int) -> jax.Array:
@@ -114,32 +107,31 @@ def _padded_rows(x_BTKE: jax.Array, before: int) -> jax.Array:
     return jnp.concatenate([nothing, x_RTE], axis=1)
 
 
-def _masks(plan: _Plan, segment_ids_BT: jax.Array) -> jax.Array:
-    """`[I, B, C, S]`, made beforehand: cut out in the loop they would keep it from vectorising."""
-    place_C = jnp.arange(plan.block)[:, None]
-    place_S = jnp.arange(plan.keys)[None] - plan.before
-    near_CS = (place_S <= place_C) & (place_C - place_S < plan.window)
-    padded = jnp.pad(segment_ids_BT, ((0, 0), (plan.before, 0)), constant_values=_NO_SEGMENT)
-    starts = range(0, segment_ids_BT.shape[1], plan.block)
-    segments_IBS = jnp.stack([padded[:, start : start + plan.keys] for start in starts])
-    own_IBC = segments_IBS[:, :, plan.before :]
-    return near_CS[None, None] & (own_IBC[..., None] == segments_IBS[:, :, None])
-
-
 def _scores(
-    scoring: Scoring, query_RNE: jax.Array, key_RSE: jax.Array, mask_BCS: jax.Array
-) -> jax.Array:
-    batch, block, keys = mask_BCS.shape
-    scores_RNS = scoring.bound(dot("RNE,RSE->RNS", query_RNE, key_RSE))
-    scores = scores_RNS.reshape(batch, -1, query_RNE.shape[1] // block, block, keys)
-    return jnp.where(mask_BCS[:, None, None], scores, MASKED).reshape(scores_RNS.shape)
+    plan: Plan, query_RNE: jax.Array, key_RSE: jax.Array, near: Reach
+) -> tuple[jax.Array, jax.Array]:
+    """Scores as they are compared, and as they were before the mask and what distance takes."""
+    batch, block, keys = near.mask_IBCS.shape
+    bounded_RNS = plan.scoring.bound(dot("RNE,RSE->RNS", query_RNE, key_RSE))
+    scores = bounded_RNS.reshape(batch, -1, query_RNE.shape[1] // block, block, keys)
+    back_BCS = None
+    if near.place_IBS is not None:
+        back_BCS = jnp.arange(block)[None, :, None] - near.place_IBS[:, None]
+    scores = plan.scoring.lower(scores, back_BCS)
+    scores = jnp.where(near.mask_IBCS[:, None, None], scores, MASKED)
+    return scores.reshape(bounded_RNS.shape), bounded_RNS
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: _Plan, query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
+    plan: Plan,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    apart: _Apart,
+    segments: jax.Array,
 ) -> jax.Array:
-    return _forward(plan, query, key, value, segments)[0]
+    return _forward(plan, query, key, value, apart, segments)[0]
 
 
 class _Saved(NamedTuple):
@@ -148,24 +140,30 @@ class _Saved(NamedTuple):
     query_IRNE: jax.Array
     key_BTKE: jax.Array
     value_BTKE: jax.Array
+    apart: _Apart
     segment_ids_BT: jax.Array
     read_IRNE: jax.Array
     normaliser_IRN: jax.Array
 
 
 def _forward(
-    plan: _Plan, query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
+    plan: Plan,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    apart: _Apart,
+    segments: jax.Array,
 ) -> tuple[jax.Array, _Saved]:
     query_IRNE = to_chunks(query, key.shape[2], plan.block)
     keys, values = _padded_rows(key, plan.before), _padded_rows(value, plan.before)
 
     def tile(
-        start: jax.Array, given: tuple[jax.Array, jax.Array]
+        start: jax.Array, given: tuple[jax.Array, _Apart, Reach]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        query_RNE, mask_BCS = given
-        key_RSE = jax.lax.dynamic_slice_in_dim(keys, start, plan.keys, axis=1)
-        value_RSE = jax.lax.dynamic_slice_in_dim(values, start, plan.keys, axis=1)
-        scores_RNS = _scores(plan.scoring, query_RNE, key_RSE, mask_BCS)
+        query_RNE, sinks, near = given
+        key_RSE = _block_keys(plan, keys, start, sinks.key_IRNE)
+        value_RSE = _block_keys(plan, values, start, sinks.value_IRNE)
+        scores_RNS, _ = _scores(plan, query_RNE, key_RSE, near)
         top_RN1 = jnp.max(scores_RNS, axis=-1, keepdims=True)
         weights_RNS = jnp.exp(scores_RNS - top_RN1)
         total_RN1 = jnp.sum(weights_RNS, axis=-1, keepdims=True)
@@ -173,10 +171,16 @@ def _forward(
         normaliser_RN1 = top_RN1 + jnp.log(total_RN1)
         return start + plan.block, (narrow(read_RNE, query.dtype), normaliser_RN1[..., 0])
 
-    given = (query_IRNE, _masks(plan, segments))
+    given = (query_IRNE, apart, reach(plan, segments))
     _, (read_IRNE, normaliser_IRN) = jax.lax.scan(tile, jnp.int32(0), given)
-    saved = _Saved(query_IRNE, key, value, segments, read_IRNE, normaliser_IRN)
+    saved = _Saved(query_IRNE, key, value, apart, segments, read_IRNE, normaliser_IRN)
     return from_chunks(read_IRNE, query.shape[0], plan.block), saved
+
+
+def _block_keys(plan: Plan, keys: jax.Array, start: jax.Array, sinks_RNE: jax.Array) -> jax.Array:
+    """`[R, S, E]`: the sinks and the span of the block that begins at `start`."""
+    span = jax.lax.dynamic_slice_in_dim(keys, start, plan.span, axis=1)
+    return jnp.concatenate([sinks_RNE, span], axis=1) if plan.apart else span
 
 
 class _Tile(NamedTuple):
@@ -188,12 +192,13 @@ class _Tile(NamedTuple):
     change_REN: jax.Array
     read_RNE: jax.Array
     normaliser_RN: jax.Array
-    mask_BCS: jax.Array
+    apart: _Apart
+    near: Reach
 
 
 def _backward(
-    plan: _Plan, saved: _Saved, change_BTHE: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    plan: Plan, saved: _Saved, change_BTHE: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, _Apart, None]:
     key, value, query_IRNE = saved.key_BTKE, saved.value_BTKE, saved.query_IRNE
     keys, values = _padded_rows(key, plan.before), _padded_rows(value, plan.before)
     change_IRNE = to_chunks(change_BTHE, key.shape[2], plan.block)
@@ -204,45 +209,51 @@ def _backward(
 
     def tile(
         carry: tuple[jax.Array, jax.Array], given: _Tile
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
         start, open_REP = carry
-        key_RSE = jax.lax.dynamic_slice_in_dim(keys, start, plan.keys, axis=1)
-        value_RSE = jax.lax.dynamic_slice_in_dim(values, start, plan.keys, axis=1)
-        change_query, change_window = _tile_gradient(plan.scoring, given, key_RSE, value_RSE)
-        # The first C keys of the window are read by no later block: theirs is complete.
-        total = change_window + jnp.pad(open_REP, ((0, 0),) * 3 + ((0, plan.block),))
+        key_RSE = _block_keys(plan, keys, start, given.apart.key_IRNE)
+        value_RSE = _block_keys(plan, values, start, given.apart.value_IRNE)
+        change_query, change_keys = _tile_gradient(plan, given, key_RSE, value_RSE)
+        change_sinks, change_span = jnp.split(change_keys, [plan.apart], axis=-1)
+        # The first C keys of the span are read by no later block: theirs is complete.
+        total = change_span + jnp.pad(open_REP, ((0, 0),) * 3 + ((0, plan.block),))
+        closed_REC = total[..., : plan.block]
         return (start + plan.block, total[..., plan.block :]), (
             change_query,
-            total[..., : plan.block],
+            closed_REC,
+            change_sinks,
         )
 
     rows, width = query_IRNE.shape[1], query_IRNE.shape[-1]
     opened = jnp.zeros((2, rows, width, plan.before), jnp.float32)
     stacked = _Tile(
         query_IRNE, query_IREN, change_IRNE, change_IREN,
-        saved.read_IRNE, saved.normaliser_IRN, _masks(plan, saved.segment_ids_BT),
+        saved.read_IRNE, saved.normaliser_IRN, saved.apart, reach(plan, saved.segment_ids_BT),
     )  # fmt: skip
-    (_, opened), (change_query, closed) = jax.lax.scan(tile, (jnp.int32(0), opened), stacked)
+    (_, opened), (change_query, closed, sinks) = jax.lax.scan(tile, (jnp.int32(0), opened), stacked)
     change_key, change_value = (
         _collect(closed[:, side], opened[side], key, plan) for side in range(2)
     )
     change_query_BTHE = from_chunks(change_query, key.shape[0], plan.block)
-    return change_query_BTHE, change_key, change_value, None
+    change_apart = _Apart(
+        *(narrow(jnp.swapaxes(sinks[:, side], -1, -2), key.dtype) for side in range(2))
+    )
+    return change_query_BTHE, change_key, change_value, change_apart, None
 
 
 def _tile_gradient(
-    scoring: Scoring, given: _Tile, key_RSE: jax.Array, value_RSE: jax.Array
+    plan: Plan, given: _Tile, key_RSE: jax.Array, value_RSE: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of a block's queries `[R, N, E]`, and of its keys and values `[2, R, E, S]`."""
     dtype = given.query_RNE.dtype
-    scores_RNS = _scores(scoring, given.query_RNE, key_RSE, given.mask_BCS)
+    scores_RNS, bounded_RNS = _scores(plan, given.query_RNE, key_RSE, given.near)
     weights_RNS = jnp.exp(scores_RNS - given.normaliser_RN[..., None])
     change_weights = dot("RNE,RSE->RNS", given.change_RNE, value_RSE)
     product = given.change_RNE.astype(jnp.float32) * given.read_RNE.astype(jnp.float32)
     mean_RN1 = jnp.sum(product, axis=-1, keepdims=True)
     change_scores = weights_RNS * (change_weights - mean_RN1)
-    if scoring.soft_cap is not None:
-        change_scores *= scoring.slope(scores_RNS)
+    if plan.scoring.soft_cap is not None:
+        change_scores *= plan.scoring.slope(bounded_RNS)
     change_scores = narrow(change_scores, dtype)
     change_query = narrow(dot("RNS,RSE->RNE", change_scores, key_RSE), dtype)
     change_key = dot("REN,RNS->RES", given.query_REN, change_scores)
@@ -251,7 +262,7 @@ def _tile_gradient(
 
 
 def _collect(
-    closed_IREC: jax.Array, open_REP: jax.Array, like_BTKE: jax.Array, plan: _Plan
+    closed_IREC: jax.Array, open_REP: jax.Array, like_BTKE: jax.Array, plan: Plan
 ) -> jax.Array:
     """The blocks' gradients as one array like the keys, without the keys before the row."""
     batch, length, kv_heads, width = like_BTKE.shape

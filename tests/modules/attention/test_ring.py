@@ -1,10 +1,14 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtdlm.modules.attention.alibi import Places
 from rtdlm.modules.attention.dot_product import attend
 from rtdlm.modules.attention.ring import RingCache, attend_ring
+from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from tests.modules.attention.windows import draw, window_mask
 
 
@@ -15,7 +19,7 @@ def test_slots_are_taken_in_turn():
     positions = jnp.tile(jnp.arange(5)[None], (2, 1))
     cache = cache.write(both, both, positions, jnp.asarray([5, 2]))
     assert cache.kv.value_BSKE[:, :, 0, 0].tolist() == [[13, 14, 12], [-10, -11, 0]]
-    assert cache.holds_BW.tolist() == [[4, 5, 3], [1, 2, 0]]
+    assert cache.holds_BS.tolist() == [[4, 5, 3], [1, 2, 0]]
     one = jnp.full((2, 1, 1, 1), 7.0)
     cache = cache.write(one, one, jnp.asarray([[5], [2]]), jnp.asarray([1, 0]))
     assert cache.kv.value_BSKE[:, :, 0, 0].tolist() == [[13, 14, 7], [-10, -11, 0]]
@@ -26,11 +30,26 @@ def test_slots_are_taken_in_turn():
     ]
 
 
+def test_sinks_keep_the_first_slots():
+    cache = RingCache.empty(1, 4, 1, 1)
+    tokens = jnp.arange(6.0).reshape(1, 6, 1, 1)
+    cache = cache.write(tokens, tokens, jnp.arange(6)[None], jnp.asarray([6]), sinks=1)
+    assert cache.positions_BS.tolist() == [[0, 4, 5, 3]]
+    assert cache.mask(jnp.asarray([[5]]), sinks=1).tolist() == [[[True] * 4]]
+    assert cache.mask(jnp.asarray([[7]]), sinks=1).tolist() == [[[True, False, True, False]]]
+
+
+LOWERED = Scoring(slopes_H=(0.5, 0.01, 0.1, 0.0))
+
+
+@pytest.mark.parametrize(("sinks", "scoring"), [(0, PLAIN), (2, LOWERED)], ids=str)
 @pytest.mark.parametrize("calls", [[1] * 20, [7, 1, 1, 5, 6], [20], [3, 17]])
-def test_in_any_pieces_it_equals_one_dense_pass(calls):
+def test_in_any_pieces_it_equals_one_dense_pass(calls, sinks, scoring):
     query, key, value = draw(length=20)
-    expected = attend(query, key, value, window_mask(jnp.ones((2, 20), jnp.int32), 6))
-    step, cache, reads, start = jax.jit(attend_ring), RingCache.empty(2, 6, 2, 8), [], 0
+    mask = window_mask(jnp.ones((2, 20), jnp.int32), 6, sinks)
+    expected = attend(query, key, value, mask, scoring, Places(*[jnp.arange(20)[None]] * 2))
+    step = jax.jit(partial(attend_ring, sinks=sinks, scoring=scoring))
+    cache, reads, start = RingCache.empty(2, sinks + 6, 2, 8), [], 0
     for count in calls:
         piece = slice(start, start + count)
         # Calls end in two tokens of padding, which nothing may ever read.

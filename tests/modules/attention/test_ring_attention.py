@@ -9,6 +9,7 @@ import pytest
 
 from rtdlm.config import AGIConfig, MeshConfig, UserError
 from rtdlm.modules.attention import attend_causally, attend_round, causal_mask
+from rtdlm.modules.attention.alibi import Places, alibi_slopes
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.parallel import batch_sharding, make_mesh
 from tests.modules.attention.windows import packed
@@ -28,15 +29,17 @@ def round_mesh(ways: int) -> jax.sharding.Mesh:
 
 @pytest.mark.parametrize(
     ("ways", "scoring"),
-    [*((ways, PLAIN) for ways in (1, 2, 3, 4, 8)), (4, Scoring(0.5, 1.5))],
+    [*((ways, PLAIN) for ways in (1, 2, 3, 4, 8)), (4, Scoring(0.5, 1.5, alibi_slopes(HEADS)))],
     ids=str,
 )
 def test_values_and_gradients_equal_the_dense_form(ways: int, scoring: Scoring) -> None:
     *given, weights = qkv()
     segments = packed(BATCH, LENGTH)
+    place_BT = jnp.broadcast_to(jnp.arange(LENGTH), segments.shape)
 
     def dense(*given: jax.Array) -> jax.Array:
-        read = attend_causally(*given, causal_mask(segments), scoring)
+        places = Places(place_BT, place_BT)
+        read = attend_causally(*given, causal_mask(segments), scoring, places)
         return jnp.sum(read * weights), read
 
     def ring(*given: jax.Array) -> jax.Array:

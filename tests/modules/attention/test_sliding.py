@@ -1,8 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtdlm.modules.attention.alibi import Places
 from rtdlm.modules.attention.dot_product import attend
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window
@@ -13,34 +16,50 @@ def close(found, expected, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), found, expected)
 
 
-@pytest.mark.parametrize("scoring", [PLAIN, Scoring(scale=0.9, soft_cap=1.5)], ids=str)
-@pytest.mark.parametrize(
-    ("length", "window", "block"),
-    [
-        (37, 8, 16),
-        (64, 16, 16),
-        (37, 1, 16),
-        (50, 33, 16),
-        (5, 8, 128),
-        (40, 100, 16),
-        (48, 17, 32),
-    ],
-)
-def test_equals_masked_dense_with_its_gradients(length, window, block, scoring):
+CAPPED = Scoring(scale=0.9, soft_cap=1.5)
+LOWERED = CAPPED._replace(slopes_H=(0.5, 0.01, 0.1, 0.0))
+SHAPES = [
+    (37, 8, 16),
+    (64, 16, 16),
+    (37, 1, 16),
+    (50, 33, 16),
+    (5, 8, 128),
+    (40, 100, 16),
+    (48, 17, 32),
+]
+CASES = [(*shape, 0, scoring) for shape in SHAPES for scoring in (PLAIN, CAPPED)]
+CASES += [
+    (37, 8, 16, 0, LOWERED),
+    (70, 5, 16, 3, LOWERED),
+    (70, 17, 16, 1, PLAIN),
+    (60, 2, 16, 20, PLAIN),
+    (20, 30, 16, 4, PLAIN),
+]
+
+
+def long_documents(length):
+    """One document, and three of which the last is padding: sinks far before the window."""
+    rows = [[1] * length, [1] * 9 + [2] * (length - 14) + [0] * 5]
+    return jnp.asarray(rows, jnp.int32)
+
+
+@pytest.mark.parametrize(("length", "window", "block", "sinks", "scoring"), CASES, ids=str)
+def test_equals_masked_dense_with_its_gradients(length, window, block, sinks, scoring):
     query, key, value = draw(length=length)
-    segments = packed(2, length)
+    segments = long_documents(length) if sinks else packed(2, length)
+    places = Places(*[jnp.arange(length)[None]] * 2)
     change = jnp.cos(jnp.arange(query.size, dtype=jnp.float32)).reshape(query.shape)
 
     def results(function):
         read, pullback = jax.vjp(function, query, key, value)
         return read, pullback(change)
 
-    mask = window_mask(segments, window)
-    expected = jax.jit(lambda: results(lambda q, k, v: attend(q, k, v, mask, scoring)))()
+    mask = window_mask(segments, window, sinks)
+    expected = jax.jit(lambda: results(lambda q, k, v: attend(q, k, v, mask, scoring, places)))()
     found = jax.jit(
         lambda: results(
             lambda q, k, v: attend_window(
-                q, k, v, segments, window=window, block=block, scoring=scoring
+                q, k, v, segments, window=window, block=block, sinks=sinks, scoring=scoring
             )
         )
     )()
@@ -50,7 +69,7 @@ def test_equals_masked_dense_with_its_gradients(length, window, block, scoring):
 def test_a_later_token_leaves_the_past_bitwise_unchanged():
     query, key, value = draw(length=50)
     segments = jnp.ones((2, 50), jnp.int32)
-    read = jax.jit(lambda *x: attend_window(*x, segments, window=20, block=16))
+    read = jax.jit(lambda *x: attend_window(*x, segments, window=20, block=16, sinks=2))
     before = read(query, key, value)
     for t in (15, 16, 33):
         changed = read(*(x.at[:, t].add(1.0) for x in (query, key, value)))
@@ -60,12 +79,13 @@ def test_a_later_token_leaves_the_past_bitwise_unchanged():
 
 
 def test_packed_documents_read_as_if_alone():
-    query, key, value = draw(batch=1, length=40)
-    segments = jnp.asarray([[1] * 13 + [2] * 27], jnp.int32)
-    together = attend_window(query, key, value, segments, window=9, block=16)
-    for part in (slice(0, 13), slice(13, 40)):
+    query, key, value = draw(batch=1, length=60)
+    segments = jnp.asarray([[1] * 13 + [2] * 47], jnp.int32)
+    read = jax.jit(partial(attend_window, window=9, block=16, sinks=2))
+    together = read(query, key, value, segments)
+    for part in (slice(0, 13), slice(13, 60)):
         pieces = (x[:, part] for x in (query, key, value))
-        alone = attend_window(*pieces, segments[:, part], window=9, block=16)
+        alone = read(*pieces, segments[:, part])
         close(together[:, part], alone, 1e-6)
 
 

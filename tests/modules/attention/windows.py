@@ -25,11 +25,12 @@ def packed(batch: int, length: int) -> jax.Array:
     return jnp.asarray(rows, jnp.int32)
 
 
-def window_mask(segment_ids: jax.Array, window: int) -> jax.Array:
+def window_mask(segment_ids: jax.Array, window: int, sinks: int = 0) -> jax.Array:
     """True where query t may read key s, one pair at a time."""
     segments = np.asarray(segment_ids)
     batch, length = segments.shape
     mask = np.zeros((batch, length, length), bool)
     for b, t, s in np.ndindex(mask.shape):
-        mask[b, t, s] = s <= t < s + window and segments[b, s] == segments[b, t]
+        near = t < s + window or s - np.argmax(segments[b] == segments[b, s]) < sinks
+        mask[b, t, s] = s <= t and near and segments[b, s] == segments[b, t]
     return jnp.asarray(mask)
