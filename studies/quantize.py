@@ -1,8 +1,8 @@
 """`python -m studies quantize`: what weights in few bits take and lose, on models trained here.
 
-A small model is trained on the sources of this Python's library by the training command, once a
-seed. Its weights are then rounded to each format, and the perplexity on held-out text is told
-beside that of the weights as they were.
+A small model of bytes is trained on the sources of this Python's library by the training command,
+once a seed. Its weights are then rounded to each format, and the perplexity on held-out text is
+told beside that of the weights as they were.
 """
 
 import tempfile
@@ -23,13 +23,12 @@ from studies.training import run_training
 
 DESCRIPTION = "bytes and perplexity of int8, int4 and nf4 weights against float32"
 SEEDS = 3
-STEPS = 400
-VOCABULARY = 2048
+STEPS = 300
 BATCHES = 24
 WHOLE = "float32"
 BARS: dict[str, Bar] = {"int8": ("<=", 1.0), "int4": ("<=", 5.0), "nf4": ("<=", 5.0)}
-MODEL = ("d_model=128", "num_layers=4", "num_heads=4", "num_kv_heads=2", "d_ff=384",
-         "max_seq_len=128", "batch_size=16")  # fmt: skip
+MODEL = ("d_model=128", "num_layers=2", "num_heads=4", "num_kv_heads=2", "d_ff=384",
+         "max_seq_len=64", "batch_size=16")  # fmt: skip
 SMOKE = ("d_model=16", "num_layers=1", "num_heads=1", "num_kv_heads=1", "d_ff=16",
          "max_seq_len=16", "batch_size=8", "optimizer.warmup_steps=1")  # fmt: skip
 
@@ -58,8 +57,8 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     found: dict[str, list[Measured]] = {name: [] for name in (WHOLE, *KINDS)}
     with tempfile.TemporaryDirectory(prefix="rtdlm-study-") as directory:
         shards = Path(directory) / "shards"
-        kind, text = ("byte", __file__) if flags.smoke else ("bpe", PYTHON_LIBRARY)
-        prepare([text], shards, tokenizer=kind, vocab_size=VOCABULARY, held_out_fraction=0.05)
+        text = __file__ if flags.smoke else PYTHON_LIBRARY
+        prepare([text], shards, tokenizer="byte", vocab_size=257, held_out_fraction=0.05)
         for seed in range(seeds):
             tell(f"seed {seed}")
             run = Path(directory) / str(seed)
