@@ -23,13 +23,10 @@ USAGE = """Measures what each ingredient is worth.
 """
 STUDIES = {
     "recipe": "studies.recipe",
-STUDIES = {
-    "recipe": "studies.recipe",
     "kinds": "studies.kinds",
     "needle": "studies.needle",
     "formats": "studies.formats",
     "quantize": "studies.quantize",
-}
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""

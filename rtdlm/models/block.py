@@ -167,7 +167,17 @@ class Block(hk.Module):
                 d_ff=config.d_ff, out_scale=self.out_scale, bias=config.biases == "all"
             )
             return layer(x_BTD), None
-        experts = SparseExperts(config.experts, d_ff=config.d_ff, out_scale=self.out_scale)
+        shared = None
+        if config.experts.shared:
+            shared = partial(
+                FEEDFORWARDS["swiglu"],
+                d_ff=config.experts.shared * config.d_ff,
+                out_scale=self.out_scale,
+                name="shared",
+            )
+        experts = SparseExperts(
+            config.experts, d_ff=config.d_ff, out_scale=self.out_scale, shared=shared
+        )
         return experts(x_BTD, weights_BT=given.weights_BT)
 
 

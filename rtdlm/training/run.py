@@ -252,6 +252,7 @@ def summary(config: AGIConfig) -> dict[str, Any]:
     feedforward = f"{config.feedforward}, {config.d_ff} wide"
     if experts.num_experts:
         feedforward += f", {experts.choices} of {experts.num_experts} experts a token"
+        feedforward += f" and {experts.shared} shared" if experts.shared else ""
     return {
         "model": f"{config.num_layers} layers, {config.d_model} wide, {config.num_heads} heads, "
         f"{config.kv_heads} key-value heads ({config.attention_type})",

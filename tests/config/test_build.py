@@ -199,7 +199,8 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         (
             {"attention_type": "linear", "position_encoding": "alibi"},
             "position_encoding='alibi' cannot be combined with attention_type='linear': it lowers "
-            "scores, which only 'mha', 'gqa', 'mqa', 'ring', 'sliding' have; use another position_encoding",
+            "scores, which only 'mha', 'gqa', 'mqa', 'ring', 'sliding' have; use another "
+            "position_encoding",
         ),
         (
             {"attention_type": "sliding", "attention": {"window": 0}},

@@ -60,6 +60,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "experts in every second layer": {
         "num_layers": 4, "experts": {"num_experts": 4, "capacity_factor": 1.0, "every": 2},
     },
+    "two of four experts and a shared one": {
+        "experts": {"num_experts": 4, "capacity_factor": 1.0, "shared": 1, "bias_rate": 0.1},
+    },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
 from rtdlm.models.decoder import Scores
 from tests.models.small import (
+    DROPLESS,
     RICH,
     ROOMY,
     TIGHT,
@@ -53,6 +54,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
+    "dropless experts": {"experts": DROPLESS},
 }  # fmt: skip
 
 ROWS = 6
@@ -123,6 +125,7 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "half of the tokens",
         "rich",
         "experts with room",
+        "dropless experts",
     ],
 )
 def test_packed_documents_equal_separate_documents(form: str) -> None:

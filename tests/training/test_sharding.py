@@ -11,7 +11,15 @@ import pytest
 from rtdlm.training import muon
 from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
-from tests.models.small import GPT, RICH, TIGHT, assert_trees_close, packed_batch, small_config
+from tests.models.small import (
+    DROPLESS,
+    GPT,
+    RICH,
+    TIGHT,
+    assert_trees_close,
+    packed_batch,
+    small_config,
+)
 from tests.training.runs import ONE, PLAIN, Run, flat
 
 Result = tuple[dict[str, np.ndarray], list[Metrics]]
@@ -43,6 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
+    "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},
 }  # fmt: skip
 
 
@@ -89,6 +98,7 @@ def alone() -> dict[str, Result]:
         ("ring", (1, 2, 2, 2)),
         ("rich", (2, 2, 2)),
         ("experts that drop", (2, 2, 2)),
+        ("dropless experts", (2, 2, 2)),
     ],
     ids=str,
 )
