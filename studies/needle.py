@@ -64,6 +64,7 @@ class Size(NamedTuple):
     config: Mapping[str, Any]
     window: int
     block: int
+    chosen: int
     steps: int
 
 
@@ -78,12 +79,12 @@ WHOLE = Size(
             "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0,
         },
     },
-    window=32, block=8, steps=250,
+    window=32, block=4, chosen=8, steps=200,
 )  # fmt: skip
 SMOKE = Size(
     Task(length=48, pairs=2, planted=24, keys=4, values=4, noise=4),
     {**WHOLE.config, "d_model": 16, "num_layers": 1, "d_ff": 16, "batch_size": 2},
-    window=8, block=4, steps=2,
+    window=8, block=4, chosen=2, steps=2,
 )  # fmt: skip
 
 
@@ -110,13 +111,11 @@ def file_name(flags: Namespace) -> str | None:
 def kinds(size: Size) -> dict[str, Mapping[str, Any]]:
     """Each kind's own fields of the configuration."""
     window = {"window": size.window}
-    topk = {**window, "sparse_form": "topk", "chosen": size.block, "global_tokens": 0}
-    native = {**window, "block": size.block, "chosen": 4}
+    blocks = {**window, "block": size.block, "chosen": size.chosen}
     return {
-        "gqa": {"attention_type": "gqa"},
+        "sparse": {"attention_type": "sparse", "attention": blocks},
         "sliding": {"attention_type": "sliding", "attention": window},
-        "sparse": {"attention_type": "sparse", "attention": native},
-        "sparse, top keys": {"attention_type": "sparse", "attention": topk},
+        "gqa": {"attention_type": "gqa"},
     }
 
 
