@@ -1,11 +1,10 @@
-"""What a family of foreign models has to say of itself, and how its layers are found in ours."""
+"""What a family of foreign models has to say of itself."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.interop.slots import Slot
-from rtdlm.models.layers import LayerPlan, segments
 
 Json = Mapping[str, Any]
 
@@ -27,28 +26,6 @@ class Family(Protocol):
         """All its tensors."""
 
 
-class Layer(NamedTuple):
-    """One of our layers."""
-
-    number: int
-    plan: LayerPlan
-    module: str
-    """Path of its modules."""
-    turn: int
-    """Its place along the first axis of their parameters."""
-
-
-def layers_of(config: AGIConfig) -> Iterator[Layer]:
-    """All layers, first to last, with the place of their parameters."""
-    number = 0
-    for loop, segment in enumerate(segments(config)):
-        for turn in range(segment.repeats):
-            for place, plan in enumerate(segment.round):
-                module = f"decoder/layers{_numbered(loop)}/block{_numbered(place)}"
-                yield Layer(number, plan, module, turn)
-                number += 1
-
-
 def expect(config: Json, field: str, *values: Any, default: Any = None) -> Any:
     """The field, which must have one of `values`.
 
@@ -63,7 +40,3 @@ def expect(config: Json, field: str, *values: Any, default: Any = None) -> Any:
             f"{wanted} here"
         )
     return found
-
-
-def _numbered(place: int) -> str:
-    return f"_{place}" if place else ""

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from rtdlm.config import AGIConfig
-from rtdlm.interop.family import Json, expect, layers_of
+from rtdlm.interop.family import Json, expect
 from rtdlm.interop.slots import Slot
+from rtdlm.models.layers import layers_of
 from rtdlm.models.norms import LAYER_EPSILON
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.interop.family import Json, expect, layers_of
+from rtdlm.interop.family import Json, expect
 from rtdlm.interop.slots import Slot
+from rtdlm.models.layers import layers_of
 from rtdlm.models.norms import RMS_EPSILON
 
 ROPE_BASE = 10_000.0

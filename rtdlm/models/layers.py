@@ -11,6 +11,7 @@ Parameters of the first loop are below `decoder/layers`, of the next below `deco
 layers of a round are `block`, `block_1` and so on.
 """
 
+from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -38,6 +39,28 @@ class Segment(NamedTuple):
     def layers(self) -> tuple[LayerPlan, ...]:
         """All of its layers, in order."""
         return self.round * self.repeats
+
+
+class Layer(NamedTuple):
+    """Where a layer's parameters are."""
+
+    number: int
+    plan: LayerPlan
+    module: str
+    """Path of its modules."""
+    turn: int
+    """Its place along the first axis of their parameters."""
+
+
+def layers_of(config: AGIConfig) -> Iterator[Layer]:
+    """All layers, first to last, with the place of their parameters."""
+    number = 0
+    for loop, segment in enumerate(segments(config)):
+        for turn in range(segment.repeats):
+            for place, plan in enumerate(segment.round):
+                module = f"decoder/layers{_numbered(loop)}/block{_numbered(place)}"
+                yield Layer(number, plan, module, turn)
+                number += 1
 
 
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
@@ -90,3 +113,7 @@ def _in_rounds(plans: tuple[LayerPlan, ...], size: int) -> tuple[Segment, ...] |
         return None
     rounds = Segment(first, repeats)
     return (rounds, Segment(first[:left], 1)) if left else (rounds,)
+
+
+def _numbered(place: int) -> str:
+    return f"_{place}" if place else ""
