@@ -70,15 +70,26 @@ class BlockOutput(NamedTuple):
     experts: ExpertStatistics | None
     depths: DepthStatistics | None = None
     spikes: SpikeStatistics | None = None
+    written_H: jax.Array | None = None
+    """See `AttentionOutput`."""
 
 
 class Block(hk.Module):
     """Attention, then a dense or sparse feed-forward layer, each on a normalised copy."""
 
-    def __init__(self, config: AGIConfig, plan: LayerPlan, *, name: str = "block") -> None:
+    def __init__(
+        self,
+        config: AGIConfig,
+        plan: LayerPlan,
+        *,
+        measure_heads: bool = False,
+        name: str = "block",
+    ) -> None:
+        """`measure_heads` leaves behind how much every head writes."""
         super().__init__(name=name)
         self.config = config
         self.plan = plan
+        self.measure_heads = measure_heads
 
     def __call__(
         self,
@@ -108,7 +119,9 @@ class Block(hk.Module):
         left = None
         if read.cache is not None and cache is not None:
             left = cache._replace(kv=read.cache, convs=convolve.states)
-        return Stream(x_BTD, read.first_BTKE), BlockOutput(left, statistics, spikes=read.spikes)
+        return Stream(x_BTD, read.first_BTKE), BlockOutput(
+            left, statistics, spikes=read.spikes, written_H=read.written_H
+        )
 
     @property
     def out_scale(self) -> float:
@@ -147,6 +160,7 @@ class Block(hk.Module):
             biases=config.biases,
             out_scale=self.out_scale,
             kind=kind,
+            measure_heads=self.measure_heads,
         )
         return attention(
             x_BTD,

@@ -35,6 +35,7 @@ class Features(NamedTuple):
     depths: DepthStatistics | None
     cache: DecodeCache | None
     spikes: SpikeStatistics | None = None
+    written_LH: jax.Array | None = None
 
     @property
     def statistics(
@@ -81,11 +82,22 @@ class Scores(NamedTuple):
 class Decoder(hk.Module):
     """The model as one Haiku module, with one method for each use of it."""
 
-    def __init__(self, config: AGIConfig, *, dtype: jnp.dtype, name: str = "decoder") -> None:
-        """`dtype` is that of activations; parameters are float32 and cast where they are used."""
+    def __init__(
+        self,
+        config: AGIConfig,
+        *,
+        dtype: jnp.dtype,
+        measure_heads: bool = False,
+        name: str = "decoder",
+    ) -> None:
+        """`dtype` is that of activations; parameters are float32 and cast where they are used.
+
+        `measure_heads` is for `written`.
+        """
         super().__init__(name=name)
         self.config = config
         self.dtype = dtype
+        self.measure_heads = measure_heads
 
     @property
     def _kinds(self) -> dict[str, Kind]:
@@ -121,6 +133,16 @@ class Decoder(hk.Module):
             return Scores(tokens, None, *features.statistics)
         loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
         return Scores(loss.tokens, loss.objective, *features.statistics)
+
+    @hk.name_like("__call__")
+    def written(
+        self, ids_BT: jax.Array, *, positions_BT: jax.Array, segment_ids_BT: jax.Array
+    ) -> jax.Array:
+        """`[L, H]`: the squared length of what each head writes, summed over tokens; float32."""
+        assert self.measure_heads
+        written_LH = self._rows(ids_BT, positions_BT, segment_ids_BT).written_LH
+        assert written_LH is not None
+        return written_LH
 
     @hk.name_like("__call__")
     def extend(
@@ -204,7 +226,8 @@ class Decoder(hk.Module):
             _of_all_layers(loops, what) for what in ("experts", "depths", "spikes")
         )
         if embedded.cache is None:
-            return Features(x_BTD, output_VD, experts, depths, None, spikes)
+            written_LH = _of_all_layers(loops, "written_H")
+            return Features(x_BTD, output_VD, experts, depths, None, spikes, written_LH)
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
         cache = DecodeCache(tuple(caches), embedded.cache)
         return Features(x_BTD, output_VD, experts, depths, cache)
@@ -274,7 +297,7 @@ class Decoder(hk.Module):
         ) -> tuple[Stream, Loop]:
             left = []
             for place, plan in enumerate(segment.round):
-                block = Block(config, plan)
+                block = Block(config, plan, measure_heads=self.measure_heads)
                 cache = None if caches is None else caches[place]
                 if plan.depth:
                     stream, out = run_deep(

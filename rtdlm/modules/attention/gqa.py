@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from rtdlm.modules.attention.kind import Cache, Heads, Kind, Measured, Rows
 from rtdlm.modules.attention.kinds import DENSE
@@ -37,6 +38,9 @@ class AttentionOutput(NamedTuple):
     """Values of the first layer, for the next one; None unless they were given."""
     spikes: SpikeStatistics | None = None
     """None where the kind has none, and with a cache."""
+    written_H: jax.Array | None = None
+    """Float32; sum over the row's tokens of the squared length of what each head writes, padding
+    aside. None unless asked for."""
 
 
 def _unchanged(place: str, x: jax.Array) -> jax.Array:
@@ -56,6 +60,7 @@ class GroupedQueryAttention(hk.Module):
         head_norm: HeadNorm | None = None,
         biases: str = "none",
         kind: Kind = DENSE,
+        measure_heads: bool = False,
         name: str = "attention",
     ) -> None:
         """
@@ -67,6 +72,7 @@ class GroupedQueryAttention(hk.Module):
             head_norm: makes the norm of queries and of keys by its name; None has none.
             biases: `none`, `qkv` (of queries, keys and values) or `all` (the output's too).
             kind: what a query reads.
+            measure_heads: tell how much each head writes; it changes nothing else.
             name: module name.
         """
         super().__init__(name=name)
@@ -77,6 +83,7 @@ class GroupedQueryAttention(hk.Module):
         self.biases = biases
         self.out_scale = out_scale
         self.kind = kind
+        self.measure_heads = measure_heads
 
     def __call__(
         self,
@@ -115,7 +122,11 @@ class GroupedQueryAttention(hk.Module):
             bias=self.biases == "all",
             name="output",
         )
-        return AttentionOutput(out(read_BTHE), cache, first_BTKE, spikes)
+        written_H = None
+        if self.measure_heads:
+            assert rows.segment_ids_BT is not None
+            written_H = _written(read_BTHE, out.weight(), rows.segment_ids_BT > 0)
+        return AttentionOutput(out(read_BTHE), cache, first_BTKE, spikes, written_H)
 
     @hk.transparent
     def _project(
@@ -135,3 +146,10 @@ class GroupedQueryAttention(hk.Module):
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         return query, key, value
+
+
+def _written(read_BTHE: jax.Array, weight_HED: jax.Array, real_BT: jax.Array) -> jax.Array:
+    """`[H]`: sum of |read W_h|^2, by the products of W_h with itself."""
+    square_HEF = jnp.einsum("HED,HFD->HEF", weight_HED, weight_HED)
+    read = jnp.where(real_BT[..., None, None], read_BTHE.astype(jnp.float32), 0.0)
+    return jnp.einsum("BTHE,HEF,BTHF->H", read, square_HEF, read)

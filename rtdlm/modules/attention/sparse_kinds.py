@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from rtdlm.modules.attention.block_cache import BlockCache, attend_blocks
 from rtdlm.modules.attention.blocks import document_starts
 from rtdlm.modules.attention.cache import KVCache
-from rtdlm.modules.attention.chosen import TILE
 from rtdlm.modules.attention.kind import Heads, Rows
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.sliding import keys_computed
 from rtdlm.modules.attention.sparse import NUM_BRANCHES, sparse_branches
 from rtdlm.modules.attention.topk import attend_topk
-from rtdlm.modules.primitives import Projection
+from rtdlm.modules.primitives import TILE, Projection, most_tiles
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Native:
         if count == 0:
             return near
         pairs = length * min(self.num_chosen, count)
-        return near + count + (-(-pairs // TILE) + count) * TILE * self.block // length
+        slots = most_tiles(pairs, kinds=count, tile=TILE) * TILE
+        return near + count + slots * self.block // length
 
 
 @dataclass(frozen=True)
