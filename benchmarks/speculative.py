@@ -89,8 +89,8 @@ def _train(directory: Path, text: Path, *, smoke: bool) -> tuple[Path, Path]:
     prepare([str(documents)], shards, tokenizer="byte", vocab_size=257, held_out_fraction=0.05)
     for name, fields in (("target", TARGET), ("draft", DRAFT)):
         tell(f"training the {name}")
-        fields = SMOKE if smoke else (*COMMON, *fields)
-        run_training(shards, directory / name, steps=4 if smoke else STEPS, seed=0, fields=fields)
+        own = SMOKE if smoke else (*COMMON, *fields)
+        run_training(shards, directory / name, steps=4 if smoke else STEPS, seed=0, fields=own)
     return directory / "target", directory / "draft"
 
 
