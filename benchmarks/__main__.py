@@ -29,6 +29,7 @@ BENCHMARKS = {
     "profile": "benchmarks.profile",
     "time-to-loss": "benchmarks.time_to_loss",
     "decode": "benchmarks.decode",
+    "speculative": "benchmarks.speculative",
     "start": "benchmarks.start",
 }
 """Name -> a module with DESCRIPTION, REPEATS, `add_flags(parser)` and `measure(plan, flags)`."""

@@ -16,11 +16,11 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.runner import ratios, tell
+from benchmarks.training import run_training
 from rtdlm.data import PYTHON_LIBRARY, prepare
 from rtdlm.evaluation.results import Result
 from rtdlm.monitoring.history import History
 from rtdlm.monitoring.jsonl import FILE_NAME
-from studies.training import run_training
 
 DESCRIPTION = "final loss and speed of the tiny preset in bfloat16 against float32"
 SEEDS = 3

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.runner import tell
+from benchmarks.training import run_training
 from rtdlm.data import PYTHON_LIBRARY, prepare
 from rtdlm.evaluation import measure as measure_checkpoint
 from rtdlm.evaluation.results import Bar, Result
 from rtdlm.interop.quantize import KINDS, nbytes, quantize_params
 from rtdlm.models.load import load_model
-from studies.training import run_training
 
 DESCRIPTION = "bytes and perplexity of int8, int4 and nf4 weights against float32"
 SEEDS = 3

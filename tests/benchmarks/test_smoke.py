@@ -87,6 +87,17 @@ def test_decode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_speculative(tmp_path: Path, text: Path) -> None:
+    found = smoke("speculative", tmp_path / "speculative.json", "--text", str(text))
+    for name in ("greedy", "drawn"):
+        assert found[f"{name}, 1 thread/plain/tokens a call"].value == 1.0
+        for draft in ("draft model, 4 tokens", "first 1 layers, 4 tokens"):
+            title = f"{name}, 1 thread/{draft}"
+            assert 1.0 <= found[f"{title}/tokens a call"].value <= 5.0
+            assert found[f"{title}/over plain"].value > 0
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("torch")
 def test_start(tmp_path: Path, text: Path) -> None:
     found = smoke("start", tmp_path / "start.json", "--text", str(text))

@@ -36,11 +36,11 @@ SAMPLINGS = {
 }
 FORMS: dict[str, dict[str, Any]] = {
     "gqa": {},
-    "rich": {"num_layers": 1, **RICH},
+    "rich": RICH,
     "sliding and global": {
         "attention_type": "sliding", "attention": {"window": 4, "global_every": 2},
     },
-    "delta": {"num_layers": 1, "attention_type": "delta", "num_kv_heads": None},
+    "linear": {"num_layers": 1, "attention_type": "linear"},
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The training command as a study runs it: a process of its own on prepared text."""
+"""The training command as benchmarks and studies run it: a process of its own on prepared text."""
 
 import subprocess
 import sys
