@@ -146,6 +146,16 @@ def test_attention(tmp_path: Path) -> None:
     assert found["T 32, float32, 1 thread/dense over sliding, CPU"].bar == (">=", 3.0)
 
 
+def test_sparse(tmp_path: Path) -> None:
+    found = smoke("sparse", tmp_path / "sparse.json")
+    title = "experts 32 wide, float32, 1 thread"
+    for kind in ("capacity", "dropless"):
+        assert found[f"{title}/{kind}/CPU"].value > 0
+        assert found[f"{title}/{kind} over all, CPU"].bar == ("<=", 0.45)
+    assert found[f"{title}/capacity over all, operations"].value < 0.6
+    assert found["depths, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
+
+
 def test_attention_leaves_out_what_does_not_fit() -> None:
     fits, large = {"wall": 1.0, "temporary_bytes": 1.0}, {"temporary_bytes": 9.0 * 2**30}
     answers = {f"T/{kind}": [large if kind == "dense" else fits] for kind in attention.KINDS}

@@ -25,12 +25,9 @@ STILL = PLAIN | {"learning_rate": 1e-12}
 def planted(run: Run) -> Any:
     """Parameters under which the first expert wins nearly every token."""
     params = random_params(run.model)
-    block = "decoder/layers/block"
-    # The norm's scale is near one: a constant feature is what a router can read as a preference.
-    norm, router = params[f"{block}/feedforward_norm"], params[f"{block}/experts/router"]
-    norm["scale"] = jnp.ones_like(norm["scale"])
+    router = params["decoder/layers/block/experts/router"]
     router["w"] = 0.1 * router["w"]
-    experts = params[f"{block}/experts"]
+    experts = params["decoder/layers/block/experts"]
     experts["bias"] = jnp.zeros_like(experts["bias"]).at[:, 0].set(0.3)
     return params
 
@@ -39,11 +36,13 @@ def test_a_planted_imbalance_evens_out_without_the_loss() -> None:
     run = Run(small_config(experts=DROPLESS, optimizer=STILL))
     assert float(run.knobs.balance_weight) == 0.0
     state, batch, seen = run.start(planted(run)), run.batch(), []
-    for _ in range(60):
-        state, metrics = run.go(state, batch=jax.tree.map(jnp.copy, batch))
+    for step in range(70):
+        # A smaller rate at the end, or the bias goes to and fro between two neighbours.
+        rate = DROPLESS["bias_rate"] / (1 if step < 50 else 10)
+        state, metrics = run.go(state, batch=jax.tree.map(jnp.copy, batch), bias_rate=rate)
         seen.append(metric_values(jax.device_get(metrics), run.config))
     assert seen[0]["experts_imbalance"] > 1.8
-    assert np.mean([told["experts_imbalance"] for told in seen[-10:]]) < 1.25
+    assert np.mean([told["experts_imbalance"] for told in seen[-10:]]) < 1.15
     assert seen[0]["experts_entropy"] < seen[-1]["experts_entropy"]
     for told in (seen[0], seen[-1]):
         assert told["experts_imbalance"] == pytest.approx(
@@ -51,15 +50,11 @@ def test_a_planted_imbalance_evens_out_without_the_loss() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [{"name": "muon"}, {"name": "schedule_free", "schedule": "constant"}],
-    ids=lambda form: form["name"],
-)
-def test_one_step_moves_a_bias_by_the_rate_and_no_optimizer_knows_it(
-    optimizer: dict[str, Any],
-) -> None:
-    form = {**optimizer, "warmup_steps": 0, "weight_decay": 0.5, "clip_norm": 1e-3}
+def test_one_step_moves_a_bias_by_the_rate_and_no_optimizer_knows_it() -> None:
+    form = {
+        "name": "schedule_free", "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.5,
+        "clip_norm": 1e-3,
+    }  # fmt: skip
     run = Run(small_config(experts=DROPLESS, optimizer=form, accumulate_steps=2))
     start = run.start(planted(run))
     assert not any("bias" in path for path in flat(start.optimizer))
