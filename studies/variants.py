@@ -80,23 +80,29 @@ def variants(size: Size) -> Iterator[Variant]:
 
 
 def _of_preset(base: Tree) -> Iterator[Variant]:
-    """What might make a better preset."""
-    yield Variant("short convolutions: on", {"short_conv": 4})
-    yield Variant("zero-initialised outputs: on", {"zero_init_outputs": True})
-    yield Variant("schedule: linear", {"optimizer": {"schedule": "linear"}})
-    yield Variant("Muon: Adam's rate 0.02", {"optimizer": {"adam_learning_rate": 0.02}})
-    muon = {"learning_rate": 0.04, "adam_learning_rate": 0.01}
-    yield Variant("Muon: rate 0.04", {"optimizer": muon})
+    """What is in the preset, taken out, and what might make a better one, put in."""
+    yield Variant("zero-initialised outputs: none", {"zero_init_outputs": False})
+    yield Variant("QK-norm: none", {"qk_norm": False})
+    for rate in (0.01, 0.04):
+        change = {"optimizer": {"adam_learning_rate": rate}}
+        yield Variant(f"Muon: Adam's rate {rate:g}", change)
+    for rate in (0.01, 0.04):
+        change = {"optimizer": {"learning_rate": rate, "adam_learning_rate": 0.02}}
+        yield Variant(f"Muon: rate {rate:g}", change)
     for rate in (0.002, 0.005):
         adam = {"name": "adamw", "learning_rate": rate}
         yield Variant(f"Adam for all: rate {rate:g}", {"optimizer": adam})
+    yield Variant("schedule: linear", {"optimizer": {"schedule": "linear"}})
+    convs, values = {"short_conv": 4}, {"value_residual": True}
+    yield Variant("short convolutions: on", convs)
+    yield Variant("value residual: on", values)
+    yield Variant("short convolutions and value residual: on", {**convs, **values})
     wide = base["d_ff"] * 3 // 2
-    yield Variant(
-        f"feed-forward: ReLU-squared, width {wide}", {"feedforward": "relu2", "d_ff": wide}
-    )
-    yield Variant("value residual: on", {"value_residual": True})
+    squared = {"feedforward": "relu2", "d_ff": wide}
+    yield Variant(f"feed-forward: ReLU-squared, width {wide}", squared)
     tables = {"orders": (2, 3), "buckets": 32768}
     yield Variant("n-gram tables: orders 2 and 3", {"ngram": tables})
+    yield from _growing_steps(base, SIZES["tiny"].steps)
 
 
 def _of_recipe(base: Tree, *, steps: int) -> Iterator[Variant]:

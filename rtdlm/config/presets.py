@@ -5,7 +5,10 @@ Head size is 64 throughout; `d_ff`, key-value heads, vocabulary and tying make u
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {
+RECIPE: dict[str, Any] = {"zero_init_outputs": True}
+"""What pays at every size that was measured (docs/evidence.md) and leaves a model that other
+programs read."""
+_SIZES: dict[str, dict[str, Any]] = {
     # ~10M
     "tiny": {
         "vocab_size": 8192, "max_seq_len": 256, "d_model": 256, "num_heads": 4, "num_kv_heads": 2,
@@ -40,3 +43,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_kv_heads": 8, "num_layers": 48, "d_ff": 8192, "batch_size": 512, "remat": "full",
     },
 }  # fmt: skip
+PRESETS = {name: {**RECIPE, **size} for name, size in _SIZES.items()}

@@ -97,7 +97,7 @@ class OptimizerConfig:
     """Peak learning rate; None is 0.02 for `muon`, 0.1 for `sgd`, 0.0003 for `lion` and 0.002 for
     the others [1 a step]."""
     adam_learning_rate: float | None = None
-    """Peak learning rate of what `muon` leaves to Adam; None is half of `learning_rate`
+    """Peak learning rate of what `muon` leaves to Adam; None is `learning_rate`
     [1 a step]."""
     schedule: ScheduleName = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, decay."""
@@ -164,7 +164,7 @@ class OptimizerConfig:
     @property
     def adam_peak(self) -> float:
         """Peak learning rate of what `muon` leaves to Adam."""
-        return self.peak / 2 if self.adam_learning_rate is None else self.adam_learning_rate
+        return self.peak if self.adam_learning_rate is None else self.adam_learning_rate
 
 
 @dataclass(frozen=True)
