@@ -1,6 +1,8 @@
 """Attention: how a token reads the tokens before it."""
 
 from rtdlm.modules.attention.cache import KVCache
+from rtdlm.modules.attention.compressed import attend_compressed
+from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
 from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
@@ -20,6 +22,7 @@ __all__ = [
     "KINDS",
     "AttentionOutput",
     "Cache",
+    "CrossAttention",
     "DeltaState",
     "GroupedQueryAttention",
     "Heads",
@@ -34,16 +37,19 @@ __all__ = [
     "ValueSources",
     "attend",
     "attend_causally",
+    "attend_compressed",
     "attend_ring",
     "attend_sparse",
     "attend_spiking",
     "attend_window",
     "cache_mask",
     "causal_mask",
+    "document_mask",
     "gated_delta",
     "gated_delta_step",
     "linear_attention",
     "linear_step",
+    "memory_mask",
     "rotate",
     "rotation",
     "with_alibi",
