@@ -25,10 +25,12 @@ USAGE = """Times RT-DLM side by side with what people would use instead.
 """
 BENCHMARKS = {
     "attention": "benchmarks.attention",
+    "sparse": "benchmarks.sparse",
     "step": "benchmarks.step",
     "profile": "benchmarks.profile",
     "time-to-loss": "benchmarks.time_to_loss",
     "decode": "benchmarks.decode",
+    "speculative": "benchmarks.speculative",
     "start": "benchmarks.start",
 }
 """Name -> a module with DESCRIPTION, REPEATS, `add_flags(parser)` and `measure(plan, flags)`."""

@@ -9,6 +9,7 @@ Ratios on one core are of CPU seconds, which neighbours on a shared machine hard
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from benchmarks.child import Answer
 from benchmarks.runner import Case, Plan, interleave, ratios, samples, tell, threads_named
@@ -53,6 +54,7 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
                 results += _quantities(title, found[length])
             at = lengths[0] if plan.smoke else AT
             results += _ratios(found, at, precision, threads)
+            results += _crossings(found, precision, threads)
     return results
 
 
@@ -101,7 +103,7 @@ def _quantities(title: str, answers: ByKind) -> list[Result]:
 
 def _ratios(found: Mapping[int, ByKind], at: int, precision: str, threads: int) -> list[Result]:
     """Dense over each kind at `at`, and each kind's growth from there to twice the length."""
-    clock, unit = ("cpu", "CPU") if threads == 1 else ("wall", "wall")
+    clock, unit = _clock(threads)
     setting = f"{precision}, {threads_named(threads)}"
     results = []
     for kind, here in found[at].items():
@@ -119,3 +121,35 @@ def _ratios(found: Mapping[int, ByKind], at: int, precision: str, threads: int) 
                 growth = ratios(samples(twice, what), samples(here, what))
                 results.append(Result.median(name, growth, "x", bar=growth_bar))
     return results
+
+
+def _crossings(found: Mapping[int, ByKind], precision: str, threads: int) -> list[Result]:
+    """The length from which on each kind is faster than dense at all lengths that have both."""
+    clock, unit = _clock(threads)
+    results = []
+    for kind in KINDS[1:]:
+        beats = {}
+        for length, answers in found.items():
+            if kind in answers and "dense" in answers:
+                times = ratios(samples(answers["dense"], clock), samples(answers[kind], clock))
+                beats[length] = median(times) > 1.0
+        since = first_of_last_run(beats)
+        if len(beats) > 1 and since is not None:
+            name = f"{precision}, {threads_named(threads)}/{kind} faster than dense from, {unit}"
+            results.append(Result(name, float(since), "tokens"))
+    return results
+
+
+def first_of_last_run(beats: Mapping[int, bool]) -> int | None:
+    """The smallest length from which on all are True; None if the largest is not."""
+    since = None
+    for length in sorted(beats, reverse=True):
+        if not beats[length]:
+            break
+        since = length
+    return since
+
+
+def _clock(threads: int) -> tuple[str, str]:
+    """What is timed, and its name."""
+    return ("cpu", "CPU") if threads == 1 else ("wall", "wall")

@@ -11,10 +11,14 @@ from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, p
 DESCRIPTION = """Writes a trained model in a form that other programs read.
 
   python -m rtdlm.export --checkpoint runs/tiny --to hf --out exported
+  python -m rtdlm.export --checkpoint runs/tiny --to gguf --dtype float16 --out exported
 
-`hf` is a folder for Hugging Face's transformers: config.json, model.safetensors and tokenizer.json.
-The model has to be one of the families that it knows; a preset as it ships is a Qwen3, and with
-qk_norm=false a Llama."""
+  hf     config.json, model.safetensors and tokenizer.json for Hugging Face's transformers
+  onnx   model.onnx (input_ids -> logits, batch and length free) and tokenizer.json
+  gguf   model.gguf for llama.cpp, the tokenizer within
+
+The model has to be one of the families that transformers knows; a preset as it ships is a Qwen3,
+and with qk_norm=false a Llama."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("export", DESCRIPTION)
     add_checkpoint_flag(parser)
-    parser.add_argument("--to", choices=("hf",), required=True, help="the form to write")
+    parser.add_argument(
+        "--to", choices=("hf", "onnx", "gguf"), required=True, help="the form to write"
+    )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
@@ -34,7 +40,9 @@ def _main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     from rtdlm.interop import export_checkpoint
 
-    family = export_checkpoint(flags.checkpoint, flags.out, dtype=flags.dtype, notice=tell)
+    family = export_checkpoint(
+        flags.checkpoint, flags.out, form=flags.to, dtype=flags.dtype, notice=tell
+    )
     print(f"{flags.out}: a {family.model_type} model in {flags.dtype}")
 
 

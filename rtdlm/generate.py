@@ -8,17 +8,18 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, run, tell
+from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
 if TYPE_CHECKING:
-    from rtdlm.inference import Generator
+    from rtdlm.inference import Completion, Generator
 
 DESCRIPTION = """Continues prompts with a checkpoint, streaming to the terminal.
 
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "import" "class" --preset creative
-  python -m rtdlm.generate --checkpoint runs/tiny --prompt "" --temperature 0 --stop "\\n\\n" """
+  python -m rtdlm.generate --checkpoint runs/tiny --prompt "" --temperature 0 --stop "\\n\\n"
+  python -m rtdlm.generate --checkpoint runs/large --draft runs/tiny --prompt "def" """
 
 # Flag -> the sampling option it sets, its type, what it takes and what it means.
 OPTIONS: dict[str, tuple[type, str, str]] = {
@@ -40,11 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> None:
     flags = _parser().parse_args(arguments)
     sampling = _sampling(flags)
-    from rtdlm.inference import load_generator
+    from rtdlm.inference import Drafting, load_generator
 
-    generator = load_generator(flags.checkpoint, notice=tell)
-    for piece in _pieces(generator, flags.prompt, sampling):
+    drafting = Drafting(flags.draft, flags.draft_layers, flags.draft_tokens)
+    generator = load_generator(flags.checkpoint, drafting=drafting, notice=tell)
+    done: list[Completion] = []
+    for piece in _pieces(generator, flags.prompt, sampling, done):
         print(piece, end="", flush=True)
+    if drafting != Drafting():
+        tokens, calls = (
+            sum(getattr(found, name) for found in done) for name in ("sampled", "calls")
+        )
+        tell(f"{tokens / calls:.2f} tokens a call of the model")
 
 
 def _parser() -> ArgumentParser:
@@ -65,6 +73,17 @@ def _parser() -> ArgumentParser:
         "--stop", nargs="+", metavar="TEXT",
         help="texts that end the output, which is trimmed before them; \\n is a line end",
     )  # fmt: skip
+    parser.add_argument(
+        "--draft", type=path, metavar="DIR",
+        help="checkpoint of a smaller model with the same tokenizer, which proposes tokens that "
+        "the model checks many at a time; the text's distribution is the same",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draft-layers", type=int, metavar="N", help="or the model's own first N layers"
+    )
+    parser.add_argument(
+        "--draft-tokens", type=int, metavar="K", help="tokens that are proposed (default: 4)"
+    )
     return parser
 
 
@@ -77,16 +96,22 @@ def _sampling(flags: Namespace) -> SamplingConfig:
 
 
 def _pieces(
-    generator: "Generator", prompts: Sequence[str], sampling: SamplingConfig
+    generator: "Generator",
+    prompts: Sequence[str],
+    sampling: SamplingConfig,
+    done: "list[Completion]",
 ) -> Iterator[str]:
-    """What to print: one prompt's text as it comes, several one after the other."""
+    """What to print: one prompt's text as it comes, several one after the other; fills `done`."""
     if len(prompts) == 1:
         yield prompts[0]
         for chunk in generator.stream(prompts[0], sampling):
             yield chunk.text
+            if chunk.completion is not None:
+                done.append(chunk.completion)
         yield "\n"
         return
-    for number, completion in enumerate(generator.generate(prompts, sampling)):
+    done += generator.generate(prompts, sampling)
+    for number, completion in enumerate(done):
         yield f"--- {number + 1} of {len(prompts)} ---\n{prompts[number]}{completion.text}\n"
 
 

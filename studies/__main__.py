@@ -21,7 +21,13 @@ USAGE = """Measures what each ingredient is worth.
   python -m studies recipe --smoke        tiny sizes; writes nothing
   python -m benchmarks tables             fills the tables of docs/ from the result files
 """
-STUDIES = {"recipe": "studies.recipe", "formats": "studies.formats"}
+STUDIES = {
+    "recipe": "studies.recipe",
+    "kinds": "studies.kinds",
+    "needle": "studies.needle",
+    "formats": "studies.formats",
+    "quantize": "studies.quantize",
+}
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""
 

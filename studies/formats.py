@@ -6,8 +6,6 @@ were.
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -17,9 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks import ROOT
 from benchmarks.runner import ratios, tell
-from rtdlm.config.errors import UserError
+from benchmarks.training import run_training
 from rtdlm.data import PYTHON_LIBRARY, prepare
 from rtdlm.evaluation.results import Result
 from rtdlm.monitoring.history import History
@@ -95,18 +92,10 @@ def results(ran: dict[str, list[Ran]]) -> list[Result]:
 
 def _run(name: str, seed: int, shards: Path, out: Path, *, smoke: bool) -> Ran:
     """Runs the command; raises UserError with what it said if it fails."""
-    steps = 4 if smoke else STEPS
-    command = [
-        sys.executable, "-m", "rtdlm.train", "--preset", "tiny", "--data-dir", str(shards),
-        "--steps", str(steps), "--seed", str(seed), "--out", str(out),
-        "--set", f"precision.compute={name}", "evaluation.num_batches=24",
-        *(SMOKE if smoke else ()),
-    ]  # fmt: skip
+    fields = (f"precision.compute={name}", "evaluation.num_batches=24", *(SMOKE if smoke else ()))
     begun, before = time.perf_counter(), os.times()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run_training(shards, out, steps=4 if smoke else STEPS, seed=seed, fields=fields)
     wall, after = time.perf_counter() - begun, os.times()
-    if done.returncode:
-        raise UserError(f"the run in {name} failed: {done.stderr.strip()[-500:]}")
     history = History.read(out / FILE_NAME)
     seconds = [event.seconds for event in history.steps]
     each = [b - a for a, b in pairwise(seconds)]

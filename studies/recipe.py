@@ -11,7 +11,7 @@ seeds alone tell it badly.
 import os
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -67,19 +67,26 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     """
     size = SIZES["smoke" if flags.smoke else flags.size]
     chosen = list(_chosen(flags, size))
+    with _text(flags.text or _default_text(flags)) as text:
+        yield from compared(chosen, size, text, flags)
+
+
+def compared(
+    chosen: Sequence[Variant], size: Size, text: Path, flags: Namespace
+) -> Iterator[list[Result]]:
+    """The results so far of the base and of every change of it in `chosen`."""
     if not flags.smoke:
         _keep_to_one_core()
     seeds = list(range(flags.seeds or (1 if flags.smoke else SEEDS)))
-    with _text(flags.text or _default_text(flags)) as text:
-        from studies.recipe_side import Bench  # JAX reads how many cores there are
+    from studies.recipe_side import Bench  # JAX reads how many cores there are
 
-        tell(f"{len(chosen)} changes, {len(seeds)} seeds each, one core")
-        bench = Bench(text, size, seeds=seeds)
-        base, answers = bench.base(), {}
-        for number, variant in enumerate(chosen, start=1):
-            answers[variant.name] = bench.variant(merged(size.config, variant.change))
-            tell(f"{number}/{len(chosen)} {variant.name}: {_brief(answers[variant.name], base)}")
-            yield results(base, answers)
+    tell(f"{len(chosen)} changes, {len(seeds)} seeds each, one core")
+    bench = Bench(text, size, seeds=seeds)
+    base, answers = bench.base(), {}
+    for number, variant in enumerate(chosen, start=1):
+        answers[variant.name] = bench.variant(merged(size.config, variant.change))
+        tell(f"{number}/{len(chosen)} {variant.name}: {_brief(answers[variant.name], base)}")
+        yield results(base, answers)
 
 
 def results(base: "Answer", answers: Mapping[str, "Answer"]) -> list[Result]:
@@ -117,13 +124,21 @@ def verdict(difference: float, twice: float) -> str:
 def _chosen(flags: Namespace, size: Size) -> Iterator[Variant]:
     """The changes to look at, in order of importance."""
     everything = flags.smoke or (flags.size != "medium" and _is_default(flags))
-    named = [variant for variant in variants(size) if flags.only in variant.name]
-    if not named:
-        raise UserError(
-            f"no change has {flags.only!r} in its name; --only takes a word such as 'QK-norm'"
-        )
+    named = named_with(flags.only, variants(size))
     looked_at = [v for v in named if everything or flags.only or v.widely]
     yield from sorted(looked_at, key=lambda variant: not variant.widely)
+
+
+def named_with(word: str, among: Iterable[Variant]) -> list[Variant]:
+    """The variants with `word` in their name; raises UserError if there is none."""
+    everything = list(among)
+    named = [variant for variant in everything if word in variant.name]
+    if not named:
+        raise UserError(
+            f"no change has {word!r} in its name; --only takes a word such as "
+            f"{everything[0].name.split(':')[0]!r}"
+        )
+    return named
 
 
 def _keep_to_one_core() -> None:

@@ -180,6 +180,20 @@ def _schedules(base: Tree, steps: int) -> Iterator[Variant]:
         yield Variant(f"schedule: {name}", {"optimizer": change})
     warmup = {"optimizer": {"warmup_steps": max(2, round(0.05 * steps))}}
     yield Variant("warm-up: 5 %", warmup)
+    yield from _growing_steps(base, steps)
+
+
+def _growing_steps(base: Tree, steps: int) -> Iterator[Variant]:
+    """Rows or batches that start at a quarter."""
+    length, rows = base["max_seq_len"] // 4, base["batch_size"] // 4
+    for share in (0.2, 0.4):
+        until = round(share * steps)
+        grow = {"warmup": {"seq_len": length, "seq_len_steps": until}}
+        yield Variant(f"rows of {length} at first: whole after {until} steps", grow, share == 0.4)
+        # As many steps of a quarter and a half cost less than half as much.
+        grow = {"warmup": {"batch_size": rows, "batch_steps": 2 * until}}
+        name = f"batches of {rows} rows at first: whole after {2 * until} steps"
+        yield Variant(name, grow, share == 0.4)
 
 
 def _shape_of_a_step(base: Tree) -> Iterator[Variant]:

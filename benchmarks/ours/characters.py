@@ -9,18 +9,22 @@ import numpy as np
 
 from benchmarks.text import Windows
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch
+from rtdlm.data import Batch, Warmup, cut_rows
 from rtdlm.evaluation import EvalStep
 
 EVALUATION_ROWS = 128
 
 
-def random_batch(train_N: np.ndarray, random: np.random.Generator, config: AGIConfig) -> Batch:
-    """Random windows of the text, each a document."""
-    rows, length = config.batch_size, config.max_seq_len
+def random_batch(
+    train_N: np.ndarray, random: np.random.Generator, config: AGIConfig, *, step: int = 0
+) -> Batch:
+    """Random windows of the text, each a document, as many as `step` takes."""
+    warmup, length = Warmup(config), config.max_seq_len
+    rows = warmup.rows(step)
     starts_B = random.integers(len(train_N) - length, size=rows)
     place_BT = starts_B[:, None] + np.arange(length)
-    return packed(train_N[place_BT], train_N[place_BT + 1], np.ones(rows))
+    batch = packed(train_N[place_BT], train_N[place_BT + 1], np.ones(rows))
+    return cut_rows(batch, warmup.pieces(step))
 
 
 def held_out_loss(judge: EvalStep, params: Any, held_out: Windows) -> float:

@@ -11,7 +11,7 @@ from rtdlm.modules.attention.dot_product import attend_causally
 from rtdlm.modules.attention.linear import linear_attention
 from rtdlm.modules.attention.mask import causal_mask
 from rtdlm.modules.attention.sliding import attend_window
-from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.training.allocator import keep_freed_memory
 
 Read = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -58,10 +58,11 @@ def measure(spec: Spec) -> Answer:
 def _kind(spec: Spec, segments: jax.Array) -> Read:
     def sparse(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         gates = jnp.full((*query.shape[:3], 3), 0.5, query.dtype)
-        return attend_sparse(
-            query, key, value, segments, gates,
+        branches = sparse_branches(
+            query, key, value, segments,
             block=spec["block"], num_chosen=spec["chosen"], window=spec["window"],
         )  # fmt: skip
+        return branches.gated(gates)
 
     kinds: dict[str, Read] = {
         "dense": lambda q, k, v: attend_causally(q, k, v, causal_mask(segments)),

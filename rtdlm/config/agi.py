@@ -28,11 +28,12 @@ from rtdlm.config.sections import (
     OptimizerConfig,
     PrecisionConfig,
 )
+from rtdlm.config.warmup import WarmupConfig
 
-AttentionType = Literal["mha", "gqa", "mqa", "sliding", "linear", "delta", "spiking"]
-SCORED = ("mha", "gqa", "mqa", "sliding")
-"""Kinds of attention in which a query scores each key."""
-SCORED = ("mha", "gqa", "mqa", "sliding")
+AttentionType = Literal[
+    "mha", "gqa", "mqa", "ring", "sliding", "sparse", "linear", "delta", "spiking"
+]  # fmt: skip
+SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
 """Kinds of attention in which a query scores each key."""
 PositionEncoding = Literal["rope", "learned", "alibi", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
@@ -47,12 +48,19 @@ class AGIConfig:
     """One run of RT-DLM: its model, data, optimizer, devices and budget."""
 
     READERS: ClassVar = (
-        Reader("num_kv_heads", "attention_type", ("gqa", "sliding", "linear", "spiking")),
+        Reader(
+            "num_kv_heads",
+            "attention_type",
+            ("gqa", "ring", "sliding", "sparse", "linear", "spiking"),
+        ),
         Reader("attention.scale", "attention_type", SCORED),
         Reader("attention.soft_cap", "attention_type", SCORED),
-        Reader("attention.window", "attention_type", ("sliding",)),
+        Reader("attention.window", "attention_type", ("sliding", "sparse")),
         Reader("attention.sinks", "attention_type", ("sliding",)),
-        Reader("attention.global_every", "attention_type", ("sliding",)),
+        Reader("attention.global_every", "attention_type", ("sliding", "sparse")),
+        Reader("attention.block", "attention_type", ("sparse",)),
+        Reader("attention.chosen", "attention_type", ("sparse",)),
+        Reader("attention.global_tokens", "attention_type", ("sparse",)),
         Reader("rope_base", "position_encoding", ("rope",)),
     )
 
@@ -68,8 +76,8 @@ class AGIConfig:
     """Query heads; `d_model` splits evenly over them unless `attention.head_dim` is set
     [heads]."""
     num_kv_heads: int | None = None
-    """Key and value heads under `gqa`, `sliding`, `linear` and `spiking`; None is half of
-    `num_heads` [heads]."""
+    """Key and value heads, except under `mha`, `mqa` and `delta`, which have their own number; None
+    is half of `num_heads` [heads]."""
     d_ff: int = 1536
     """Hidden width of the feed-forward layer, or of one expert [features]."""
     feedforward: FeedForward = "swiglu"
@@ -89,7 +97,9 @@ class AGIConfig:
     the feed-forward layer and `norm=layer`."""
     attention_type: AttentionType = "gqa"
     """`mha` has a key-value head a query head, `gqa` shares them in groups, `mqa` has one;
+    `ring` is `gqa` with the tokens of a row split over `mesh.context` devices (arXiv 2310.01889);
     `sliding` is `gqa` that reads the last `attention.window` tokens, linear in `max_seq_len`;
+    `sparse` reads beyond that window what each token chooses, see `attention.sparse_form`;
     `linear` (arXiv 2006.16236) and `delta` (the gated delta rule, arXiv 2412.06464) keep a state
     that does not grow in place of keys and values; `spiking` reads the tokens at which a learned
     threshold is passed, and computes no others."""
@@ -160,6 +170,7 @@ class AGIConfig:
     depths: DepthsConfig = field(default_factory=DepthsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -222,6 +233,11 @@ class AGIConfig:
     def _check_layers(self) -> None:
         attention, experts, depths = self.attention, self.experts, self.depths
         require(
+            attention.sparse_form == "native" or self.attention_type == "sparse",
+            f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
+            f"{self.attention_type!r}; remove it or use attention_type='sparse'",
+        )
+        require(
             attention.global_every is None or attention.global_every <= self.num_layers,
             f"attention.global_every={attention.global_every} exceeds num_layers="
             f"{self.num_layers}: no layer would be global; choose less or remove it",
@@ -270,6 +286,14 @@ class AGIConfig:
             f"batch_size={self.batch_size} is not divisible by "
             f"accumulate_steps={self.accumulate_steps}",
         )
+        self._check_context()
+        first = self.warmup.batch_size
+        self.warmup.require_halves(batch_size=self.batch_size, seq_len=self.max_seq_len)
+        require(
+            first is None or first % self.accumulate_steps == 0,
+            f"warmup.batch_size={first} is not divisible by accumulate_steps="
+            f"{self.accumulate_steps}",
+        )
         budgets = {name: getattr(self, name) for name in BUDGETS}
         chosen = {name: value for name, value in budgets.items() if value is not None}
         require(
@@ -279,6 +303,20 @@ class AGIConfig:
         )
         for name, value in chosen.items():
             require(value > 0, f"{name}={value} must be positive")
+
+    def _check_context(self) -> None:
+        ways, first = self.mesh.context, self.warmup.seq_len
+        require(
+            ways == 1 or self.attention_type == "ring",
+            f"mesh.context={ways} has no effect with attention_type={self.attention_type!r}: only "
+            "'ring' splits the tokens of a row; use it or remove mesh.context",
+        )
+        for name, length in (("max_seq_len", self.max_seq_len), ("warmup.seq_len", first)):
+            require(
+                length is None or length % ways == 0,
+                f"{name}={length} does not split over mesh.context={ways} devices; use a multiple "
+                f"of {ways}",
+            )
 
     def _check_ingredients(self) -> None:
         experts, places = self.experts, self.short_conv_places

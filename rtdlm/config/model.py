@@ -7,12 +7,20 @@ from typing import ClassVar, Literal
 from rtdlm.config.effect import Reader, require, require_effect, require_finite
 
 RopeScaling = Literal["none", "linear", "ntk", "yarn", "llama3"]
+SparseForm = Literal["native", "topk"]
 ExpertLayers = Literal["every", "sandwich"]
+ExpertDispatch = Literal["capacity", "dropless"]
+ExpertScores = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
     """How queries read, and what single kinds of attention need to know."""
+
+    READERS: ClassVar = (
+        Reader("block", "sparse_form", ("native",)),
+        Reader("global_tokens", "sparse_form", ("topk",)),
+    )
 
     head_dim: int | None = None
     """Features of one head; None is `d_model` over `num_heads` [features]."""
@@ -22,24 +30,37 @@ class AttentionConfig:
     """Bound scores to (-cap, cap) by cap * tanh(score / cap) (arXiv 2408.00118); None does
     not."""
     window: int | None = None
-    """Tokens that a token reads under `attention_type=sliding`, itself among them; None is 256
-    [tokens]."""
+    """Tokens that a token reads under `attention_type=sliding`, and in any case under `sparse`,
+    itself among them; None is 256 [tokens]."""
     sinks: int | None = None
     """First tokens of a document that all of it reads under `attention_type=sliding` (arXiv
     2309.17453), beside the window; None is 0, usual are 4 [tokens]."""
     global_every: int | None = None
-    """Under `attention_type=sliding`, every layer of this number (the 2nd, 4th, ... for 2) reads
-    all earlier tokens; None is no layer [layers]."""
+    """Under `attention_type=sliding` and `sparse`, every layer of this number (the 2nd, 4th, ...
+    for 2) reads all earlier tokens; None is no layer [layers]."""
+    sparse_form: SparseForm = "native"
+    """What `attention_type=sparse` reads beyond the window: `native` means of blocks and a few
+    whole blocks (arXiv 2502.11089), `topk` the document's first tokens and the single keys of
+    highest score, at the cost of scoring all."""
+    block: int | None = None
+    """Tokens of a block under `sparse_form=native`; None is 64, or `window` if that is less
+    [tokens]."""
+    chosen: int | None = None
+    """What a query chooses to read beyond the window under `attention_type=sparse`; None is 4
+    blocks, or 64 keys under `sparse_form=topk` [blocks or keys]."""
+    global_tokens: int | None = None
+    """First tokens of a document that all of its tokens read under `sparse_form=topk`; None is 4
+    [tokens]."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="attention.")
+        self._check_sparse()
         for name in ("head_dim", "scale", "soft_cap"):
             value = getattr(self, name)
             require(value is None or value > 0, f"attention.{name}={value} must be positive")
-        require(
-            self.window is None or self.window >= 1,
-            f"attention.window={self.window} must be at least 1",
-        )
+        for name in ("window", "block", "chosen"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"attention.{name}={value} must be at least 1")
         require(
             self.sinks is None or self.sinks >= 1,
             f"attention.sinks={self.sinks} must be at least 1; to have none remove it",
@@ -50,10 +71,38 @@ class AttentionConfig:
             "layers set attention_type='gqa'",
         )
 
+    def _check_sparse(self) -> None:
+        require_effect(self, self.READERS, path="attention.")
+        require(
+            self.global_tokens is None or self.global_tokens >= 0,
+            f"attention.global_tokens={self.global_tokens} must be at least 0",
+        )
+        require(
+            self.block is None or self.block <= self.reach,
+            f"attention.block={self.block} exceeds attention.window={self.reach}: tokens between "
+            "the window and the last whole block would be out of reach; choose a smaller block",
+        )
+
     @property
     def reach(self) -> int:
-        """Tokens that a token reads, itself among them."""
+        """Tokens that a token reads in any case, itself among them."""
         return 256 if self.window is None else self.window
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return min(64, self.reach) if self.block is None else self.block
+
+    @property
+    def choices(self) -> int:
+        """Blocks, or single keys, that a query chooses."""
+        usual = 64 if self.sparse_form == "topk" else 4
+        return usual if self.chosen is None else self.chosen
+
+    @property
+    def num_global(self) -> int:
+        """First tokens of a document that all of its tokens read."""
+        return 4 if self.global_tokens is None else self.global_tokens
 
     @property
     def num_sinks(self) -> int:
@@ -128,6 +177,8 @@ _TURNS = {"low_frequency": 1.0, "high_frequency": 4.0, "fast_turns": 32.0, "slow
 class ExpertsConfig:
     """Sparse feed-forward experts in place of the dense feed-forward layer."""
 
+    READERS: ClassVar = (Reader("capacity_factor", "dispatch", ("capacity",)),)
+
     num_experts: int = 0
     """Experts a layer; 0 is the dense form [experts]."""
     layers: ExpertLayers = "every"
@@ -138,12 +189,33 @@ class ExpertsConfig:
     [layers]."""
     top_k: int | None = None
     """Experts that each token uses; None is 2 [experts]."""
+    scores: ExpertScores = "softmax"
+    """What makes scores of a router's logits; `sigmoid` scores every expert by itself, and those of
+    the chosen are rescaled to sum to one (arXiv 2412.19437)."""
+    dispatch: ExpertDispatch = "capacity"
+    """How tokens come to their experts: in queues of bounded length, whose rest is dropped, or
+    sorted into tiles, of which there are always enough (`dropless`)."""
     capacity_factor: float | None = None
     """Slots an expert has over an even share; tokens beyond are dropped; None is 1.25 [ratio]."""
+    shared: int | None = None
+    """Experts that every token uses beside those it chooses (arXiv 2401.06066); None is none
+    [experts]."""
     balance_weight: float | None = None
-    """Weight of the load-balancing loss (arXiv 2101.03961, eq. 4); None is 0.01."""
+    """Weight of the load-balancing loss (arXiv 2101.03961, eq. 4); None is 0.01, or 0 with
+    `bias_rate`."""
+    bias_rate: float | None = None
+    """Balance by a bias on the scores that only choices see, moved by this much a step towards an
+    even load (arXiv 2408.15664, where it is 0.001); None has no such bias [score a step]."""
     z_weight: float | None = None
     """Weight of the router z-loss (arXiv 2202.08906, eq. 5); None is 0.001."""
+    temperature: float | None = None
+    """What a router's logits are divided by; None is 1 [ratio]."""
+    jitter: float | None = None
+    """In training what a router reads is multiplied by random factors in 1 -+ this (arXiv
+    2101.03961, appendix C, where it is 0.01); None does not [fraction]."""
+    dropout: float | None = None
+    """Share of an expert's hidden features that training drops (arXiv 2101.03961, section 2.4);
+    None drops none [fraction]."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="experts.")
@@ -151,9 +223,13 @@ class ExpertsConfig:
             self.num_experts == 0 or self.num_experts >= 2,
             f"experts.num_experts={self.num_experts} must be 0 (dense) or at least 2",
         )
-        numbers = ("top_k", "capacity_factor", "balance_weight", "z_weight", "every")
+        numbers = (
+            *("top_k", "capacity_factor", "balance_weight", "z_weight", "every", "shared"),
+            *("bias_rate", "temperature", "jitter", "dropout"),
+        )
         given = {name: getattr(self, name) for name in numbers}
-        given["layers"] = None if self.layers == "every" else self.layers
+        for name, usual in (("layers", "every"), ("scores", "softmax"), ("dispatch", "capacity")):
+            given[name] = None if getattr(self, name) == usual else getattr(self, name)
         for name, value in given.items():
             require(
                 value is None or self.num_experts > 0,
@@ -163,6 +239,10 @@ class ExpertsConfig:
         for name in numbers:
             value = getattr(self, name)
             require(value is None or value > 0, f"experts.{name}={value} must be positive")
+        for name in ("jitter", "dropout"):
+            value = getattr(self, name)
+            require(value is None or value < 1, f"experts.{name}={value} must be below 1")
+        require_effect(self, self.READERS, path="experts.")
         require(
             self.every is None or self.layers != "sandwich",
             f"experts.every={self.every} has no effect with experts.layers='sandwich'; remove one",
@@ -181,6 +261,18 @@ class ExpertsConfig:
     def choices(self) -> int:
         """Experts that each token uses."""
         return 2 if self.top_k is None else self.top_k
+
+    @property
+    def balance(self) -> float:
+        """Weight of the load-balancing loss after `bias_rate` has had its say."""
+        if self.balance_weight is not None:
+            return self.balance_weight
+        return 0.01 if self.bias_rate is None else 0.0
+
+    @property
+    def random(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.jitter is not None or self.dropout is not None
 
     def capacity(self, length: int) -> int:
         """Places an expert has for a row of `length` tokens; `length` is always enough."""

@@ -202,9 +202,11 @@ class MeshConfig:
     """Devices over which batches, parameters and optimizer state split [devices]."""
     tensor: int = 1
     """Devices over which heads, hidden features and the vocabulary split [devices]."""
+    context: int = 1
+    """Devices over which the tokens of a row split, under `attention_type=ring` [devices]."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp", "tensor"):
+        for name in ("data", "fsdp", "tensor", "context"):
             size = getattr(self, name)
             require(
                 size >= 1 or (name == "data" and size == -1),

@@ -23,6 +23,7 @@ from rtdlm.data.tokenizer import (
     read_tokenizer,
     train_bpe,
 )
+from rtdlm.data.warmup import Warmup, cut_rows
 
 __all__ = [
     "DOCUMENT_TOKEN",
@@ -39,7 +40,9 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "Totals",
+    "Warmup",
     "byte_tokenizer",
+    "cut_rows",
     "prefetch",
     "prepare",
     "read_manifest",

@@ -1,10 +1,11 @@
 """`Loader`: batches of a run as a pure function of (seed, step).
 
-Step i holds rows i B, ..., i B + B - 1 of an endless sequence. Row r is the k-th row of its source
-(see `mixture`), which is window `permutation_e(k mod W)` of epoch e = k // W, where W is how many
-windows the source has. Each epoch has a permutation of its own and, over a stream, shifts the
-boundaries of the windows by a number of its own in [0, T). Epochs follow each other without a gap:
-a batch may end one and begin the next, and no row is dropped.
+Step i holds rows i B, ..., i B + B - 1 of an endless sequence (fewer, or cut, while `Warmup`
+lasts). Row r is the k-th row of its source (see `mixture`), which is window
+`permutation_e(k mod W)` of epoch e = k // W, where W is how many windows the source has. Each epoch
+has a permutation of its own and, over a stream, shifts the boundaries of the windows by a number of
+its own in [0, T). Epochs follow each other without a gap: a batch may end one and begin the next,
+and no row is dropped.
 
 Nothing is read but the rows that are asked for. So any step of any run can be rebuilt alone, and
 each of several hosts builds only its rows of the same batch.
@@ -23,6 +24,7 @@ from rtdlm.data.manifest import SPLITS, Split
 from rtdlm.data.mixture import Mixture
 from rtdlm.data.permutation import mix, permute
 from rtdlm.data.tokenizer import Tokenizer
+from rtdlm.data.warmup import Warmup, cut_rows
 from rtdlm.data.windows import JoinedWindows, fill_rows
 from rtdlm.disk import hash_bytes
 
@@ -57,6 +59,7 @@ class Loader:
         split: Split = "train",
         vocab_size: int | None = None,
         held_out_fraction: float = 0.02,
+        warmup: Warmup | None = None,
     ) -> None:
         """Opens the shards; reads none of them, except to check the ids of small ones.
 
@@ -69,6 +72,7 @@ class Loader:
             split: `train` or `heldout`.
             vocab_size: that of the model; None takes the shards'.
             held_out_fraction: of directories that bring no split of their own.
+            warmup: smaller batches or shorter rows at first; None has none.
 
         Raises:
             UserError: shards are missing, damaged or do not belong together.
@@ -76,7 +80,7 @@ class Loader:
         _check(directories, weights, seq_len, batch_size, split)
         self._paths = [Path(directory) for directory in directories]
         self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
-        self._vocab_size = vocab_size
+        self._vocab_size, self._warmup = vocab_size, warmup
         self._held_out_fraction = held_out_fraction
         opened = self._open(split)
         sources = [directory.windows for directory in opened]
@@ -93,12 +97,18 @@ class Loader:
         self.fingerprint = _fingerprint(opened)
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step`, arrays [B, T]."""
-        return self.rows(step, 0, self._batch_size)
+        """The batch of `step`, arrays [B, T]; of other sizes while `warmup` lasts."""
+        count = self._batch_size if self._warmup is None else self._warmup.rows(step)
+        return self.rows(step, 0, count)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
-        """Rows `start`, ..., `stop` - 1 of the batch of `step`: what one of several hosts needs."""
-        numbers = step * self._batch_size + np.arange(start, stop, dtype=np.int64)
+        """Rows `start`, ..., `stop` - 1 of the batch of `step`: what one of several hosts needs.
+
+        They are counted before `warmup` cuts them into shorter ones.
+        """
+        warmup = self._warmup
+        first = step * self._batch_size if warmup is None else warmup.rows_before(step)
+        numbers = first + np.arange(start, stop, dtype=np.int64)
         groups, counts = self._mixture.assign(numbers)
         batch = empty_batch(len(numbers), self._seq_len)
         for group in np.unique(groups).tolist():
@@ -108,7 +118,7 @@ class Loader:
                 now = epochs == epoch
                 rows = self._epoch_rows(group, epoch, indices[now])
                 fill_rows(batch, places[now], rows)
-        return batch
+        return batch if warmup is None else cut_rows(batch, warmup.pieces(step))
 
     def held_out_batches(self, num_batches: int = 0) -> HeldOutBatches:
         """The fixed batches of the held-out split, whatever split this loader reads.

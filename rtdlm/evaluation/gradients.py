@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rtdlm.modules.experts import is_bias
 from rtdlm.parallel import own_axes, path_name
 
 EXPLODING = 1e3
@@ -49,13 +50,17 @@ class GradientHealth:
 
 
 def layer_norms(grads: Any) -> dict[str, jax.Array]:
-    """Norm of each parameter's gradient by path; stacked layers keep their leading axis."""
+    """Norm of each parameter's gradient by path; stacked layers keep their leading axis.
+
+    Balancing biases, whose "gradient" is a load, are left out.
+    """
 
     def norm(path: str, grad: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.sum(jnp.square(grad), axis=own_axes(path, grad.ndim)))
 
     leaves = jax.tree_util.tree_leaves_with_path(grads)
-    return {path_name(path): norm(path_name(path), grad) for path, grad in leaves}
+    named = {path_name(path): grad for path, grad in leaves}
+    return {path: norm(path, grad) for path, grad in named.items() if not is_bias(path)}
 
 
 def gradient_health(norms: Mapping[str, np.ndarray]) -> GradientHealth:

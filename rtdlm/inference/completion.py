@@ -23,6 +23,13 @@ class Completion(NamedTuple):
     the model's context is full."""
     prompt_tokens: int
     """Length of the prompt with its document token [tokens]."""
+    calls: int
+    """Times that the model was called for the tokens; less than them with a draft."""
+
+    @property
+    def sampled(self) -> int:
+        """Tokens that were sampled, the document token among them."""
+        return len(self.tokens) + (self.finish_reason == "document")
 
 
 class Row:
@@ -44,14 +51,19 @@ class Row:
         self._document_id = document_id
         self._tokens: list[int] = []
         self._text = ""
+        self._calls = 0
 
-    def take(self, tokens: Sequence[int]) -> str:
-        """Appends the tokens of one call; returns the text that they make certain."""
+    def take(self, calls: Sequence[Sequence[int]]) -> str:
+        """Appends the tokens of each call of the model; returns the text that they make certain."""
         given = len(self._text)
-        for token in tokens:
-            if token == NO_TOKEN or self.completion is not None:
+        for tokens in calls:
+            if tokens[0] == NO_TOKEN or self.completion is not None:
                 break
-            self._append(token)
+            self._calls += 1
+            for token in tokens:
+                if token == NO_TOKEN or self.completion is not None:
+                    break
+                self._append(token)
         return self._text[given:]
 
     def _append(self, token: int) -> None:
@@ -71,4 +83,6 @@ class Row:
 
     def _complete(self, reason: FinishReason) -> None:
         self.left = 0
-        self.completion = Completion(self._text, tuple(self._tokens), reason, len(self.prompt))
+        self.completion = Completion(
+            self._text, tuple(self._tokens), reason, len(self.prompt), self._calls
+        )

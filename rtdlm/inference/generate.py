@@ -13,7 +13,7 @@ which may differ between batch sizes).
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,16 @@ from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import Tokenizer
 from rtdlm.inference.completion import Completion, Row
 from rtdlm.inference.decode import CALL_TOKENS, DecodeState, decode, prefill
-from rtdlm.inference.layout import decoding_model, split_cache, split_params
+from rtdlm.inference.draft import Draft, DraftModel, draft_of
+from rtdlm.inference.layout import (
+    LayerParams,
+    SplitCache,
+    decoding_model,
+    split_cache,
+    split_params,
+)
 from rtdlm.inference.sampling import make_sampler
+from rtdlm.inference.speculate import Pair, PairParams, SpeculativeState, speculate
 from rtdlm.inference.text import TextStream
 from rtdlm.models import TMSModel
 from rtdlm.models.tms import Params
@@ -49,14 +57,33 @@ class Chunk(NamedTuple):
     """Comes with the row's last chunk."""
 
 
+class _Reader(NamedTuple):
+    """What reads prompts into a cache."""
+
+    model: TMSModel
+    params: LayerParams
+    prefill: jax.stages.Wrapped
+
+
 class Generator:
     """A model with its parameters laid out for decoding, and its compiled functions."""
 
-    def __init__(self, model: TMSModel, params: Params, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: TMSModel,
+        params: Params,
+        tokenizer: Tokenizer,
+        *,
+        draft: Draft | None = None,
+    ) -> None:
         """Copies the parameters into decoding's layout; those given are not needed any more.
 
+        With a `draft` the text is written speculatively: its distribution is the same, and greedy
+        text is the same text.
+
         Raises:
-            UserError: the tokenizer has more tokens than the model's table has rows.
+            UserError: the tokenizer has more tokens than the model's table has rows, or the draft
+                does not fit the model.
         """
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
@@ -68,9 +95,17 @@ class Generator:
         self._place = _whole(jax.tree.leaves(params)[0].sharding)
         self._params = jax.jit(partial(split_params, dtype=model.dtype))(params)
         self._prefill = self._compiled(partial(prefill, self.model))
-        self._decode = self._compiled(
-            partial(decode, self.model, document_id=tokenizer.document_id)
-        )
+        self._draft: _Reader | None = None
+        if draft is None:
+            function: Any = partial(decode, self.model)
+        else:
+            small, small_params = draft_of(draft, self.model, self._params, tokenizer)
+            if isinstance(draft, DraftModel):
+                small_params = jax.device_put(small_params, self._place)
+            self._draft = _Reader(small, small_params, self._compiled(partial(prefill, small)))
+            pair = Pair(self.model, small)
+            function = partial(speculate, pair, num_drafted=draft.tokens)
+        self._decode = self._compiled(partial(function, document_id=tokenizer.document_id))
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[Completion]:
         """The completion of every prompt, in their order.
@@ -116,43 +151,55 @@ class Generator:
         return Row(prompt, left=left, stream=stream, document_id=document_id)
 
     def _run(self, rows: list[Row], sampling: SamplingConfig) -> Iterator[Chunk]:
-        state = self._read(rows)
+        target = self._read(rows)
+        state: DecodeState | SpeculativeState = target
+        params: LayerParams | PairParams = self._params
+        if self._draft is not None:
+            state = SpeculativeState(target, self._fill(self._draft, rows))
+            params = PairParams(self._params, self._draft.params)
         sampler = make_sampler(sampling, [row.prompt for row in rows])
         sampler, limit = jax.device_put(sampler, self._place), 1
         while any(row.left for row in rows):
             left_B = np.array([row.left for row in rows], np.int32)
             start = time.perf_counter()
-            state, tokens_BN = self._decode(self._params, state, sampler, left_B, np.int32(limit))
-            tokens = np.asarray(tokens_BN).tolist()
+            state, tokens = self._decode(params, state, sampler, left_B, np.int32(limit))
+            tokens_BCN = np.asarray(tokens).reshape(len(rows), CALL_TOKENS, -1).tolist()
             limit = _next_limit(limit, seconds=time.perf_counter() - start)
             for number, row in enumerate(rows):
                 if row.completion is None:
-                    text = row.take(tokens[number])
+                    text = row.take(tokens_BCN[number])
                     if text or row.completion:
                         yield Chunk(number, text, row.completion)
 
     def _read(self, rows: list[Row]) -> DecodeState:
         """The state after all tokens of every prompt but the last."""
-        length_B = np.array([len(row.prompt) for row in rows], np.int32)
-        slots = _power_of_two(max(len(row.prompt) + row.left - 1 for row in rows), MIN_SLOTS)
-        shapes = jax.eval_shape(lambda: split_cache(self.model.empty_cache(len(rows), slots)))
-        cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._place), shapes)
-        to_read = int(length_B.max()) - 1
-        ids_BT = np.zeros((len(rows), to_read + PREFILL_TOKENS), np.int32)
+        cache = self._fill(_Reader(self.model, self._params, self._prefill), rows)
         seen_BV = np.zeros((len(rows), self.tokenizer.vocab_size), np.bool_)
         for number, row in enumerate(rows):
-            ids_BT[number, : len(row.prompt)] = row.prompt
             seen_BV[number, row.prompt] = True
         # It stands between documents: a penalty on it would keep them from ending.
         seen_BV[:, self.tokenizer.document_id] = False
+        newest_B = np.array([row.prompt[-1] for row in rows], np.int32)
+        position_B = np.array([len(row.prompt) - 1 for row in rows], np.int32)
+        rest = jax.device_put((newest_B, position_B, seen_BV), self._place)
+        return DecodeState(cache, *rest)
+
+    def _fill(self, reader: _Reader, rows: list[Row]) -> SplitCache:
+        """A model's cache after all tokens of every prompt but the last."""
+        length_B = np.array([len(row.prompt) for row in rows], np.int32)
+        slots = _power_of_two(max(len(row.prompt) + row.left - 1 for row in rows), MIN_SLOTS)
+        shapes = jax.eval_shape(lambda: split_cache(reader.model.empty_cache(len(rows), slots)))
+        cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._place), shapes)
+        to_read = int(length_B.max()) - 1
+        ids_BT = np.zeros((len(rows), to_read + PREFILL_TOKENS), np.int32)
+        for number, row in enumerate(rows):
+            ids_BT[number, : len(row.prompt)] = row.prompt
         for start in range(0, to_read, PREFILL_TOKENS):
             width = min(_power_of_two(to_read - start, MIN_PREFILL_TOKENS), PREFILL_TOKENS)
             part_BT = ids_BT[:, start : start + width]
             counted_B = np.clip(length_B - 1 - start, 0, width)
-            cache = self._prefill(self._params, cache, part_BT, np.int32(start), counted_B)
-        newest_B = np.array([row.prompt[-1] for row in rows], np.int32)
-        rest = jax.device_put((newest_B, length_B - 1, seen_BV), self._place)
-        return DecodeState(cache, *rest)
+            cache = reader.prefill(reader.params, cache, part_BT, np.int32(start), counted_B)
+        return cache
 
 
 def _whole(sharding: Sharding) -> Sharding:

@@ -26,6 +26,7 @@ _FLOAT32 = (
     "norm/scale",
     "norm/bias",
     "router/w",
+    "experts/bias",
     "predictor_in/w",
     "predictor_out/w",
     "predictor_out/b",
@@ -55,7 +56,7 @@ def decoding_model(model: TMSModel) -> TMSModel:
     """
     config = model.config
     experts = config.experts
-    if experts.num_experts:
+    if experts.num_experts and experts.dispatch == "capacity":
         experts = replace(experts, capacity_factor=experts.num_experts / experts.choices)
     config = replace(config, layer_unroll=config.num_layers, remat="none", experts=experts)
     return TMSModel(config)

@@ -1,13 +1,16 @@
-"""A `Generator` out of a checkpoint, or out of a Hugging Face folder."""
+"""A `Generator` out of a checkpoint, a Hugging Face folder or weights in few bits."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
 from rtdlm.data import Tokenizer
+from rtdlm.inference.draft import DRAFT_TOKENS, Draft, DraftModel, EarlyExit
 from rtdlm.inference.generate import Generator
 from rtdlm.models import TMSModel
 from rtdlm.models.load import load_model
@@ -15,34 +18,84 @@ from rtdlm.models.tms import Params
 from rtdlm.parallel import keep_compiled_programs
 
 
-def load_generator(path: str | Path, *, notice: Notice = warnings.warn) -> Generator:
+@dataclass(frozen=True)
+class Drafting:
+    """What a user asks of speculative decoding; see `rtdlm.inference.speculate`."""
+
+    checkpoint: str | Path | None = None
+    """Path of the draft model; see `load_generator`."""
+    layers: int | None = None
+    """Or the model's own first layers [layers]."""
+    tokens: int | None = None
+    """Proposed a round; None is 4 [tokens]."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.layers is not None:
+            raise UserError(
+                f"draft={self.checkpoint} and draft layers={self.layers} are two drafts; give one"
+            )
+        if self.tokens is not None and self.checkpoint is None and self.layers is None:
+            raise UserError(
+                f"draft tokens={self.tokens} has no effect without a draft; name a draft model or "
+                "a number of draft layers"
+            )
+
+
+NO_DRAFT = Drafting()
+
+
+def load_generator(
+    path: str | Path, *, drafting: Drafting = NO_DRAFT, notice: Notice = warnings.warn
+) -> Generator:
     """The generator of the checkpoint that `path` means: a run, its checkpoints or one of them.
 
-    A folder with a config.json is read as Hugging Face's; see `rtdlm.interop`.
+    A folder with a config.json is read as Hugging Face's, see `rtdlm.interop`; one that
+    `scripts/quantize_model.py` wrote has its weights expanded.
 
     Raises:
-        UserError: there is no complete checkpoint, its arrays do not fit its configuration, or it
-            brings no tokenizer.
+        UserError: there is no complete checkpoint, its arrays do not fit its configuration, it
+            brings no tokenizer, or the draft does not fit it.
     """
     trouble = keep_compiled_programs()
     if trouble is not None:
         notice(trouble)
-    if (Path(path) / "config.json").is_file():
-        from rtdlm.interop import read_pretrained  # foreign formats take time to import
+    found = _read(Path(path), notice)
+    tokens = DRAFT_TOKENS if drafting.tokens is None else drafting.tokens
+    draft: Draft | None = None
+    if drafting.checkpoint is not None:
+        small = _read(Path(drafting.checkpoint), notice)
+        draft = DraftModel(small.model, small.params, small.tokenizer, tokens)
+    elif drafting.layers is not None:
+        draft = EarlyExit(drafting.layers, tokens)
+    return Generator(found.model, found.params, found.tokenizer, draft=draft)
 
-        found = read_pretrained(path)
-        params = jax.device_put(found.params)
-        return _generator(TMSModel(found.config), params, found.tokenizer, Path(path))
+
+class _Found(NamedTuple):
+    model: TMSModel
+    params: Params
+    tokenizer: Tokenizer
+
+
+def _read(path: Path, notice: Notice) -> _Found:
+    # Other formats take time to import.
+    if (path / "config.json").is_file():
+        from rtdlm.interop import read_pretrained
+
+        config, params, tokenizer = read_pretrained(path)
+        return _found(TMSModel(config), jax.device_put(params), tokenizer, path)
+    if (path / "quantized.safetensors").is_file():
+        from rtdlm.interop import read_quantized_model
+
+        config, params, tokenizer = read_quantized_model(path)
+        return _found(TMSModel(config), jax.device_put(params), tokenizer, path)
     loaded = load_model(path, notice=notice)
-    return _generator(loaded.model, loaded.params, loaded.tokenizer, loaded.directory)
+    return _found(loaded.model, loaded.params, loaded.tokenizer, loaded.directory)
 
 
-def _generator(
-    model: TMSModel, params: Params, tokenizer: Tokenizer | None, directory: Path
-) -> Generator:
+def _found(model: TMSModel, params: Params, tokenizer: Tokenizer | None, directory: Path) -> _Found:
     if tokenizer is None:
         raise UserError(
             f"checkpoint {directory} brings no tokenizer, so it can neither read nor write "
             "text; train on shards with a tokenizer.json beside them"
         )
-    return Generator(model, params, tokenizer)
+    return _Found(model, params, tokenizer)

@@ -93,6 +93,25 @@ def sample(
     return jax.lax.cond(jnp.any(drawn), draw, lambda: likeliest_B)
 
 
+def probabilities(logits_BV: jax.Array, sampler: Sampler, *, seen_BV: jax.Array) -> jax.Array:
+    """Float32 `[B, V]`: the chances with which `sample` draws; 1 for a greedy row's likeliest."""
+    logits_BV = penalize(logits_BV, seen_BV, sampler.repetition_penalty_B)
+    drawn = jnp.asarray(sampler.temperature_B) > 0
+    likeliest_BV = jax.nn.one_hot(_argmax(logits_BV), logits_BV.shape[-1], dtype=jnp.float32)
+
+    def soft() -> jax.Array:
+        scaled_BV = logits_BV / jnp.where(drawn, sampler.temperature_B, 1.0)[:, None]
+        p_BV = jax.nn.softmax(keep_likely(scaled_BV, sampler), axis=-1)
+        return jnp.where(drawn[:, None], p_BV, likeliest_BV)
+
+    return jax.lax.cond(jnp.any(drawn), soft, lambda: likeliest_BV)
+
+
+def draw(p_BV: jax.Array, key_BW: Array, position_B: jax.Array) -> jax.Array:
+    """int32 `[B]`: one draw from each row of `p_BV`, which need not add up to one."""
+    return _argmax(jnp.log(p_BV) + _gumbel(key_BW, position_B, p_BV.shape[-1]))
+
+
 def penalize(logits_BV: jax.Array, seen_BV: jax.Array, penalty_B: Array) -> jax.Array:
     """Logits of seen tokens divided by the penalty if positive, multiplied if negative."""
     penalty_B1 = jnp.asarray(penalty_B)[:, None]

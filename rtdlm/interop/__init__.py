@@ -3,6 +3,7 @@
 from rtdlm.interop.checkpoint import export_checkpoint
 from rtdlm.interop.hugging_face import Pretrained, foreign_config, read_pretrained, write_pretrained
 from rtdlm.interop.llama2c import read_llama2c, read_llama2c_tokenizer
+from rtdlm.interop.quantized_model import read_quantized_model, write_quantized_model
 
 __all__ = [
     "Pretrained",
@@ -11,5 +12,7 @@ __all__ = [
     "read_llama2c",
     "read_llama2c_tokenizer",
     "read_pretrained",
+    "read_quantized_model",
     "write_pretrained",
+    "write_quantized_model",
 ]

@@ -1,32 +1,47 @@
-"""A checkpoint of ours as a folder for others."""
+"""A checkpoint of ours as a folder for others: Hugging Face's, ONNX's or llama.cpp's."""
 
 import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config import UserError
+from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.family import Family
-from rtdlm.interop.hugging_face import write_pretrained
-from rtdlm.models.load import load_model
+from rtdlm.interop.hugging_face import foreign_config, write_pretrained
+from rtdlm.models.load import LoadedModel, load_model
+
+ONNX_FILE, GGUF_FILE = "model.onnx", "model.gguf"
+ONNX_LIMIT = 2**31
+"""A file of ONNX's format ends here [bytes]."""
 
 
 def export_checkpoint(
     checkpoint: str | Path,
     out: str | Path,
     *,
+    form: str = "hf",
     dtype: str = "float32",
     notice: Notice = warnings.warn,
 ) -> Family:
     """Writes the model in `checkpoint`, and its tokenizer, to the folder `out`.
+
+    Args:
+        checkpoint: a run or one of its checkpoints.
+        out: a folder that is new or empty.
+        form: `hf`, `onnx` or `gguf`.
+        dtype: format of the weights.
+        notice: told of damaged checkpoints that were passed over.
 
     Returns:
         The Hugging Face family that it is.
 
     Raises:
         UserError: there is no complete checkpoint, no family can express its model, the folder has
-            something in it, or a weight does not fit the format.
+            something in it, a weight does not fit the format, or a library is not installed.
         StorageError: the disk refused.
     """
     folder = Path(out)
@@ -45,6 +60,60 @@ def export_checkpoint(
                 f"a weight of size {largest:.3g} does not fit float16, which ends at {limit:g}; "
                 "use bfloat16"
             )
+    return FORMS[form](folder, loaded, dtype)
+
+
+def _write_hf(folder: Path, loaded: LoadedModel, dtype: str) -> Family:
     return write_pretrained(
         folder, loaded.model.config, loaded.params, tokenizer=loaded.tokenizer, dtype=dtype
     )
+
+
+def _write_onnx(folder: Path, loaded: LoadedModel, dtype: str) -> Family:
+    _require_library("onnx")
+    if dtype != "float32":
+        raise UserError(f"dtype={dtype} has no effect with ONNX, whose graph is float32; remove it")
+    from rtdlm.interop.onnx_graph import onnx_model
+
+    config = loaded.model.config
+    family, _ = foreign_config(config)
+    size = sum(leaf.nbytes for leaves in loaded.params.values() for leaf in leaves.values())
+    if size >= ONNX_LIMIT:
+        raise UserError(f"a model of {size:,} bytes does not fit an ONNX file; export with --to hf")
+    model = onnx_model(config, loaded.params)
+    make_directory(folder)
+    replace_file(folder / ONNX_FILE, model.SerializeToString())
+    if loaded.tokenizer is not None:
+        loaded.tokenizer.save(folder)
+    return family
+
+
+def _write_gguf(folder: Path, loaded: LoadedModel, dtype: str) -> Family:
+    _require_library("gguf")
+    if loaded.tokenizer is None:
+        raise UserError("a GGUF file holds a tokenizer and the checkpoint has none; use --to hf")
+    from rtdlm.interop.gguf_file import write_gguf
+
+    return write_gguf(
+        folder / GGUF_FILE,
+        loaded.model.config,
+        loaded.params,
+        tokenizer=loaded.tokenizer,
+        dtype=dtype,
+    )
+
+
+def _require_library(name: str) -> None:
+    if find_spec(name) is None:
+        raise UserError(
+            f"the package {name}, which writes this form, is not installed; install it with "
+            "`pip install 'rtdlm[export]'`"
+        )
+
+
+FORMS: dict[str, Callable[[Path, LoadedModel, str], Family]] = {
+    "hf": _write_hf,
+    "onnx": _write_onnx,
+    "gguf": _write_gguf,
+}
+"""What `form` may be."""

@@ -147,6 +147,8 @@ class LlamaLike:
             config.position_encoding == "rope",
             bool(config.experts.num_experts) == self.experts,
             config.experts.layers == "every" and config.experts.stride == 1,
+            config.experts.scores == "softmax" and config.experts.temperature is None,
+            config.experts.shared is None and config.experts.bias_rate is None,
             slides == self.gemma or (self.window and not self.gemma),
             alternates == 2 if self.gemma else alternates is None,
             (config.embedding_scale is not None) == self.gemma,

@@ -33,7 +33,7 @@ GROUP: dict[Kind, int | None] = {"int8": None, "int4": 32, "nf4": 64}
 INPUTS: dict[str, tuple[int, ...]] = {
     r"attention/(query|key|value)/w": (-3,),
     r"attention/output/w": (-3, -2),
-    r"(feedforward|experts)/(gate|up|down)/w": (-2,),
+    r"(feedforward|experts|shared)/(gate|up|down)/w": (-2,),
     r"ngram/projection/w": (-3, -2),
     r"decoder/(embedding|output|value_embedding)": (-1,),
     r"ngram/table": (-1,),

@@ -137,7 +137,7 @@ class Block(hk.Module):
         if self.config.norm_outputs:
             write_BTD = make_norm(self.config, f"{layer}_output_norm")(write_BTD)
         write_BTD = dropout(write_BTD, rate=self.config.dropout_rate)
-        return constrain(x_BTD + write_BTD, "batch", None, None)
+        return constrain(x_BTD + write_BTD, "batch", "context", None)
 
     @hk.transparent
     def _attention(
@@ -181,7 +181,17 @@ class Block(hk.Module):
                 d_ff=config.d_ff, out_scale=self.out_scale, bias=config.biases == "all"
             )
             return layer(x_BTD), None
-        experts = SparseExperts(config.experts, d_ff=config.d_ff, out_scale=self.out_scale)
+        shared = None
+        if config.experts.shared:
+            shared = partial(
+                FEEDFORWARDS["swiglu"],
+                d_ff=config.experts.shared * config.d_ff,
+                out_scale=self.out_scale,
+                name="shared",
+            )
+        experts = SparseExperts(
+            config.experts, d_ff=config.d_ff, out_scale=self.out_scale, shared=shared
+        )
         return experts(x_BTD, weights_BT=given.weights_BT)
 
 

@@ -13,6 +13,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
 from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.modules.attention import KINDS
+from rtdlm.modules.attention.sparse import NUM_BRANCHES
 from rtdlm.modules.depths.router import NARROWER
 
 GATED = ("swiglu", "geglu")
@@ -96,13 +97,17 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     total = 2 * d * config.head_dim * (config.num_heads + config.kv_heads)
     if plan.attention == "delta":
         total += 2 * d * config.num_heads  # what decays and what is written
+    if plan.attention == "sparse" and config.attention.sparse_form != "topk":
+        total += NUM_BRANCHES * d * config.num_heads  # gates
     if plan.attention == "spiking":
         total += d * config.kv_heads
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" else config.short_conv * prod(shape)
     matrices = 3 if config.feedforward in GATED else 2
     dense = matrices * d * config.d_ff
-    return total + (experts * dense + d * config.experts.num_experts if plan.experts else dense)
+    if not plan.experts:
+        return total + dense
+    return total + (experts + (config.experts.shared or 0)) * dense + d * config.experts.num_experts
 
 
 def _router_products(config: AGIConfig) -> int:
@@ -123,8 +128,11 @@ def _vectors(config: AGIConfig) -> int:
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
     once = token * (1 + config.embedding_norm)
-    deep = sum(plan.depth for plan in layer_plans(config))  # the predictor's bias
-    return once + deep + config.num_layers * (norms + mixes + _biases(config))
+    plans = layer_plans(config)
+    once += sum(plan.depth for plan in plans)  # the predictor's bias
+    if config.experts.bias_rate is not None:
+        once += config.experts.num_experts * sum(plan.experts for plan in plans)
+    return once + config.num_layers * (norms + mixes + _biases(config))
 
 
 def _biases(config: AGIConfig) -> int:

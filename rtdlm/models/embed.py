@@ -39,7 +39,7 @@ def embed(
     dtype: jnp.dtype,
 ) -> Embedded:
     """The embedding of every token; call it within a Haiku module, whose parameters it makes."""
-    x_BTD = constrain(embedding_VD[ids_BT].astype(dtype), "batch", None, None)
+    x_BTD = constrain(embedding_VD[ids_BT].astype(dtype), "batch", "context", None)
     if config.embedding_scale is not None:
         x_BTD *= jnp.asarray(config.embedding_scale, dtype)
     if config.position_encoding == "learned":

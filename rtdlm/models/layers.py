@@ -42,7 +42,7 @@ class Segment(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Where a layer's parameters are."""
+    """One layer, and where its parameters are."""
 
     number: int
     plan: LayerPlan
@@ -50,17 +50,6 @@ class Layer(NamedTuple):
     """Path of its modules."""
     turn: int
     """Its place along the first axis of their parameters."""
-
-
-def layers_of(config: AGIConfig) -> Iterator[Layer]:
-    """All layers, first to last, with the place of their parameters."""
-    number = 0
-    for loop, segment in enumerate(segments(config)):
-        for turn in range(segment.repeats):
-            for place, plan in enumerate(segment.round):
-                module = f"decoder/layers{_numbered(loop)}/block{_numbered(place)}"
-                yield Layer(number, plan, module, turn)
-                number += 1
 
 
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
@@ -81,6 +70,17 @@ def segments(config: AGIConfig) -> tuple[Segment, ...]:
     rounds = [_in_rounds(plans, size) for size in range(1, len(plans) + 1)]
     fitting = [_in_runs(plans), *(found for found in rounds if found is not None)]
     return min(fitting, key=lambda found: sum(len(segment.round) for segment in found))
+
+
+def layers_of(config: AGIConfig) -> Iterator[Layer]:
+    """All layers, first to last, with the place of their parameters."""
+    number = 0
+    for loop, segment in enumerate(segments(config)):
+        for turn in range(segment.repeats):
+            for place, plan in enumerate(segment.round):
+                module = f"decoder/layers{_numbered(loop)}/block{_numbered(place)}"
+                yield Layer(number, plan, module, turn)
+                number += 1
 
 
 def _attention(config: AGIConfig, layer: int) -> str:

@@ -1,7 +1,7 @@
-"""The device mesh: axes `data`, `fsdp` and `tensor`.
+"""The device mesh: axes `data`, `fsdp`, `context` and `tensor`.
 
-`data` repeats parameters and splits batches; `fsdp` splits both; `tensor` splits heads, hidden
-features and the vocabulary. A laptop is the mesh of one device.
+`data` repeats parameters and splits batches; `fsdp` splits both; `context` splits the tokens of a
+row; `tensor` splits heads, hidden features and the vocabulary. A laptop is the mesh of one device.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config import MeshConfig, UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
@@ -24,21 +24,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    fixed = config.fsdp * config.tensor
+    fixed = config.fsdp * config.context * config.tensor
     data = len(devices) // fixed if config.data == -1 else config.data
     if data * fixed != len(devices) or data == 0:
         raise UserError(
-            f"mesh data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does not fit "
-            f"{len(devices)} devices; choose axes that multiply to {len(devices)}"
+            f"mesh data={config.data} x fsdp={config.fsdp} x context={config.context} x "
+            f"tensor={config.tensor} does not fit {len(devices)} devices; choose axes that "
+            f"multiply to {len(devices)}"
         )
-    shape = (data, config.fsdp, config.tensor)
+    shape = (data, config.fsdp, config.context, config.tensor)
     # Auto axes: under explicit ones the plain einsums of a Haiku module would have to be typed.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """How a batch's arrays lie: rows over all batch axes."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    """How a batch's arrays lie: rows over all batch axes, their tokens over `context`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
 
 
 def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from rtdlm.config import AGIConfig, UserError
+from rtdlm.data import Warmup
 
 DEFAULT_EPOCHS = 1.0
 
@@ -35,7 +36,7 @@ class Budget:
         if tokens is None:
             epochs = DEFAULT_EPOCHS if config.num_epochs is None else config.num_epochs
             tokens = ceil(epochs * tokens_per_epoch)
-        return cls(ceil(tokens / (config.batch_size * config.max_seq_len)), None)
+        return cls(Warmup(config).steps_for(tokens), None)
 
     def fraction(self, *, step: int, seconds: float) -> float:
         """Share of the budget that is spent before step `step`, in [0, 1]."""

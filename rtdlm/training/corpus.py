@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.data import Loader, PrepareProgress, Split, Tokenizer, prepare
+from rtdlm.data import Loader, PrepareProgress, Split, Tokenizer, Warmup, prepare
 
 VOCABULARY_MULTIPLE = 64
 
@@ -56,6 +56,7 @@ def open_loader(config: AGIConfig, out: Path, split: Split) -> Loader:
         split=split,
         vocab_size=config.vocab_size,
         held_out_fraction=data.held_out_fraction,
+        warmup=Warmup(config) if split == "train" else None,
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig, to_yaml
-from rtdlm.data import Batch
+from rtdlm.data import Batch, Warmup
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.parallel import check_batch, make_mesh
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 def step_memory(config: AGIConfig) -> Memory:
     """Compiles the step for the devices at hand, without making a single array."""
     model, mesh = TMSModel(config), make_mesh(config.mesh)
-    check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
+    check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
     check_rules(config.optimizer, model.shapes)
     optimizer = make_optimizer(config.optimizer)
     state = state_shapes(model, optimizer)

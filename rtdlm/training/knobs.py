@@ -24,6 +24,7 @@ class Knobs(NamedTuple):
     balance_weight: jax.Array
     router_z_weight: jax.Array
     predictor_weight: jax.Array
+    bias_rate: jax.Array
 
     @classmethod
     def from_config(cls, config: AGIConfig) -> "Knobs":
@@ -38,9 +39,10 @@ class Knobs(NamedTuple):
                     config.optimizer.clip_norm,
                     config.loss.z_loss,
                     config.loss.label_smoothing,
-                    0.01 if experts.balance_weight is None else experts.balance_weight,
+                    experts.balance,
                     0.001 if experts.z_weight is None else experts.z_weight,
                     0.1 if predictor is None else predictor,
+                    experts.bias_rate or 0.0,
                 )
             )
         )

@@ -17,9 +17,10 @@ import numpy as np
 
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch, Loader, prefetch
+from rtdlm.data import Batch, Loader, Warmup, prefetch
 from rtdlm.disk import replace_file
 from rtdlm.evaluation import TrainingEvaluator, gradient_health
+from rtdlm.models.layers import layer_plans
 from rtdlm.monitoring import (
     CheckpointSaved,
     EvalFinished,
@@ -35,6 +36,7 @@ from rtdlm.training.saving import Position, to_snapshot
 from rtdlm.training.state import TrainState
 from rtdlm.training.step import Metrics, TrainStep
 from rtdlm.training.stop import StopRequest
+from rtdlm.training.usage import expert_values
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -77,6 +79,7 @@ class Loop:
         self.state = state
         self.knobs = knobs
         self.position = position
+        self._warmup = Warmup(parts.config)
         self._pending: Pending | None = None
         self._norms: dict[str, jax.Array] = {}
         self._speed: dict[str, float] = {}
@@ -138,9 +141,9 @@ class Loop:
         if values.skipped:
             problem = gradient_health(self._gradient_norms()).summary()
             self.parts.emit(Notice(step, "warning", f"step {step}: update skipped, {problem}"))
-        tokens = step * self.parts.config.batch_size * self.parts.config.max_seq_len
+        tokens = self._warmup.tokens_before(step)
         self._speed = self.parts.meter.update(seconds=self._trained, tokens=tokens)
-        told = metric_values(values) | self._speed
+        told = metric_values(values, self.parts.config) | self._speed
         self.parts.emit(StepFinished(step, told, self._trained, tokens))
 
     def _gradient_norms(self) -> dict[str, np.ndarray]:
@@ -216,7 +219,7 @@ class Loop:
         return End(f"stopped by {stop.requested}", complete=False) if stop.requested else None
 
 
-def metric_values(metrics: Metrics) -> dict[str, float]:
+def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:
     """One step's metrics under the names that logs carry; `loss` is the mean log-likelihood."""
     tokens = metrics.means.tokens
     values = {
@@ -233,8 +236,12 @@ def metric_values(metrics: Metrics) -> dict[str, float]:
     }
     if metrics.means.depths is not None:
         values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
-    if metrics.means.experts is not None:
-        values |= {f"experts_{k}": v for k, v in metrics.means.experts._asdict().items()}
     if metrics.means.spikes is not None:
         values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
-    return {name: float(value) for name, value in values.items()}
+    told = {name: float(value) for name, value in values.items()}
+    if metrics.means.experts is None:
+        return told
+    plans = enumerate(layer_plans(config), start=1)
+    return told | expert_values(
+        metrics.means.experts, [number for number, plan in plans if plan.experts]
+    )

@@ -5,7 +5,7 @@
 with label smoothing s and z-loss weight z, plus the experts' balancing losses where there are
 experts. All terms are float32; logits are made in chunks (`rtdlm.modules.head`).
 
-Axes: B batch, T time, L layers.
+Axes: B batch, T time, L layers with experts, E experts.
 """
 
 from typing import NamedTuple
@@ -21,15 +21,19 @@ from rtdlm.training.knobs import Knobs
 
 
 class ExpertSums(NamedTuple):
-    """Means over layers, times the batch's weight so that they add up like the rest."""
+    """Times the batch's weight so that they add up like the rest."""
 
     balance: jax.Array
+    """Mean over layers, as is the next."""
     router_z: jax.Array
-    dropped: jax.Array
+    dropped_L: jax.Array
+    """Share of choices that found their expert full."""
+    usage_LE: jax.Array
+    """Share of choices that fell on each expert."""
 
 
 class DepthSums(NamedTuple):
-    """As `ExpertSums`, of layers that work on a share of the tokens."""
+    """As `ExpertSums`, means over layers that work on a share of the tokens."""
 
     predictor: jax.Array
     agreement: jax.Array
@@ -71,8 +75,13 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
     tokens, objective = token_sums(scores.tokens, weights_BT), scores.objective
     experts = None
     if scores.experts is not None:
-        layers = (scores.experts.balance, scores.experts.z, scores.experts.dropped)
-        experts = ExpertSums(*(jnp.mean(value_L) * tokens.weight for value_L in layers))
+        found, weight = scores.experts, tokens.weight
+        experts = ExpertSums(
+            balance=jnp.mean(found.balance) * weight,
+            router_z=jnp.mean(found.z) * weight,
+            dropped_L=found.dropped * weight,
+            usage_LE=found.usage_E * weight,
+        )
         objective += knobs.balance_weight * experts.balance
         objective += knobs.router_z_weight * experts.router_z
     depths = None

@@ -31,6 +31,7 @@ from optax.contrib import schedule_free, schedule_free_eval_params
 
 from rtdlm.config import OptimizerConfig, UserError
 from rtdlm.parallel import own_axes, path_name
+from rtdlm.training.balance import balanced, trained, with_biases
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.muon import MatrixAxes, scale_by_muon
 from rtdlm.training.schedule import learning_rate_factor
@@ -40,7 +41,7 @@ from rtdlm.training.schedule import learning_rate_factor
 MUON_MATRICES: dict[str, MatrixAxes] = {
     r"attention/(query|key|value)/w": ((-3,), (-2, -1)),
     r"attention/output/w": ((-3, -2), (-1,)),
-    r"(feedforward|experts)/(gate|up|down)/w": ((-2,), (-1,)),
+    r"(feedforward|experts|shared)/(gate|up|down)/w": ((-2,), (-1,)),
     r"ngram/projection/w": ((-3, -2), (-1,)),
 }
 UNDECAYED = (
@@ -67,7 +68,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
     """The optimizer of that name; `update` takes `knobs=` and `progress=` beside the usual."""
     rule = optax.chain(_decay(config), _rate(config))
     if config.name != "schedule_free":
-        return _lenient(optax.chain(_direction(config), rule))
+        return balanced(_lenient(optax.chain(_direction(config), rule)))
     if config.schedule != "constant":
         raise UserError(
             f"optimizer.name='schedule_free' averages its iterates and needs no decay, got "
@@ -81,13 +82,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
         )
     base = optax.chain(_adam(config, beta1=0.0), rule)
     weight = lambda count: learning_rate_factor(config, count - 1, jnp.float32(0))  # noqa: E731
-    return _lenient(schedule_free(base, learning_rate=weight, b1=beta1))
+    return balanced(_lenient(schedule_free(base, learning_rate=weight, b1=beta1)))
 
 
 def evaluation_params(config: OptimizerConfig, state: Any, params: Any) -> Any:
     """The parameters to evaluate and to ship: those trained, or schedule-free's average."""
     if config.name == "schedule_free":
-        return schedule_free_eval_params(state, params)
+        return with_biases(schedule_free_eval_params(state, trained(params)), params)
     return params
 
 
@@ -201,7 +202,7 @@ def _peak(config: OptimizerConfig, path: str) -> float:
 
 def check_rules(config: OptimizerConfig, params: Any) -> None:
     """Raises UserError for a path pattern that matches no parameter: it would have no effect."""
-    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained(params))]
     for field in ("weight_decay_rules", "learning_rate_rules"):
         for pattern in getattr(config, field):
             try:

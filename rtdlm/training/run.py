@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.sampling import SamplingConfig
+from rtdlm.data import Warmup
 from rtdlm.evaluation import TrainingEvaluator
 from rtdlm.inference import Generator
 from rtdlm.models import TMSModel
@@ -72,7 +73,7 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     trouble = keep_compiled_programs()
     keep_freed_memory()
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, rows=config.batch_size // config.accumulate_steps)
+    check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
     with PrepareBar() as bar:
         corpus = open_corpus(config, out, progress=bar)
     model = TMSModel(corpus.config)
@@ -138,7 +139,7 @@ def _parts(
         flops_per_token=started.flops_per_token,
         peak_flops=started.peak_flops,
         seconds=start.position.trained_seconds,
-        tokens=start.position.step * started.tokens_per_step,
+        tokens=Warmup(config).tokens_before(start.position.step),
     )
     return Parts(
         config=config,
@@ -242,11 +243,16 @@ def _started(
 
 def summary(config: AGIConfig) -> dict[str, Any]:
     """The settings that a reader of the report asks for first."""
-    optimizer, shape = config.optimizer, f"{config.batch_size} rows of {config.max_seq_len}"
-    experts = config.experts
+    optimizer, warmup, experts = config.optimizer, config.warmup, config.experts
+    shape = f"{config.batch_size} rows of {config.max_seq_len}"
+    if warmup.batch_size is not None:
+        shape += f", from {warmup.batch_size} rows up over {warmup.batch_steps} steps"
+    if warmup.seq_len is not None:
+        shape += f", cut to {warmup.seq_len} tokens at first, whole after {warmup.seq_len_steps}"
     feedforward = f"{config.feedforward}, {config.d_ff} wide"
     if experts.num_experts:
         feedforward += f", {experts.choices} of {experts.num_experts} experts a token"
+        feedforward += f" and {experts.shared} shared" if experts.shared else ""
     return {
         "model": f"{config.num_layers} layers, {config.d_model} wide, {config.num_heads} heads, "
         f"{config.kv_heads} key-value heads ({config.attention_type})",

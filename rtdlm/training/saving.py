@@ -92,7 +92,10 @@ def from_snapshot(
     state = TrainState(params=params, **rest)
     state = jax.device_put(state, state_shardings(shapes, mesh))
     saved = snapshot.state["knobs"]
-    knobs = Knobs(**{name: jnp.asarray(float(value), jnp.float32) for name, value in saved.items()})
+    # An older checkpoint lacks the knobs that came later.
+    knobs = Knobs.from_config(config)._replace(
+        **{name: jnp.asarray(float(value), jnp.float32) for name, value in saved.items()}
+    )
     return state, knobs, Position(**snapshot.state["position"])
 
 

@@ -87,6 +87,17 @@ def test_decode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_speculative(tmp_path: Path, text: Path) -> None:
+    found = smoke("speculative", tmp_path / "speculative.json", "--text", str(text))
+    for name in ("greedy", "drawn"):
+        assert found[f"{name}, 1 thread/plain/tokens a call"].value == 1.0
+        for draft in ("draft model, 4 tokens", "first 1 layers, 4 tokens"):
+            title = f"{name}, 1 thread/{draft}"
+            assert 1.0 <= found[f"{title}/tokens a call"].value <= 5.0
+            assert found[f"{title}/over plain"].value > 0
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("torch")
 def test_start(tmp_path: Path, text: Path) -> None:
     found = smoke("start", tmp_path / "start.json", "--text", str(text))
@@ -133,6 +144,16 @@ def test_attention(tmp_path: Path) -> None:
         assert found[f"T 64 over T 32, float32, 1 thread/{kind}, memory"].value > 1
     assert found["T 64 over T 32, float32, 1 thread/sliding, CPU"].bar == ("<=", 2.2)
     assert found["T 32, float32, 1 thread/dense over sliding, CPU"].bar == (">=", 3.0)
+
+
+def test_sparse(tmp_path: Path) -> None:
+    found = smoke("sparse", tmp_path / "sparse.json")
+    title = "experts 32 wide, float32, 1 thread"
+    for kind in ("capacity", "dropless"):
+        assert found[f"{title}/{kind}/CPU"].value > 0
+        assert found[f"{title}/{kind} over all, CPU"].bar == ("<=", 0.45)
+    assert found[f"{title}/capacity over all, operations"].value < 0.6
+    assert found["depths, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
 def test_attention_leaves_out_what_does_not_fit() -> None:

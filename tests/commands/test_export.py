@@ -38,6 +38,41 @@ def test_an_exported_run_is_the_same_model(
     )
 
 
+def test_an_onnx_graph_gives_the_logits(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx", reason="the graph is made with onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the graph is run by onnxruntime")
+    out = tmp_path / "exported"
+    flags = ["--checkpoint", str(trained), "--to", "onnx", "--out", str(out)]
+    assert export.main([*flags, "--dtype", "float16"]) == 2
+    assert "dtype=float16 has no effect with ONNX" in capsys.readouterr().err
+    assert export.main(flags) == 0
+    assert capsys.readouterr().out == f"{out}: a qwen3 model in float32\n"
+    assert sorted(file.name for file in out.iterdir()) == ["model.onnx", "tokenizer.json"]
+    ours = load_model(trained)
+    model = TMSModel(ours.model.config, precision={"compute": "float32"})
+    ids = np.arange(10, dtype=np.int32)[None]
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    [found] = session.run(None, {"input_ids": ids.astype(np.int64)})
+    expected = jax.jit(model.logits)(ours.params, ids)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_gguf_file_holds_model_and_tokenizer(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gguf = pytest.importorskip("gguf", reason="the file is written with gguf")
+    out = tmp_path / "exported"
+    flags = ["--checkpoint", str(trained), "--to", "gguf", "--dtype", "float16", "--out", str(out)]
+    assert export.main(flags) == 0
+    assert capsys.readouterr().out == f"{out}: a qwen3 model in float16\n"
+    reader = gguf.GGUFReader(out / "model.gguf")
+    assert reader.get_field("general.architecture").contents() == "qwen3"
+    assert reader.get_field("tokenizer.ggml.tokens").contents()[256] == "<|document|>"
+    assert reader.get_field("tokenizer.ggml.bos_token_id").contents() == 256
+
+
 def test_a_model_of_no_family_is_refused_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

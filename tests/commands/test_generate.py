@@ -41,9 +41,24 @@ def test_a_stop_string_ends_the_text(trained: Path, capsys: pytest.CaptureFixtur
     assert stopped == free[: free.index(stop)].rstrip("\n")
 
 
+def test_a_draft_writes_the_same_greedy_text_and_says_how_much_it_helped(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greedy = ["--max-tokens", "12", "--prompt", "The", "--temperature", "0"]
+    plain = written(trained, capsys, *greedy)
+    flags = ["--checkpoint", str(trained), *greedy, "--draft", str(trained), "--draft-tokens", "3"]
+    assert generate.main(flags) == 0
+    told = capsys.readouterr()
+    assert told.out == plain
+    assert told.err == "4.00 tokens a call of the model\n"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (("--draft-tokens", "3"), "draft tokens=3 has no effect without a draft; name a draft"),
+        (("--draft", "x", "--draft-layers", "1"), "draft=x and draft layers=1 are two drafts"),
+        (("--draft-layers", "2"), "a draft of 2 layers is not a part of the model's 2"),
         (("--preset", "balance"), "unknown sampling preset 'balance'; did you mean 'balanced'?"),
         (("--temperature", "-1"), "temperature=-1.0 must be 0 (greedy) or a positive number"),
         (("--preset", "deterministic", "--top-k", "4"), "top_k=4 has no effect with temperature=0"),

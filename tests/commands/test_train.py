@@ -98,6 +98,21 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bitwise(
     assert [line["resumed_from"] for line in lines(half, "start")] == [None, 10]
 
 
+def test_rows_that_start_short_grow_and_a_resumed_run_knows_how_far_it_was(
+    text: Path, tmp_path: Path
+) -> None:
+    fields = ("warmup.seq_len=16", "warmup.seq_len_steps=7", "checkpoint.every_steps=6")
+    whole = arguments(text, tmp_path, "--steps", "8", fields=fields)
+    assert train.main(whole) == 0
+    tokens = [line["tokens"] for line in lines(tmp_path, "train")]
+    assert tokens == [8 * 32 * step for step in range(1, 9)], "a step keeps its tokens"
+    last, told = parameters(tmp_path, 8), losses(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000008")
+    assert train.main([*whole[:8], "--resume", *whole[8:]]) == 0
+    assert same(parameters(tmp_path, 8), last)
+    assert losses(tmp_path) == told
+
+
 def test_resume_passes_over_a_damaged_checkpoint_and_names_it(
     trained: Path, half: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

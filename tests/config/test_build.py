@@ -153,13 +153,39 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ),
         (
             {"attention_type": "mqa", "num_kv_heads": 2},
-            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'sliding' or "
-            "'linear' reads it; remove num_kv_heads or change attention_type",
+            "num_kv_heads=2 has no effect with attention_type='mqa': only 'gqa' or 'ring' or "
+            "'sliding' or 'sparse' or 'linear' or 'spiking' reads it; remove num_kv_heads or "
+            "change attention_type",
         ),
         (
             {"attention": {"window": 64}},
-            "attention.window=64 has no effect with attention_type='gqa': only 'sliding' reads it; "
-            "remove attention.window or change attention_type",
+            "attention.window=64 has no effect with attention_type='gqa': only 'sliding' or "
+            "'sparse' reads it; remove attention.window or change attention_type",
+        ),
+        (
+            {"attention_type": "sliding", "attention": {"chosen": 2}},
+            "attention.chosen=2 has no effect with attention_type='sliding': only 'sparse' reads "
+            "it; remove attention.chosen or change attention_type",
+        ),
+        (
+            {"attention_type": "sparse", "attention": {"sparse_form": "topk", "block": 8}},
+            "attention.block=8 has no effect with attention.sparse_form='topk': only 'native' "
+            "reads it; remove attention.block or change attention.sparse_form",
+        ),
+        (
+            {"attention_type": "sparse", "attention": {"global_tokens": 8}},
+            "attention.global_tokens=8 has no effect with attention.sparse_form='native': only "
+            "'topk' reads it; remove attention.global_tokens or change attention.sparse_form",
+        ),
+        (
+            {"attention_type": "sliding", "attention": {"sparse_form": "topk"}},
+            "attention.sparse_form='topk' has no effect with attention_type='sliding'; remove it "
+            "or use attention_type='sparse'",
+        ),
+        (
+            {"attention_type": "sparse", "attention": {"block": 8, "window": 4}},
+            "attention.block=8 exceeds attention.window=4: tokens between the window and the last "
+            "whole block would be out of reach; choose a smaller block",
         ),
         (
             {"attention": {"sinks": 4}},
@@ -173,7 +199,8 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         (
             {"attention_type": "linear", "position_encoding": "alibi"},
             "position_encoding='alibi' cannot be combined with attention_type='linear': it lowers "
-            "scores, which only 'mha', 'gqa', 'mqa', 'sliding' have; use another position_encoding",
+            "scores, which only 'mha', 'gqa', 'mqa', 'ring', 'sliding' have; use another "
+            "position_encoding",
         ),
         (
             {"attention_type": "sliding", "attention": {"window": 0}},

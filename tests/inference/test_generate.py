@@ -117,7 +117,7 @@ def test_a_stop_string_over_three_tokens_trims_the_text(sampling: SamplingConfig
     size = whole.text.find(stop)
     chunks = list(generator.stream("to be", replace(sampling, stop=("never", stop))))
     assert "".join(chunk.text for chunk in chunks) == whole.text[:size]
-    expected = Completion(whole.text[:size], whole.tokens[: size + 3], "stop", prompt_tokens=6)
+    expected = Completion(whole.text[:size], whole.tokens[: size + 3], "stop", 6, size + 3)
     assert chunks[-1].completion == expected
 
 

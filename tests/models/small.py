@@ -26,6 +26,10 @@ SMALL: dict[str, Any] = {
 ROOMY = {"num_experts": 4, "top_k": 2, "capacity_factor": 4.0}
 # Four experts with three places each for twenty-four choices: half of them are dropped.
 TIGHT = {"num_experts": 4, "top_k": 2, "capacity_factor": 0.5}
+# Everything beyond that at once; the bias has no say in the loss.
+DROPLESS = {
+    "num_experts": 4, "dispatch": "dropless", "scores": "sigmoid", "bias_rate": 0.01, "shared": 1,
+}  # fmt: skip
 
 # The standard small GPT, without biases.
 GPT: dict[str, Any] = {

@@ -44,6 +44,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "biases of queries, keys and values, wide heads": {
         "biases": "qkv", "attention": {"head_dim": 24},
     },
+    "sparse": {
+        "attention_type": "sparse",
+        "attention": {"head_dim": 32, "window": 16, "block": 16, "chosen": 2},
+    },
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"head_dim": 128, "sparse_form": "topk", "window": 16, "chosen": 8},
+    },
     "linear": {"attention_type": "linear", "num_kv_heads": 4},
     "local and global": {
         "num_layers": 3, "attention_type": "sliding",
@@ -51,6 +59,9 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "experts in every second layer": {
         "num_layers": 4, "experts": {"num_experts": 4, "capacity_factor": 1.0, "every": 2},
+    },
+    "two of four experts and a shared one": {
+        "experts": {"num_experts": 4, "capacity_factor": 1.0, "shared": 1, "bias_rate": 0.1},
     },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
 }  # fmt: skip

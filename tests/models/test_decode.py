@@ -25,6 +25,15 @@ FORMS: dict[str, dict[str, Any]] = {
     "experts with room": {"experts": ROOMY},
     "half of the tokens": {"depths": {"capacity": 0.5}},
     "experts and depths": {"experts": ROOMY, "depths": {"capacity": 0.5, "every": 1}},
+    "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
+    "sparse and global, windows and blocks longer than a row": {
+        "num_layers": 3, "attention_type": "sparse",
+        "attention": {"window": 20, "block": 16, "global_every": 2},
+    },
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
+    },
     "alibi": {"position_encoding": "alibi"},
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},

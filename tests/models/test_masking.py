@@ -13,6 +13,7 @@ from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
 from rtdlm.models.decoder import Scores
 from tests.models.small import (
+    DROPLESS,
     RICH,
     ROOMY,
     TIGHT,
@@ -30,6 +31,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "local and global": {
         "attention_type": "sliding", "attention": {"window": 3, "global_every": 2},
     },
+    "sparse": {
+        "attention_type": "sparse", "attention": {"window": 2, "block": 2, "chosen": 1},
+    },
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
+    },
     "alibi": {"position_encoding": "alibi"},
     "sliding with sinks and alibi": {
         "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
@@ -46,6 +54,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
+    "dropless experts": {"experts": DROPLESS},
 }  # fmt: skip
 
 ROWS = 6
@@ -106,6 +115,8 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "gqa",
         "sliding",
         "local and global",
+        "sparse",
+        "top keys",
         "alibi",
         "sliding with sinks and alibi",
         "linear",
@@ -114,6 +125,7 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "half of the tokens",
         "rich",
         "experts with room",
+        "dropless experts",
     ],
 )
 def test_packed_documents_equal_separate_documents(form: str) -> None:

@@ -125,9 +125,17 @@ def test_the_cache_holds_the_window_whatever_the_row(slots: int, kept: int) -> N
     assert kv.holds_BS.shape == (2, 3, kept)
 
 
-def test_generation_goes_on_beyond_the_window() -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        sliding(WINDOW),
+        {"attention_type": "sparse", "attention": {"window": WINDOW, "block": 4, "chosen": 1}},
+    ],
+    ids=["sliding", "sparse"],
+)
+def test_generation_goes_on_beyond_the_window(form: dict[str, Any]) -> None:
     """Greedy: every token is the most likely one after a forward pass over the row before it."""
-    model, params = letters_model(**sliding(WINDOW))
+    model, params = letters_model(**form)
     completions = Generator(model, params, byte_tokenizer()).generate(PROMPTS, GREEDY)
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         row = written(prompt, completion)

@@ -150,19 +150,23 @@ def experts(
     real: Array,
     top_k: int,
     capacity: int,
+    sigmoid: bool = False,
+    temperature: float = 1.0,
 ) -> Array:
     """Sparse experts over one row, token by token and choice by choice.
 
-    `weights` has router [D, E], gate and up [E, D, F] and down [E, F, D]. Every expert serves the
-    first `capacity` choices that fall on it; a token that finds no expert free gets zeros.
+    `weights` has router [D, E], gate and up [E, D, F] and down [E, F, D], and may have bias [E],
+    which chooses. Every expert serves the first `capacity` choices that fall on it; a token that
+    finds no expert free gets zeros.
     """
     served = np.zeros(weights["router"].shape[1], int)
     out = np.zeros_like(x_TD)
     for t in range(len(x_TD)):
         if not real[t]:
             continue
-        p = softmax(x_TD[t] @ weights["router"])
-        chosen = np.argsort(-p, kind="stable")[:top_k]
+        logits = x_TD[t] @ weights["router"] / temperature
+        p = 1 / (1 + np.exp(-logits)) if sigmoid else softmax(logits)
+        chosen = np.argsort(-p - weights.get("bias", 0.0), kind="stable")[:top_k]
         shares = p[chosen] / p[chosen].sum() if top_k > 1 else p[chosen]
         for expert, share in zip(chosen, shares, strict=True):
             if served[expert] < capacity:

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.feedforward import FEEDFORWARDS, GELU, SILU, Gate, Gated, gated
+from rtdlm.modules.feedforward import FEEDFORWARDS, Gated
 from rtdlm.modules.primitives import (
+    GELU,
+    SILU,
+    Gate,
     LayerNorm,
     Mix,
     Past,
@@ -17,6 +20,7 @@ from rtdlm.modules.primitives import (
     RMSNorm,
     ShortConv,
     dropout,
+    gated,
     look_back,
     packed_past,
 )

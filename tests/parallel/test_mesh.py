@@ -15,31 +15,32 @@ from rtdlm.parallel import batch_sharding, check_batch, constrain, make_mesh, un
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(fsdp=4), (2, 4, 1)),
-        (MeshConfig(data=1, fsdp=8), (1, 8, 1)),
-        (MeshConfig(tensor=8), (1, 1, 8)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(fsdp=4), (2, 4, 1, 1)),
+        (MeshConfig(data=1, fsdp=8), (1, 8, 1, 1)),
+        (MeshConfig(tensor=8), (1, 1, 1, 8)),
+        (MeshConfig(context=4), (2, 1, 4, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
     ],
 )
-def test_axes_multiply_to_the_devices(config: MeshConfig, shape: tuple[int, int, int]) -> None:
+def test_axes_multiply_to_the_devices(config: MeshConfig, shape: tuple[int, ...]) -> None:
     mesh = make_mesh(config)
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
+    assert mesh.axis_names == ("data", "fsdp", "context", "tensor")
     assert mesh.devices.shape == shape
     assert set(mesh.devices.flat) == set(jax.devices())
 
 
 def test_a_laptop_is_a_mesh_of_one() -> None:
-    assert make_mesh(MeshConfig(), jax.devices()[:1]).devices.shape == (1, 1, 1)
+    assert make_mesh(MeshConfig(), jax.devices()[:1]).devices.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("config", "axes"),
     [
-        (MeshConfig(data=3), "data=3 x fsdp=1 x tensor=1"),
-        (MeshConfig(fsdp=3), "data=-1 x fsdp=3 x tensor=1"),
-        (MeshConfig(fsdp=4, tensor=4), "data=-1 x fsdp=4 x tensor=4"),
-        (MeshConfig(data=2, fsdp=2, tensor=1), "data=2 x fsdp=2 x tensor=1"),
+        (MeshConfig(data=3), "data=3 x fsdp=1 x context=1 x tensor=1"),
+        (MeshConfig(fsdp=3), "data=-1 x fsdp=3 x context=1 x tensor=1"),
+        (MeshConfig(fsdp=4, tensor=4), "data=-1 x fsdp=4 x context=1 x tensor=4"),
+        (MeshConfig(data=2, fsdp=2, tensor=1), "data=2 x fsdp=2 x context=1 x tensor=1"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_one_sentence(config: MeshConfig, axes: str) -> None:
@@ -52,8 +53,17 @@ def test_a_batch_splits_over_data_and_fsdp_and_repeats_over_tensor() -> None:
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     rows = jax.device_put(np.arange(8)[:, None], batch_sharding(mesh))
     pieces = {shard.device: shard.data.ravel().tolist() for shard in rows.addressable_shards}
-    for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
+    for (data, fsdp, _, _), device in np.ndenumerate(mesh.devices):
         first = 2 * (2 * data + fsdp)
+        assert pieces[device] == [first, first + 1]
+
+
+def test_the_tokens_of_a_row_split_over_context() -> None:
+    mesh = make_mesh(MeshConfig(data=2, context=4))
+    rows = jax.device_put(np.arange(16).reshape(2, 8), batch_sharding(mesh))
+    pieces = {shard.device: shard.data.ravel().tolist() for shard in rows.addressable_shards}
+    for (data, _, context, _), device in np.ndenumerate(mesh.devices):
+        first = 8 * data + 2 * context
         assert pieces[device] == [first, first + 1]
 
 

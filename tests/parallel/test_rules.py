@@ -81,11 +81,12 @@ DELTA = {
     f"{BLOCK}/attention/decay_shift": ((3, 4), P(None, "tensor")),
     f"{BLOCK}/attention/read_norm/scale": ((3, 4), P(None, None)),
 }
+SPARSE = {f"{BLOCK}/attention/gates/w": ((3, 16, 4, 3), P(None, "fsdp", "tensor", None))}
 SPIKING = {
     f"{BLOCK}/attention/drive/w": ((3, 16, 2), P(None, "fsdp", "tensor")),
     f"{BLOCK}/attention/threshold": ((3, 2), P(None, "tensor")),
 }
-EVERY = DEPTHS | DELTA | SPIKING | DENSE | EXPERTS | RICH | BIASED
+EVERY = DEPTHS | DELTA | SPARSE | SPIKING | DENSE | EXPERTS | RICH | BIASED
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -110,9 +111,11 @@ def test_the_table_above_is_complete() -> None:
     forms: dict[str, dict[str, Any]] = {
         "depths": {"depths": {"capacity": 0.5, "every": 1}},
         "delta": {"attention_type": "delta", "num_kv_heads": None},
+        "sparse": {"attention_type": "sparse"},
         "spiking": {"attention_type": "spiking"},
     }
-    for form, table in zip(forms.values(), (DEPTHS, DELTA, SPIKING), strict=True):
+    tables = (DEPTHS, DELTA, SPARSE, SPIKING)
+    for form, table in zip(forms.values(), tables, strict=True):
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}

@@ -1,5 +1,6 @@
 """The arithmetic of the study by hand, its clock, and one run from end to end at a tiny size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from benchmarks.child import Times
 from benchmarks.ours.characters import held_out_loss
 from benchmarks.text import read_characters, windows
 from rtdlm.config import AGIConfig
-from rtdlm.data import train_bpe
+from rtdlm.data import Warmup, train_bpe
 from rtdlm.evaluation import make_eval_step
 from rtdlm.evaluation.results import read_results
 from rtdlm.models import TMSModel
 from rtdlm.parallel import make_mesh
-from studies import recipe_side
+from studies import kinds, recipe_side
 from studies.__main__ import main
 from studies.recipe import results, verdict
-from studies.recipe_side import Answer, Run, read_words, relative_costs
+from studies.recipe_side import (
+    Answer,
+    Run,
+    affordable,
+    mean_cost,
+    read_words,
+    relative_costs,
+)
 from studies.variants import SIZES, merged, variants
 
 SMOKE = SIZES["smoke"]
@@ -31,6 +39,11 @@ def text(tmp_path: Path) -> Path:
     file = tmp_path / "text.txt"
     file.write_text("".join(f"Line {n} of a text that says little.\n" for n in range(400)))
     return file
+
+
+SMALL_STEPS = AGIConfig.from_dict(
+    merged(SMOKE.config, {"warmup": {"batch_size": 2, "batch_steps": 10}})
+)
 
 
 def answer(*losses: float, cost: float = 1.0) -> Answer:
@@ -68,13 +81,14 @@ def test_a_slow_moment_is_in_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
     class Worker:
         def __init__(self, cost: float) -> None:
             self.cost = cost
+            self.warmup = Warmup(SMALL_STEPS)
 
         def start(self, seed: int) -> int:
             return seed
 
-        def advance(self, state: int, random: Any, *, count: int) -> int:
+        def advance(self, state: int, random: Any, steps: Sequence[int]) -> int:
             slow = 10.0 if clock["now"] > 1.0 else 1.0
-            clock["now"] += count * self.cost * slow
+            clock["now"] += slow * sum(self.cost * (1.0 if s >= 10 else 0.5) for s in steps)
             return state
 
     class Clock:
@@ -86,15 +100,30 @@ def test_a_slow_moment_is_in_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(recipe_side, "Timer", Clock)
     slower: Any = Worker(0.03)
-    ratios = relative_costs(Worker(0.02), slower)  # type: ignore[arg-type]
-    # One round may see the slow moment begin between its sides.
-    assert sorted(ratios)[1:-1] == pytest.approx([1.5] * (len(ratios) - 2))
+    for at, expected in ((10, 1.5), (3, 0.75)):  # the base's whole steps are what both go by
+        clock["now"] = 0.0
+        ratios = relative_costs(Worker(0.02), slower, at=at)  # type: ignore[arg-type]
+        # One round may see the slow moment begin between its sides.
+        assert sorted(ratios)[1:-1] == pytest.approx([expected] * (len(ratios) - 2))
+
+
+@pytest.mark.parametrize("costs", [{0: 2.0}, {0: 0.25, 3: 0.5, 6: 1.0}, {0: 0.5, 40: 1.0}])
+def test_steps_that_grow_are_paid_one_by_one(costs: dict[int, float]) -> None:
+    def cost(step: int) -> float:
+        return costs[max(start for start in costs if start <= step)]
+
+    for steps in (1, 3, 5, 6, 7, 30):
+        total = sum(cost(step) for step in range(steps))
+        assert affordable(costs, total) == steps
+        assert mean_cost(costs, steps) == pytest.approx(total / steps)
+    assert affordable(costs, 0.01) == 1, "at least one"
 
 
 def test_every_change_of_every_size_is_a_valid_configuration_of_its_own() -> None:
-    for size in SIZES.values():
+    studies = [(size, list(variants(size))) for size in SIZES.values()]
+    studies += [(size, list(kinds.kinds(size.config))) for size in kinds.SIZES.values()]
+    for size, changed in studies:
         base = AGIConfig.from_dict(size.config)
-        changed = list(variants(size))
         configs = [AGIConfig.from_dict(merged(size.config, v.change)) for v in changed]
         assert base not in configs
         assert len({str(config) for config in configs}) == len(configs)
@@ -144,7 +173,7 @@ def test_the_loss_is_the_mean_over_all_windows(text: Path) -> None:
 def test_a_change_is_trained_for_the_steps_that_the_base_would_pay(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe_side, "relative_costs", lambda base, run: [1.9, 2.0, 9.0])
+    monkeypatch.setattr(recipe_side, "relative_costs", lambda base, run, at: [1.9, 2.0, 9.0])
     out = tmp_path / "recipe.json"
     flags = ["--smoke", "--seeds", "2", "--only", "QK-norm", "--text", str(text)]
     assert main(["recipe", *flags, "--out", str(out)]) == 0
@@ -160,7 +189,7 @@ def test_a_change_is_trained_for_the_steps_that_the_base_would_pay(
 def test_a_word_that_no_change_has_is_told(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe", "--smoke", "--only", "warp", "--text", str(text)]) == 2
     assert (
-        "no change has 'warp' in its name; --only takes a word such as 'QK-norm'"
+        "no change has 'warp' in its name; --only takes a word such as 'short convolutions'"
         in capsys.readouterr().err
     )
 

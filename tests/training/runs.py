@@ -29,13 +29,14 @@ PLAIN: dict[str, Any] = {
 class Run:
     """Everything that a step needs; nothing is compiled before it is used."""
 
-    def __init__(self, config: AGIConfig, shape: tuple[int, int, int] = ONE) -> None:
+    def __init__(self, config: AGIConfig, shape: tuple[int, ...] = ONE) -> None:
         self.config = config
         self.model = TMSModel(config)
         self.optimizer = make_optimizer(config.optimizer)
-        data, fsdp, tensor = shape
-        devices = jax.devices()[: data * fsdp * tensor]
-        self.mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
+        data, fsdp, tensor, context = (*shape, 1)[:4]
+        devices = jax.devices()[: data * fsdp * tensor * context]
+        sizes = MeshConfig(data=data, fsdp=fsdp, tensor=tensor, context=context)
+        self.mesh = make_mesh(sizes, devices)
         self.knobs = Knobs.from_config(config)
 
     @cached_property

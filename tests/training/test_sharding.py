@@ -11,7 +11,15 @@ import pytest
 from rtdlm.training import muon
 from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
-from tests.models.small import GPT, RICH, TIGHT, assert_trees_close, packed_batch, small_config
+from tests.models.small import (
+    DROPLESS,
+    GPT,
+    RICH,
+    TIGHT,
+    assert_trees_close,
+    packed_batch,
+    small_config,
+)
 from tests.training.runs import ONE, PLAIN, Run, flat
 
 Result = tuple[dict[str, np.ndarray], list[Metrics]]
@@ -27,7 +35,15 @@ FORMS: dict[str, dict[str, Any]] = {
         "optimizer": PLAIN, "attention_type": "sliding", "biases": "qkv", "remat": "dots",
         "attention": {"window": 5, "global_every": 2},
     },
+    "ring": {
+        "optimizer": PLAIN, "attention_type": "ring", "attention": {"soft_cap": 2.0},
+        "remat": "dots",
+    },
     "half of the tokens": {"optimizer": PLAIN, "depths": {"capacity": 0.5}},
+    "sparse": {
+        "optimizer": PLAIN, "attention_type": "sparse",
+        "attention": {"window": 2, "block": 2, "chosen": 1},
+    },
     "delta": {
         "optimizer": PLAIN, "attention_type": "delta", "num_kv_heads": None,
         "position_encoding": "none",
@@ -35,6 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
+    "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},
 }  # fmt: skip
 
 
@@ -45,7 +62,7 @@ def muon_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muon, "newton_schulz", in_float32)
 
 
-def after_two_steps(form: str, shape: tuple[int, int, int]) -> Result:
+def after_two_steps(form: str, shape: tuple[int, ...]) -> Result:
     run = Run(small_config(**FORMS[form]), shape)
     state, told = run.start(), []
     for seed in range(2):
@@ -74,16 +91,19 @@ def alone() -> dict[str, Result]:
         ("everything", (2, 2, 2)),
         ("the small GPT", (2, 2, 2)),
         ("local and global, biased", (2, 2, 2)),
+        ("sparse", (2, 2, 2)),
         ("delta", (2, 2, 2)),
         ("spiking", (2, 2, 2)),
         ("half of the tokens", (2, 2, 2)),
+        ("ring", (1, 2, 2, 2)),
         ("rich", (2, 2, 2)),
         ("experts that drop", (2, 2, 2)),
+        ("dropless experts", (2, 2, 2)),
     ],
     ids=str,
 )
 def test_any_mesh_equals_one_device(
-    alone: dict[str, Result], form: str, shape: tuple[int, int, int]
+    alone: dict[str, Result], form: str, shape: tuple[int, ...]
 ) -> None:
     if form not in alone:
         alone[form] = after_two_steps(form, ONE)

@@ -1,5 +1,6 @@
 """Attention: how a token reads the tokens before it."""
 
+from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.compressed import attend_compressed
 from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
@@ -11,9 +12,10 @@ from rtdlm.modules.attention.kinds import KINDS, with_alibi
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
+from rtdlm.modules.attention.ring_attention import attend_round
 from rtdlm.modules.attention.rope import Rotation, rotate, rotation
 from rtdlm.modules.attention.sliding import attend_window
-from rtdlm.modules.attention.sparse import attend_sparse
+from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics, attend_spiking
 from rtdlm.modules.attention.values import ValueSources
@@ -21,6 +23,7 @@ from rtdlm.modules.attention.values import ValueSources
 __all__ = [
     "KINDS",
     "AttentionOutput",
+    "BlockCache",
     "Cache",
     "CrossAttention",
     "DeltaState",
@@ -39,7 +42,7 @@ __all__ = [
     "attend_causally",
     "attend_compressed",
     "attend_ring",
-    "attend_sparse",
+    "attend_round",
     "attend_spiking",
     "attend_window",
     "cache_mask",
@@ -52,5 +55,6 @@ __all__ = [
     "memory_mask",
     "rotate",
     "rotation",
+    "sparse_branches",
     "with_alibi",
 ]

@@ -2,61 +2,18 @@
 
 Instead of fetching k blocks for every query, pairs of a query and a block are sorted by block and
 filled into tiles of C pairs that share one, so that a tile is one matrix product and a query moves,
-not a block. A query's k partial softmaxes are then joined as in FlashAttention (arXiv 2205.14135).
-Pads: at most one tile a block.
+not a block (`rtdlm.modules.primitives.tiling`). A query's k partial softmaxes are then joined as in
+FlashAttention (arXiv 2205.14135).
 
 Axes: R rows of keys, T time, G queries of a group, E features, M blocks, L tokens of a block, k
-chosen blocks, J = T * k pairs, U tiles, C pairs of a tile, S = U * C slots, F = G * E.
+chosen blocks, J = T * k pairs, U tiles, S slots, F = G * E.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.primitives import move, product
-
-TILE = 64
-
-
-class Tiling(NamedTuple):
-    """Which pair is in which slot, and which block a tile reads."""
-
-    slot_RJ: jax.Array
-    """Slot of each pair; S for a pair without a block."""
-    query_RS: jax.Array
-    """Query of each slot; T for an empty one."""
-    pair_RS: jax.Array
-    """Pair of each slot; J for an empty one."""
-    block_RU: jax.Array
-    """Block of each tile."""
-
-
-def tile_pairs(chosen_RTk: jax.Array, *, blocks: int, tile: int = TILE) -> Tiling:
-    """Sorts pairs by block; block number `blocks` means none."""
-    return jax.vmap(lambda chosen_Tk: _tile_row(chosen_Tk, blocks, tile))(chosen_RTk)
-
-
-def _tile_row(chosen_Tk: jax.Array, blocks: int, tile: int) -> Tiling:
-    length, num_chosen = chosen_Tk.shape
-    pairs = length * num_chosen
-    tiles = -(-pairs // tile) + blocks
-    block_J = chosen_Tk.reshape(-1)
-    order_J = jnp.argsort(block_J, stable=True)
-    bounds = jnp.searchsorted(block_J[order_J], jnp.arange(blocks + 1))
-    first_M, count_M = bounds[:-1], bounds[1:] - bounds[:-1]
-    ends_M = jnp.cumsum(-(-count_M // tile))
-    begin_M = (ends_M - -(-count_M // tile)) * tile
-    block_U = jnp.minimum(jnp.searchsorted(ends_M, jnp.arange(tiles), side="right"), blocks - 1)
-    block_S = jnp.repeat(block_U, tile)
-    rank_S = jnp.arange(tiles * tile) - begin_M[block_S]
-    filled_S = rank_S < count_M[block_S]
-    pair_S = order_J[jnp.where(filled_S, first_M[block_S] + rank_S, 0)]
-    pair_S = jnp.where(filled_S, pair_S, pairs)
-    slot_J = jnp.full(pairs, tiles * tile).at[pair_S].set(jnp.arange(tiles * tile), mode="drop")
-    query_S = jnp.where(filled_S, pair_S // num_chosen, length)
-    return Tiling(slot_J, query_S, pair_S, block_U)
+from rtdlm.modules.primitives import move, product, tile_pairs
 
 
 def attend_chosen(
@@ -72,12 +29,12 @@ def attend_chosen(
     """
     rows, length, group, width = query_RTGE.shape
     blocks, num_chosen = key_RMLE.shape[1], chosen_RTk.shape[-1]
-    tiling = tile_pairs(chosen_RTk, blocks=blocks)
-    tiles = tiling.block_RU.shape[1]
-    query_RSF = move(query_RTGE.reshape(rows, length, -1), tiling.query_RS, tiling.slot_RJ)
+    tiling = tile_pairs(chosen_RTk, kinds=blocks)
+    tiles = tiling.kind_RU.shape[1]
+    query_RSF = move(query_RTGE.reshape(rows, length, -1), tiling.token_RS, tiling.slot_RJ)
     query_RUNE = query_RSF.reshape(rows, tiles, -1, width)
     key, value = (
-        jnp.take_along_axis(x, tiling.block_RU[:, :, None, None], axis=1)
+        jnp.take_along_axis(x, tiling.kind_RU[:, :, None, None], axis=1)
         for x in (key_RMLE, value_RMLE)
     )
     scores = product(query_RUNE, jnp.swapaxes(key, -1, -2)).astype(jnp.float32)
@@ -87,7 +44,7 @@ def attend_chosen(
     read = product(weights.astype(value.dtype), value).astype(jnp.float32)
 
     def back(x: jax.Array) -> jax.Array:
-        x_RSF = x.reshape(rows, tiling.query_RS.shape[1], -1)
+        x_RSF = x.reshape(rows, tiling.token_RS.shape[1], -1)
         moved = move(x_RSF, tiling.slot_RJ, tiling.pair_RS)
         return moved.reshape(rows, length, num_chosen, group, -1)
 

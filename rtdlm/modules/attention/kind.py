@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.delta import DeltaState
 from rtdlm.modules.attention.linear import LinearState
@@ -18,7 +19,7 @@ from rtdlm.modules.attention.ring import RingCache
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics
 
-Cache = KVCache | RingCache | LinearState | DeltaState | SpikeCache
+Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState | SpikeCache
 """One layer's memory of earlier tokens."""
 
 

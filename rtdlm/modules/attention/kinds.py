@@ -18,8 +18,11 @@ from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.neurons import Spiking
 from rtdlm.modules.attention.recurrent import Delta, Linear
 from rtdlm.modules.attention.ring import RingCache, attend_ring
+from rtdlm.modules.attention.ring_attention import AXIS, attend_round
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
+from rtdlm.modules.attention.sparse_kinds import Native, TopK
+from rtdlm.parallel import axis_size
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,22 @@ class Dense:
 
     def keys_computed(self, length: int, *, head_dim: int) -> int:
         return length
+
+
+@dataclass(frozen=True)
+class Ring(Dense):
+    """`Dense` with the tokens of a row split over the mesh axis `context`."""
+
+    def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
+        if axis_size(AXIS) == 1:
+            return super().packed(positions_BT, segment_ids_BT)
+        return Rows(positions_BT, segment_ids_BT=segment_ids_BT)
+
+    def read(self, heads: Heads, rows: Rows) -> jax.Array:
+        if rows.mask_BTS is not None:
+            return super().read(heads, rows)
+        assert rows.segment_ids_BT is not None
+        return attend_round(*heads.qkv, rows.segment_ids_BT, self.scoring)
 
 
 @dataclass(frozen=True)
@@ -107,12 +126,20 @@ def _scoring(config: AttentionConfig) -> Scoring:
     return Scoring(config.scale, config.soft_cap)
 
 
+def _sparse(config: AttentionConfig) -> Kind:
+    if config.sparse_form == "topk":
+        return TopK(config.choices, config.num_global, config.reach)
+    return Native(config.block_size, config.choices, config.reach)
+
+
 DENSE = Dense()
 KINDS: dict[str, Callable[[AttentionConfig], Kind]] = {
     "mha": lambda config: Dense(_scoring(config)),
     "gqa": lambda config: Dense(_scoring(config)),
     "mqa": lambda config: Dense(_scoring(config)),
+    "ring": lambda config: Ring(_scoring(config)),
     "sliding": lambda config: Sliding(config.reach, _scoring(config), config.num_sinks),
+    "sparse": _sparse,
     "linear": lambda _: Linear(),
     "delta": lambda _: Delta(),
     "spiking": lambda _: Spiking(),

@@ -32,28 +32,13 @@ class Branches(NamedTuple):
     blocks_RTk: jax.Array
     """Chosen blocks of each query and key-value head; M where fewer than k can be chosen."""
 
+    def gated(self, gates_BTHN: jax.Array) -> jax.Array:
+        """`[B, T, H, E]`: the sum of the three, weighed in the order above."""
+        stacked = jnp.stack([self.means, self.chosen, self.window], axis=-1)
+        return jnp.sum(stacked * gates_BTHN[..., None, :].astype(stacked.dtype), axis=-1)
 
-def attend_sparse(
-    query_BTHE: jax.Array,
-    key_BTKE: jax.Array,
-    value_BTKE: jax.Array,
-    segment_ids_BT: jax.Array,
-    gates_BTH3: jax.Array,
-    *,
-    block: int,
-    num_chosen: int,
-    window: int,
-) -> jax.Array:
-    """`[B, T, H, E]`: the gated sum of the three branches; see `sparse_branches`.
 
-    `gates_BTH3` weighs means, chosen blocks and window, in this order.
-    """
-    branches = sparse_branches(
-        query_BTHE, key_BTKE, value_BTKE, segment_ids_BT,
-        block=block, num_chosen=num_chosen, window=window,
-    )  # fmt: skip
-    stacked = jnp.stack([branches.means, branches.chosen, branches.window], axis=-1)
-    return jnp.sum(stacked * gates_BTH3[..., None, :].astype(stacked.dtype), axis=-1)
+NUM_BRANCHES = 3
 
 
 def sparse_branches(
@@ -92,8 +77,15 @@ def sparse_branches(
         "BTKGE->BKTGE", query.reshape(batch, length, kv_heads, heads // kv_heads, width)
     )
     query_RTGE = query.reshape(batch * kv_heads, length, -1, width)
-    means, weights_RTM = _attend_means(query_RTGE, key_RMLE, value_RMLE, where, block)
-    chosen_RTk = _choose(weights_RTM, where, num_chosen=num_chosen, window=window, block=block)
+    time_T = jnp.arange(length)
+    past_RTM, far_RTM = (
+        jnp.repeat(_past(where, time_T - back), kv_heads, axis=0)
+        for back in (block - 1, max(window, block))
+    )
+    means, weights_RTM = attend_means(
+        query_RTGE, mean_block(key_RMLE), mean_block(value_RMLE), past_RTM
+    )
+    chosen_RTk = choose_blocks(weights_RTM, far_RTM, num_chosen=num_chosen)
     read = attend_chosen(query_RTGE, key_RMLE, value_RMLE, chosen_RTk)
 
     def rows(x_RTGE: jax.Array) -> jax.Array:
@@ -111,22 +103,22 @@ def _blocks(x_BTKE: jax.Array, where: Blocks, block: int) -> jax.Array:
     return moved.reshape(batch * kv_heads, -1, block, width)
 
 
-def _attend_means(
-    query_RTGE: jax.Array, key_RMLE: jax.Array, value_RMLE: jax.Array, where: Blocks, block: int
-) -> tuple[jax.Array, jax.Array]:
-    """Attention to the means of complete blocks, and its weights summed over a group `[R, T, M]`.
+def mean_block(x_RMLE: jax.Array) -> jax.Array:
+    """`[R, M, E]`: what stands for each block, in the format of its tokens."""
+    return jnp.mean(x_RMLE.astype(jnp.float32), axis=2).astype(x_RMLE.dtype)
 
-    Zeros for a query that has no complete block yet.
+
+def attend_means(
+    query_RTGE: jax.Array, key_RME: jax.Array, value_RME: jax.Array, past_RTM: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Attention to block means `[R, T, G, E]`, and its weights summed over a group `[R, T, M]`.
+
+    Zeros for a query without any block in `past_RTM`. Queries are scaled.
     """
     rows, length, group, width = query_RTGE.shape
     dtype = query_RTGE.dtype
-    key_RME, value_RME = (
-        jnp.mean(x.astype(jnp.float32), axis=2).astype(dtype) for x in (key_RMLE, value_RMLE)
-    )
     query_RNE = query_RTGE.reshape(rows, -1, width)
     scores = product(query_RNE, jnp.swapaxes(key_RME, -1, -2)).astype(jnp.float32)
-    past_BTM = _past(where, jnp.arange(length) - block + 1)
-    past_RTM = jnp.repeat(past_BTM, rows // past_BTM.shape[0], axis=0)
     scores_RTGM = scores.reshape(rows, length, group, -1)
     scores_RTGM = jnp.where(past_RTM[:, :, None], scores_RTGM, MASKED)
     weights = jax.nn.softmax(scores_RTGM, axis=-1)
@@ -135,19 +127,15 @@ def _attend_means(
     return read.reshape(query_RTGE.shape), jnp.sum(weights, axis=2)
 
 
+def choose_blocks(weights_RTM: jax.Array, far_RTM: jax.Array, *, num_chosen: int) -> jax.Array:
+    """`[R, T, k]`: the blocks of largest weight within `far_RTM`; M where there are fewer."""
+    count = weights_RTM.shape[-1]
+    weights = jnp.where(far_RTM, jax.lax.stop_gradient(weights_RTM), -1.0)
+    top, chosen = jax.lax.top_k(weights, min(num_chosen, count))
+    return jnp.where(top >= 0.0, chosen, count)
+
+
 def _past(where: Blocks, latest_T: jax.Array) -> jax.Array:
     """`[B, T, M]`: blocks of the token's document that start at `latest_T` or before."""
     same = where.document_BM[:, None] == where.document_BT[:, :, None]
     return same & (where.start_BM[:, None] <= latest_T[None, :, None])
-
-
-def _choose(
-    weights_RTM: jax.Array, where: Blocks, *, num_chosen: int, window: int, block: int
-) -> jax.Array:
-    """`[R, T, k]`: the blocks of largest weight that begin before the window."""
-    rows, length, count = weights_RTM.shape
-    before_BTM = _past(where, jnp.arange(length) - max(window, block))
-    before_RTM = jnp.repeat(before_BTM, rows // before_BTM.shape[0], axis=0)
-    weights = jnp.where(before_RTM, jax.lax.stop_gradient(weights_RTM), -1.0)
-    top, chosen = jax.lax.top_k(weights, min(num_chosen, count))
-    return jnp.where(top >= 0.0, chosen, count)

@@ -5,8 +5,9 @@ from functools import partial
 
 import jax
 
-from rtdlm.modules.feedforward.gated import GELU, SILU, Gate, Gated, gated
+from rtdlm.modules.feedforward.gated import Gated
 from rtdlm.modules.feedforward.two_layer import TwoLayer, gelu, gelu_tanh, relu_squared
+from rtdlm.modules.primitives import GELU, SILU
 
 FEEDFORWARDS: dict[str, Callable[..., Callable[[jax.Array], jax.Array]]] = {
     "swiglu": partial(Gated, gate=SILU),
@@ -19,12 +20,8 @@ FEEDFORWARDS: dict[str, Callable[..., Callable[[jax.Array], jax.Array]]] = {
 
 __all__ = [
     "FEEDFORWARDS",
-    "GELU",
-    "SILU",
-    "Gate",
     "Gated",
     "TwoLayer",
-    "gated",
     "gelu",
     "gelu_tanh",
     "relu_squared",

@@ -1,0 +1,98 @@
+"""One expert more or less: the same function, moments carried along, and training that goes on."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.config import UserError
+from rtdlm.models import TMSModel
+from rtdlm.training.loop import metric_values
+from rtdlm.training.replan import add_expert, prune_expert
+from tests.models.small import DROPLESS, random_params, small_config
+from tests.training.runs import Run, flat
+
+BLOCK = "decoder/layers/block/experts"
+# At 0.25 the biases meet within a few steps.
+FORM: dict[str, Any] = {
+    "experts": DROPLESS | {"bias_rate": 0.25}, "optimizer": {"name": "adamw", "warmup_steps": 0},
+}  # fmt: skip
+
+
+def logits(config: Any, params: Any) -> np.ndarray:
+    ids = np.random.default_rng(0).integers(64, size=(4, 12), dtype=np.int32)
+    return np.asarray(jax.jit(TMSModel(config).logits)(params, ids))
+
+
+def test_an_expert_is_split_wakes_up_and_is_pruned() -> None:
+    run = Run(small_config(**FORM))
+    state, _ = run.go(run.start())  # moments that are not zero, biases that are uneven
+    found = add_expert(run.config, state.params, state.optimizer, experts=[1, 3])
+    assert found.config.experts.num_experts == 5
+    before = logits(run.config, state.params)
+    np.testing.assert_allclose(logits(found.config, found.params), before, atol=1e-5)
+    was, now = flat(state.optimizer), flat(found.optimizer)
+    assert was.keys() == now.keys()
+    moments = [path for path in now if path.endswith(f"{BLOCK}/gate/w")]
+    assert len(moments) == 2
+    for path in moments:
+        assert was[path].any()
+        np.testing.assert_array_equal(now[path][:, :4], was[path])
+        for layer, expert in enumerate([1, 3]):
+            np.testing.assert_array_equal(now[path][layer, 4], was[path][layer, expert])
+
+    larger = Run(found.config)
+    idle = state.replace(params=found.params, optimizer=found.optimizer)
+    idle, metrics = larger.go(jax.tree.map(jnp.copy, idle))
+    first = metric_values(jax.device_get(metrics), larger.config)
+    assert first["experts_collapsed"] >= 2.0, "the copies of both layers sleep"
+
+    pruned = prune_expert(found.config, found.params, found.optimizer, experts=[4, 4])
+    assert pruned.config == run.config
+    for path, leaf in flat(pruned.params).items():
+        np.testing.assert_array_equal(leaf, flat(state.params)[path], err_msg=path)
+
+    for _ in range(12):
+        idle, metrics = larger.go(idle)
+    usage_LE = np.asarray(metrics.means.experts.usage_LE)
+    assert (usage_LE[:, 4] > 0.0).all(), "the copies are used"
+
+
+@pytest.mark.parametrize(("top_k", "atol"), [(2, 1e-5), (1, 1e-4)])
+def test_pruning_an_unused_expert_leaves_the_function(top_k: int, atol: float) -> None:
+    """Under a softmax; with a single choice, as far as the probability it had was small."""
+    form = {"num_experts": 4, "top_k": top_k, "capacity_factor": 1.0}
+    config = small_config(experts=form)
+    params = random_params(TMSModel(config))
+    # A constant that every normalised row has in part: its column loses everywhere.
+    norm = params["decoder/layers/block/feedforward_norm"]
+    norm["scale"] = jnp.zeros_like(norm["scale"]).at[:, 0].set(1.0)
+    table = params["decoder"]["embedding"]
+    params["decoder"]["embedding"] = table.at[:, 0].set(30.0)
+    router = params[f"{BLOCK}/router"]
+    router["w"] = router["w"].at[:, 0, 2].set(-30.0)
+    found = prune_expert(config, params, {}, experts=[2, 2])
+    assert found.config.experts.capacity(12) == config.experts.capacity(12)
+    np.testing.assert_allclose(
+        logits(found.config, found.params), logits(config, params), atol=atol
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "form", "experts", "sentence"),
+    [
+        (add_expert, {"num_experts": 4}, [0, 0], "gives a copy of an expert a place"),
+        (add_expert, DROPLESS, [0], "1 experts are given for 2 layers"),
+        (add_expert, DROPLESS, [0, 4], "expert 4 is outside 0 to 3"),
+        (prune_expert, {"num_experts": 2}, [0, 0], "leaves no expert to prune"),
+        (prune_expert, {"num_experts": 4, "bias_rate": 0.1}, [0, 0], "chooses otherwise"),
+    ],
+)
+def test_what_would_change_the_function_is_refused(
+    function: Any, form: dict[str, Any], experts: list[int], sentence: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        function(small_config(experts=form), {}, {}, experts=experts)
+    assert sentence in str(caught.value)
