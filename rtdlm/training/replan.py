@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.interop.family import layers_of
+from rtdlm.models.layers import layers_of
 from rtdlm.modules.experts import is_bias
 from rtdlm.parallel import path_name
 
