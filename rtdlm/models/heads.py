@@ -30,6 +30,7 @@ Heads = Sequence[Sequence[int]]
 _QUERY_AXIS = {
     r"query/(w|b)": -2,
     r"output/w": -3,
+    r"gates/w": -2,
     r"queries_conv/kernel": -2,
 }
 """Parameters with an axis of query heads, and which it is."""
@@ -93,7 +94,13 @@ def remove_heads(config: AGIConfig, params: Params, optimizer: Any, heads: Heads
     _check_numbers(config, heads)
     kept = _kept(config, heads)
     num_heads, kv_heads = kept.query.shape[1], kept.key.shape[1]
-    _check_kinds(config, fewer_keys=kv_heads < config.kv_heads)
+    fewer_keys = kv_heads < config.kv_heads
+    _check_kinds(config, fewer_keys=fewer_keys)
+    if config.attention_type == "sparse" and not fewer_keys and num_heads < config.num_heads:
+        raise UserError(
+            "heads within groups cannot be removed with attention_type='sparse', where the heads "
+            "of a group choose together what each reads; remove whole groups, or silence them"
+        )
     cuts = _cuts(config, params, kept)
 
     def cut(path: tuple[Any, ...], leaf: Any) -> Any:

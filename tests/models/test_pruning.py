@@ -80,6 +80,11 @@ FORMS: dict[str, tuple[dict[str, Any], list[list[int]], tuple[int, int]]] = {
     "mqa": ({"attention_type": "mqa", "num_kv_heads": None}, [[0], [3]], (3, 1)),
     "delta": ({"attention_type": "delta", "num_kv_heads": None}, [[1], [2]], (3, 3)),
     "spiking, biased": ({"attention_type": "spiking", "biases": "qkv"}, [[2, 3], [0, 1]], (2, 1)),
+    "sparse": (
+        {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 1}},
+        [[0, 1], [2, 3]],
+        (2, 1),
+    ),
     "rich": (RICH, [[0, 2], [1, 3]], (2, 2)),
 }
 
@@ -151,6 +156,11 @@ def test_silencing_touches_the_named_heads_alone() -> None:
         ({}, [[0, 1], []], "[[2, 0], [0, 0]] heads of each group"),
         ({}, [[0, 1, 2, 3]] * 2, "all 4 heads of a layer would be removed"),
         ({"position_encoding": "alibi"}, [[0, 2]] * 2, "where a head's number says its slope"),
+        (
+            {"attention_type": "sparse", "attention": {"window": 3, "block": 2}},
+            [[0, 2]] * 2,
+            "where the heads of a group choose together",
+        ),
         ({"value_residual": True}, [[0, 1]] * 2, "cannot be removed with value_residual=True"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
+from rtdlm.modules.attention.compressed import attend_compressed
+from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
 from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
@@ -23,6 +25,7 @@ __all__ = [
     "AttentionOutput",
     "BlockCache",
     "Cache",
+    "CrossAttention",
     "DeltaState",
     "GroupedQueryAttention",
     "Heads",
@@ -37,16 +40,19 @@ __all__ = [
     "ValueSources",
     "attend",
     "attend_causally",
+    "attend_compressed",
     "attend_ring",
     "attend_round",
     "attend_spiking",
     "attend_window",
     "cache_mask",
     "causal_mask",
+    "document_mask",
     "gated_delta",
     "gated_delta_step",
     "linear_attention",
     "linear_step",
+    "memory_mask",
     "rotate",
     "rotation",
     "sparse_branches",
