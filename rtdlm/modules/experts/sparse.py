@@ -91,8 +91,8 @@ class SparseExperts(hk.Module):
         jitter = config.jitter or 0.0
         key = hk.maybe_next_rng_key() if jitter else None
         if key is not None:
-            bounds = {"minval": 1.0 - jitter, "maxval": 1.0 + jitter}
-            x_f32 *= jax.random.uniform(key, x_f32.shape, **bounds)
+            low, high = 1.0 - jitter, 1.0 + jitter
+            x_f32 *= jax.random.uniform(key, x_f32.shape, minval=low, maxval=high)
         shape = (x_BTD.shape[-1], config.num_experts)
         logits_BTE = Projection("BTD,DE->BTE", shape=shape, name="router")(x_f32)
         return logits_BTE if config.temperature is None else logits_BTE / config.temperature
