@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from rtdlm.modules.experts.router import Routing
 from rtdlm.modules.primitives import TILE, Projection, grouped_product, move, tile_pairs
-from rtdlm.parallel import axis_size, constrain
+from rtdlm.parallel import BATCH_AXES, axis_size, constrain
 
 Apply = Callable[[Projection, jax.Array], jax.Array]
 """A layer of all experts, applied to rows of which each is one expert's."""
@@ -43,16 +44,35 @@ def through_tiles(
     tiling = tile_pairs(expert_BTJ.reshape(groups, tokens, choices), kinds=num_experts, tile=tile)
 
     def apply(layer: Projection, x_GUCN: jax.Array) -> jax.Array:
-        w = layer.weight()
-        if groups == 1:
-            return grouped_product(x_GUCN[0], w, tiling.kind_RU[0])[None]
-        return jax.vmap(grouped_product, in_axes=(0, None, 0))(x_GUCN, w, tiling.kind_RU)
+        return _in_groups(x_GUCN, layer.weight(), tiling.kind_RU)
 
     x_GND = constrain(x_BTD.reshape(groups, tokens, model), "batch", None, None)
     x_GSD = move(x_GND, tiling.token_RS, tiling.slot_RJ)
     y_GUCD = run(x_GSD.reshape(groups, -1, tile, model), apply)
     y_GJD = move(y_GUCD.reshape(groups, -1, model), tiling.slot_RJ, tiling.pair_RS)
     return y_GJD.reshape(batch, length, choices, model)
+
+
+def _in_groups(x_GUCN: jax.Array, w: jax.Array, kind_GU: jax.Array) -> jax.Array:
+    """Every group's tiles on the devices that hold it; left to itself, XLA's partitioner would
+    exchange parts of the weights for every tile.
+    """
+
+    def run(x_1UCN: jax.Array, w: jax.Array, kind_1U: jax.Array) -> jax.Array:
+        return grouped_product(x_1UCN[0], w, kind_1U[0])[None]
+
+    if len(x_GUCN) == 1:
+        return run(x_GUCN, w, kind_GU)
+
+    # Without the check of what varies, the gradient of `w` is summed once, after its loop.
+    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+    return jax.shard_map(
+        run,
+        in_specs=(rows, whole, rows),
+        out_specs=rows,
+        axis_names=set(BATCH_AXES),
+        check_vma=False,
+    )(x_GUCN, w, kind_GU)
 
 
 def _groups(batch: int) -> int:
