@@ -107,7 +107,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-v
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(UPGRADE)
 
 lock: $(DEV)  ## write the locks anew from pyproject.toml (UPGRADE=--upgrade: newest versions)
-	$(UV_COMPILE) --extra dev --extra data --output-file requirements.lock.txt
+	$(UV_COMPILE) --extra dev --extra data --extra export --output-file requirements.lock.txt
 	$(UV_COMPILE) --extra data --constraint requirements.lock.txt --output-file requirements.cpu.lock.txt
 	$(UV_COMPILE) --extra data --extra gpu --constraint requirements.lock.txt --output-file requirements.gpu.lock.txt
 	$(UV_COMPILE) --extra data --extra tpu --constraint requirements.lock.txt --output-file requirements.tpu.lock.txt
