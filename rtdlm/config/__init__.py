@@ -1,15 +1,10 @@
 """What a run is: frozen dataclasses, presets, YAML and overrides. Imports no JAX."""
 
 from rtdlm.config.agi import AGIConfig
+from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.build import build_config, to_yaml
 from rtdlm.config.errors import StorageError, UserError
-from rtdlm.config.model import (
-    AttentionConfig,
-    DepthsConfig,
-    ExpertsConfig,
-    NgramConfig,
-    RopeConfig,
-)
+from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.presets import PRESETS
 from rtdlm.config.sections import (
     CheckpointConfig,
@@ -21,6 +16,7 @@ from rtdlm.config.sections import (
     OptimizerConfig,
     PrecisionConfig,
 )
+from rtdlm.config.sparse import DepthsConfig, ExpertsConfig
 
 __all__ = [
     "PRESETS",

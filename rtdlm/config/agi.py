@@ -10,14 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from rtdlm.config.effect import Reader, require, require_effect, require_finite
-from rtdlm.config.model import (
-    AttentionConfig,
-    DepthsConfig,
-    ExpertsConfig,
-    NgramConfig,
-    RopeConfig,
-)
+from rtdlm.config.attention import AttentionConfig, RopeConfig
+from rtdlm.config.checks import SCORED, check_together
+from rtdlm.config.effect import Reader, require_effect, require_finite
+from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -28,13 +24,12 @@ from rtdlm.config.sections import (
     OptimizerConfig,
     PrecisionConfig,
 )
+from rtdlm.config.sparse import DepthsConfig, ExpertsConfig
 from rtdlm.config.warmup import WarmupConfig
 
 AttentionType = Literal[
     "mha", "gqa", "mqa", "ring", "sliding", "sparse", "linear", "delta", "spiking"
 ]  # fmt: skip
-SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
-"""Kinds of attention in which a query scores each key."""
 PositionEncoding = Literal["rope", "learned", "alibi", "none"]
 FeedForward = Literal["swiglu", "geglu", "relu2", "gelu", "gelu_tanh"]
 Norm = Literal["rms", "rms_centred", "layer"]
@@ -180,177 +175,8 @@ class AGIConfig:
 
     def __post_init__(self) -> None:
         require_finite(self, path="")
-        self._check_model()
-        self._check_ingredients()
-        self._check_layers()
-        self._check_run()
-
-    def _check_model(self) -> None:
-        for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name}={value} must be at least 1")
-        require(
-            self.attention.head_dim is not None or self.d_model % self.num_heads == 0,
-            f"d_model={self.d_model} is not divisible by num_heads={self.num_heads}; "
-            f"use a multiple of {self.num_heads} for d_model, or set attention.head_dim",
-        )
-        require(
-            self.position_encoding != "rope" or self.head_dim % 2 == 0,
-            f"heads have {self.head_dim} features (attention.head_dim, or d_model={self.d_model} "
-            f"over num_heads={self.num_heads}), which is odd; rope rotates pairs of them",
-        )
         require_effect(self, self.READERS, path="")
-        require(
-            self.position_encoding != "alibi" or self.attention_type in SCORED,
-            f"position_encoding='alibi' cannot be combined with attention_type="
-            f"{self.attention_type!r}: it lowers scores, which only "
-            f"{', '.join(map(repr, SCORED))} have; use another position_encoding",
-        )
-        require(
-            self.position_encoding == "rope" or self.rope.scaling == "none",
-            f"rope.scaling={self.rope.scaling!r} has no effect with position_encoding="
-            f"{self.position_encoding!r}; remove it or use position_encoding='rope'",
-        )
-        require(
-            self.rope_base is None or self.rope_base > 0,
-            f"rope_base={self.rope_base} must be positive",
-        )
-        require(
-            self.kv_heads >= 1 and self.num_heads % self.kv_heads == 0,
-            f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
-            f"use a divisor of {self.num_heads}",
-        )
-        require(
-            self.logit_soft_cap is None or self.logit_soft_cap > 0,
-            f"logit_soft_cap={self.logit_soft_cap} must be positive",
-        )
-        require(0 <= self.dropout_rate < 1, f"dropout_rate={self.dropout_rate} is outside [0, 1)")
-        require(
-            self.layer_unroll is None or 1 <= self.layer_unroll <= self.num_layers,
-            f"layer_unroll={self.layer_unroll} is outside 1 to num_layers={self.num_layers}",
-        )
-
-    def _check_layers(self) -> None:
-        attention, experts, depths = self.attention, self.experts, self.depths
-        require(
-            attention.sparse_form == "native" or self.attention_type == "sparse",
-            f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
-            f"{self.attention_type!r}; remove it or use attention_type='sparse'",
-        )
-        require(
-            attention.global_every is None or attention.global_every <= self.num_layers,
-            f"attention.global_every={attention.global_every} exceeds num_layers="
-            f"{self.num_layers}: no layer would be global; choose less or remove it",
-        )
-        require(
-            experts.stride <= self.num_layers,
-            f"experts.every={experts.every} exceeds num_layers={self.num_layers}: no layer would "
-            "have experts; choose less",
-        )
-        if depths.capacity is not None:
-            self._check_depths()
-        require(
-            experts.layers != "sandwich" or self.num_layers > 2,
-            f"experts.layers='sandwich' leaves no layer with experts at num_layers="
-            f"{self.num_layers}; use at least 3 layers",
-        )
-
-    def _check_depths(self) -> None:
-        require(
-            self.depths.stride <= self.num_layers,
-            f"depths.every={self.depths.stride} exceeds num_layers={self.num_layers}: no layer "
-            "would choose its tokens; choose less",
-        )
-        require(
-            self.attention_type in ("mha", "gqa", "mqa"),
-            f"attention_type={self.attention_type!r} cannot be combined with depths.capacity yet: "
-            "chosen tokens are read by 'mha', 'gqa' or 'mqa' only",
-        )
-        others = {
-            "short_conv": bool(self.short_conv),
-            "value_residual": self.value_residual,
-            "value_embeddings": self.value_embeddings,
-            "residual_gates": self.residual_gates,
-        }
-        for name, given in others.items():
-            require(
-                not given,
-                f"{name} cannot be combined with depths.capacity yet; remove one of them",
-            )
-
-    def _check_run(self) -> None:
-        require(0 <= self.seed < 2**63, f"seed={self.seed} is outside 0 to 2**63 - 1")
-        require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1")
-        require(
-            self.accumulate_steps >= 1 and self.batch_size % self.accumulate_steps == 0,
-            f"batch_size={self.batch_size} is not divisible by "
-            f"accumulate_steps={self.accumulate_steps}",
-        )
-        self._check_context()
-        first = self.warmup.batch_size
-        self.warmup.require_halves(batch_size=self.batch_size, seq_len=self.max_seq_len)
-        require(
-            first is None or first % self.accumulate_steps == 0,
-            f"warmup.batch_size={first} is not divisible by accumulate_steps="
-            f"{self.accumulate_steps}",
-        )
-        budgets = {name: getattr(self, name) for name in BUDGETS}
-        chosen = {name: value for name, value in budgets.items() if value is not None}
-        require(
-            len(chosen) <= 1,
-            f"{' and '.join(f'{k}={v}' for k, v in chosen.items())} are two budgets for one run; "
-            "keep one",
-        )
-        for name, value in chosen.items():
-            require(value > 0, f"{name}={value} must be positive")
-
-    def _check_context(self) -> None:
-        ways, first = self.mesh.context, self.warmup.seq_len
-        require(
-            ways == 1 or self.attention_type == "ring",
-            f"mesh.context={ways} has no effect with attention_type={self.attention_type!r}: only "
-            "'ring' splits the tokens of a row; use it or remove mesh.context",
-        )
-        for name, length in (("max_seq_len", self.max_seq_len), ("warmup.seq_len", first)):
-            require(
-                length is None or length % ways == 0,
-                f"{name}={length} does not split over mesh.context={ways} devices; use a multiple "
-                f"of {ways}",
-            )
-
-    def _check_ingredients(self) -> None:
-        experts, places = self.experts, self.short_conv_places
-        require(
-            not experts.num_experts or self.feedforward == "swiglu",
-            f"feedforward={self.feedforward!r} has no effect with experts.num_experts="
-            f"{experts.num_experts}: experts are 'swiglu'; remove feedforward or the experts",
-        )
-        for name in ("embedding_std", "embedding_scale", "norm_epsilon"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name}={value} must be positive")
-        require(
-            not experts.num_experts or self.biases != "all",
-            f"biases='all' has no effect on experts (experts.num_experts={experts.num_experts}), "
-            "which have none; use biases='qkv' or 'none'",
-        )
-        require(
-            not self.value_residual or self.num_layers > 1,
-            "value_residual=True has no effect with num_layers=1; add layers or remove it",
-        )
-        require(
-            self.short_conv == 0 or self.short_conv >= 2,
-            f"short_conv={self.short_conv} must be 0 (none) or at least 2; usual are 3 and 4",
-        )
-        require(
-            places is None or self.short_conv > 0,
-            f"short_conv_places={places} has no effect with short_conv=0; set short_conv, for "
-            "instance to 4, or remove it",
-        )
-        require(
-            places is None or 0 < len(places) == len(set(places)),
-            f"short_conv_places={places} must name each place once, and at least one; to have no "
-            "convolutions set short_conv=0",
-        )
+        check_together(self)
 
     @property
     def conv_places(self) -> tuple[str, ...]:
@@ -405,6 +231,3 @@ class AGIConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields as a nested dictionary of plain values."""
         return asdict(self)
-
-
-BUDGETS = ("num_steps", "num_epochs", "num_tokens", "max_seconds")

@@ -1,4 +1,5 @@
-"""The nested sections of a run, each named after the room that reads it; a model's are in `model`.
+"""The nested sections of a run, each named after the room that reads it; a model's are in files of
+their own.
 
 A field's unit stands in square brackets in its docstring; None means "not set: the choice that
 governs it decides". Sections validate themselves, so a bad value fails before anything starts.

@@ -1,0 +1,194 @@
+"""What a run's choices must be, and which of them go together.
+
+Each refusal is one sentence: what was found, what was expected, what to do.
+"""
+
+from typing import TYPE_CHECKING
+
+from rtdlm.config.effect import require
+
+if TYPE_CHECKING:
+    from rtdlm.config.agi import AGIConfig
+
+SCORED = ("mha", "gqa", "mqa", "ring", "sliding")
+"""Kinds of attention in which a query scores each key."""
+BUDGETS = ("num_steps", "num_epochs", "num_tokens", "max_seconds")
+
+
+def check_together(config: "AGIConfig") -> None:
+    """Raises UserError for the first choice that cannot be."""
+    _check_model(config)
+    _check_ingredients(config)
+    _check_layers(config)
+    _check_run(config)
+
+
+def _check_model(config: "AGIConfig") -> None:
+    for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff"):
+        value = getattr(config, name)
+        require(value >= 1, f"{name}={value} must be at least 1")
+    require(
+        config.attention.head_dim is not None or config.d_model % config.num_heads == 0,
+        f"d_model={config.d_model} is not divisible by num_heads={config.num_heads}; "
+        f"use a multiple of {config.num_heads} for d_model, or set attention.head_dim",
+    )
+    require(
+        config.position_encoding != "rope" or config.head_dim % 2 == 0,
+        f"heads have {config.head_dim} features (attention.head_dim, or d_model={config.d_model} "
+        f"over num_heads={config.num_heads}), which is odd; rope rotates pairs of them",
+    )
+    require(
+        config.position_encoding != "alibi" or config.attention_type in SCORED,
+        f"position_encoding='alibi' cannot be combined with attention_type="
+        f"{config.attention_type!r}: it lowers scores, which only "
+        f"{', '.join(map(repr, SCORED))} have; use another position_encoding",
+    )
+    require(
+        config.position_encoding == "rope" or config.rope.scaling == "none",
+        f"rope.scaling={config.rope.scaling!r} has no effect with position_encoding="
+        f"{config.position_encoding!r}; remove it or use position_encoding='rope'",
+    )
+    require(
+        config.rope_base is None or config.rope_base > 0,
+        f"rope_base={config.rope_base} must be positive",
+    )
+    require(
+        config.kv_heads >= 1 and config.num_heads % config.kv_heads == 0,
+        f"num_heads={config.num_heads} is not divisible by num_kv_heads={config.kv_heads}; "
+        f"use a divisor of {config.num_heads}",
+    )
+    require(
+        config.logit_soft_cap is None or config.logit_soft_cap > 0,
+        f"logit_soft_cap={config.logit_soft_cap} must be positive",
+    )
+    require(0 <= config.dropout_rate < 1, f"dropout_rate={config.dropout_rate} is outside [0, 1)")
+    require(
+        config.layer_unroll is None or 1 <= config.layer_unroll <= config.num_layers,
+        f"layer_unroll={config.layer_unroll} is outside 1 to num_layers={config.num_layers}",
+    )
+
+
+def _check_layers(config: "AGIConfig") -> None:
+    attention, experts, depths = config.attention, config.experts, config.depths
+    require(
+        attention.sparse_form == "native" or config.attention_type == "sparse",
+        f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
+        f"{config.attention_type!r}; remove it or use attention_type='sparse'",
+    )
+    require(
+        attention.global_every is None or attention.global_every <= config.num_layers,
+        f"attention.global_every={attention.global_every} exceeds num_layers="
+        f"{config.num_layers}: no layer would be global; choose less or remove it",
+    )
+    require(
+        experts.stride <= config.num_layers,
+        f"experts.every={experts.every} exceeds num_layers={config.num_layers}: no layer would "
+        "have experts; choose less",
+    )
+    if depths.capacity is not None:
+        _check_depths(config)
+    require(
+        experts.layers != "sandwich" or config.num_layers > 2,
+        f"experts.layers='sandwich' leaves no layer with experts at num_layers="
+        f"{config.num_layers}; use at least 3 layers",
+    )
+
+
+def _check_depths(config: "AGIConfig") -> None:
+    require(
+        config.depths.stride <= config.num_layers,
+        f"depths.every={config.depths.stride} exceeds num_layers={config.num_layers}: no layer "
+        "would choose its tokens; choose less",
+    )
+    require(
+        config.attention_type in ("mha", "gqa", "mqa"),
+        f"attention_type={config.attention_type!r} cannot be combined with depths.capacity yet: "
+        "chosen tokens are read by 'mha', 'gqa' or 'mqa' only",
+    )
+    others = {
+        "short_conv": bool(config.short_conv),
+        "value_residual": config.value_residual,
+        "value_embeddings": config.value_embeddings,
+        "residual_gates": config.residual_gates,
+    }
+    for name, given in others.items():
+        require(
+            not given,
+            f"{name} cannot be combined with depths.capacity yet; remove one of them",
+        )
+
+
+def _check_run(config: "AGIConfig") -> None:
+    require(0 <= config.seed < 2**63, f"seed={config.seed} is outside 0 to 2**63 - 1")
+    require(config.batch_size >= 1, f"batch_size={config.batch_size} must be at least 1")
+    require(
+        config.accumulate_steps >= 1 and config.batch_size % config.accumulate_steps == 0,
+        f"batch_size={config.batch_size} is not divisible by "
+        f"accumulate_steps={config.accumulate_steps}",
+    )
+    _check_context(config)
+    first = config.warmup.batch_size
+    config.warmup.require_halves(batch_size=config.batch_size, seq_len=config.max_seq_len)
+    require(
+        first is None or first % config.accumulate_steps == 0,
+        f"warmup.batch_size={first} is not divisible by accumulate_steps={config.accumulate_steps}",
+    )
+    budgets = {name: getattr(config, name) for name in BUDGETS}
+    chosen = {name: value for name, value in budgets.items() if value is not None}
+    require(
+        len(chosen) <= 1,
+        f"{' and '.join(f'{k}={v}' for k, v in chosen.items())} are two budgets for one run; "
+        "keep one",
+    )
+    for name, value in chosen.items():
+        require(value > 0, f"{name}={value} must be positive")
+
+
+def _check_context(config: "AGIConfig") -> None:
+    ways, first = config.mesh.context, config.warmup.seq_len
+    require(
+        ways == 1 or config.attention_type == "ring",
+        f"mesh.context={ways} has no effect with attention_type={config.attention_type!r}: only "
+        "'ring' splits the tokens of a row; use it or remove mesh.context",
+    )
+    for name, length in (("max_seq_len", config.max_seq_len), ("warmup.seq_len", first)):
+        require(
+            length is None or length % ways == 0,
+            f"{name}={length} does not split over mesh.context={ways} devices; use a multiple "
+            f"of {ways}",
+        )
+
+
+def _check_ingredients(config: "AGIConfig") -> None:
+    experts, places = config.experts, config.short_conv_places
+    require(
+        not experts.num_experts or config.feedforward == "swiglu",
+        f"feedforward={config.feedforward!r} has no effect with experts.num_experts="
+        f"{experts.num_experts}: experts are 'swiglu'; remove feedforward or the experts",
+    )
+    for name in ("embedding_std", "embedding_scale", "norm_epsilon"):
+        value = getattr(config, name)
+        require(value is None or value > 0, f"{name}={value} must be positive")
+    require(
+        not experts.num_experts or config.biases != "all",
+        f"biases='all' has no effect on experts (experts.num_experts={experts.num_experts}), "
+        "which have none; use biases='qkv' or 'none'",
+    )
+    require(
+        not config.value_residual or config.num_layers > 1,
+        "value_residual=True has no effect with num_layers=1; add layers or remove it",
+    )
+    require(
+        config.short_conv == 0 or config.short_conv >= 2,
+        f"short_conv={config.short_conv} must be 0 (none) or at least 2; usual are 3 and 4",
+    )
+    require(
+        places is None or config.short_conv > 0,
+        f"short_conv_places={places} has no effect with short_conv=0; set short_conv, for "
+        "instance to 4, or remove it",
+    )
+    require(
+        places is None or 0 < len(places) == len(set(places)),
+        f"short_conv_places={places} must name each place once, and at least one; to have no "
+        "convolutions set short_conv=0",
+    )
