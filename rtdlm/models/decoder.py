@@ -3,80 +3,23 @@
 Axes: B batch, T time, S cache slots, D model, L layers, V vocabulary.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.block import Block, BlockInput, BlockOutput, Stream, remat
+from rtdlm.models.block import Block, BlockInput, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
 from rtdlm.models.layers import Segment, layer_plans, segments
 from rtdlm.models.norms import make_norm
+from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
-from rtdlm.modules.attention import KINDS, Kind, Rows, SpikeStatistics, rotation
-from rtdlm.modules.depths import DepthStatistics
-from rtdlm.modules.experts import ExpertStatistics
+from rtdlm.modules.attention import KINDS, Kind, rotation
 from rtdlm.modules.primitives import Past, packed_past
 
 DEFAULT_ROPE_BASE = 10_000.0
-
-
-class Features(NamedTuple):
-    """The stack's result, ready for the output table."""
-
-    x_BTD: jax.Array
-    table_VD: jax.Array
-    experts: ExpertStatistics | None
-    depths: DepthStatistics | None
-    cache: DecodeCache | None
-    spikes: SpikeStatistics | None = None
-    written_LH: jax.Array | None = None
-
-    @property
-    def statistics(
-        self,
-    ) -> tuple[ExpertStatistics | None, DepthStatistics | None, SpikeStatistics | None]:
-        """Of the layers, as `Scores` has them."""
-        return self.experts, self.depths, self.spikes
-
-
-class Reading(NamedTuple):
-    """How the tokens of one call relate: packed rows, or rows that a cache continues."""
-
-    positions_BT: jax.Array
-    """int32; within the document."""
-    rows: Mapping[str, Rows]
-    """By kind of attention."""
-    weights_BT: jax.Array
-    """Float32; 0 is padding."""
-    past: Past | None
-    """None where nothing looks back."""
-    cache: DecodeCache | None
-    training: bool = False
-    """Layers that work on a share of the tokens choose them with the whole row in view."""
-
-
-Loop = tuple[BlockOutput, ...]
-"""What the layers of a round leave behind, with a leading axis of rounds."""
-
-
-class Scores(NamedTuple):
-    """Statistics of every token, and of experts, depths and spikes where there are any.
-
-    These have a leading axis L.
-    """
-
-    tokens: head.TokenStatistics
-    objective: jax.Array | None
-    """What training minimises; None where no terms of it were given."""
-    experts: ExpertStatistics | None
-    depths: DepthStatistics | None = None
-    spikes: SpikeStatistics | None = None
 
 
 class Decoder(hk.Module):
@@ -223,10 +166,10 @@ class Decoder(hk.Module):
         x_BTD, loops = self._stack(embedded, reading)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
         experts, depths, spikes = (
-            _of_all_layers(loops, what) for what in ("experts", "depths", "spikes")
+            of_all_layers(loops, what) for what in ("experts", "depths", "spikes")
         )
         if embedded.cache is None:
-            written_LH = _of_all_layers(loops, "written_H")
+            written_LH = of_all_layers(loops, "written_H")
             return Features(x_BTD, output_VD, experts, depths, None, spikes, written_LH)
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
         cache = DecodeCache(tuple(caches), embedded.cache)
@@ -318,16 +261,3 @@ class Decoder(hk.Module):
         )
         found: tuple[Stream, Loop] = stack(run)(stream, caches, first_RP)
         return found
-
-
-def _of_all_layers(loops: list[Loop], what: str) -> Any:
-    """The statistics `what` of all layers that have them, in order; None if none has."""
-    found = []
-    for loop in loops:
-        own = [own for left in loop if (own := getattr(left, what)) is not None]
-        if own:
-            rounds = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *own)
-            found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds))
-    if not found:
-        return None
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *found)

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.data.batch import Batch
 from rtdlm.models.cache import DecodeCache, empty_cache
-from rtdlm.models.decoder import Decoder, Scores
+from rtdlm.models.decoder import Decoder
+from rtdlm.models.passing import Scores
 from rtdlm.modules.head import LossTerms
 from rtdlm.parallel import fastest_format
 

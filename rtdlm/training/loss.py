@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from rtdlm.evaluation import TokenSums, token_sums
-from rtdlm.models.decoder import Scores
+from rtdlm.models.passing import Scores
 from rtdlm.modules.head import LossTerms
 from rtdlm.training.knobs import Knobs
 

@@ -14,7 +14,7 @@ from rtdlm.config.errors import UserError
 from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import byte_tokenizer, train_bpe
 from rtdlm.inference import Completion, DraftModel, EarlyExit, Generator, make_sampler
-from rtdlm.inference import speculate as module
+from rtdlm.inference import acceptance as module
 from rtdlm.inference.decode import DecodeState
 from rtdlm.inference.layout import decoding_model, split_cache, split_params
 from rtdlm.inference.speculate import Pair, PairParams, SpeculativeState, rewinds, speculate

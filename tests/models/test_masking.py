@@ -11,7 +11,7 @@ import pytest
 
 from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
-from rtdlm.models.decoder import Scores
+from rtdlm.models.passing import Scores
 from tests.models.small import (
     DROPLESS,
     RICH,

@@ -12,9 +12,9 @@ import pytest
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.block import Block, BlockInput, Stream
-from rtdlm.models.decoder import Scores
 from rtdlm.models.layers import LayerPlan
 from rtdlm.models.layers import segments as segments_of
+from rtdlm.models.passing import Scores
 from rtdlm.modules.attention import Rows, causal_mask, rotation
 from tests.models.small import (
     ROOMY,

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.decoder import Scores
+from rtdlm.models.passing import Scores
 from rtdlm.modules.experts import ExpertStatistics
 from rtdlm.modules.head import token_loss
 from rtdlm.training.knobs import Knobs

@@ -1,0 +1,84 @@
+"""What goes into the layers and what comes out of them.
+
+Axes: B batch, T time, D model, L layers, H heads, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.models.block import BlockOutput
+from rtdlm.models.cache import DecodeCache
+from rtdlm.modules import head
+from rtdlm.modules.attention import Rows, SpikeStatistics
+from rtdlm.modules.depths import DepthStatistics
+from rtdlm.modules.experts import ExpertStatistics
+from rtdlm.modules.primitives import Past
+
+
+class Features(NamedTuple):
+    """The stack's result, ready for the output table."""
+
+    x_BTD: jax.Array
+    table_VD: jax.Array
+    experts: ExpertStatistics | None
+    depths: DepthStatistics | None
+    cache: DecodeCache | None
+    spikes: SpikeStatistics | None = None
+    written_LH: jax.Array | None = None
+
+    @property
+    def statistics(
+        self,
+    ) -> tuple[ExpertStatistics | None, DepthStatistics | None, SpikeStatistics | None]:
+        """Of the layers, as `Scores` has them."""
+        return self.experts, self.depths, self.spikes
+
+
+class Reading(NamedTuple):
+    """How the tokens of one call relate: packed rows, or rows that a cache continues."""
+
+    positions_BT: jax.Array
+    """int32; within the document."""
+    rows: Mapping[str, Rows]
+    """By kind of attention."""
+    weights_BT: jax.Array
+    """Float32; 0 is padding."""
+    past: Past | None
+    """None where nothing looks back."""
+    cache: DecodeCache | None
+    training: bool = False
+    """Layers that work on a share of the tokens choose them with the whole row in view."""
+
+
+Loop = tuple[BlockOutput, ...]
+"""What the layers of a round leave behind, with a leading axis of rounds."""
+
+
+class Scores(NamedTuple):
+    """Statistics of every token, and of experts, depths and spikes where there are any.
+
+    These have a leading axis L.
+    """
+
+    tokens: head.TokenStatistics
+    objective: jax.Array | None
+    """What training minimises; None where no terms of it were given."""
+    experts: ExpertStatistics | None
+    depths: DepthStatistics | None = None
+    spikes: SpikeStatistics | None = None
+
+
+def of_all_layers(loops: list[Loop], what: str) -> Any:
+    """The statistics `what` of all layers that have them, in order; None if none has."""
+    found = []
+    for loop in loops:
+        own = [own for left in loop if (own := getattr(left, what)) is not None]
+        if own:
+            rounds = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *own)
+            found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds))
+    if not found:
+        return None
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
