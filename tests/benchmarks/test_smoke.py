@@ -153,7 +153,7 @@ def test_sparse(tmp_path: Path) -> None:
         assert found[f"{title}/{kind}/CPU"].value > 0
         assert found[f"{title}/{kind} over all, CPU"].bar == ("<=", 0.45)
     assert found[f"{title}/capacity over all, operations"].value < 0.6
-    assert found["depths, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
+    assert found["depths, 2 layers, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
 def test_attention_leaves_out_what_does_not_fit() -> None:
