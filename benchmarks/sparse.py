@@ -2,9 +2,9 @@
 
 Experts: one layer forward and backward, 8 experts of which a token uses 2, against all 8 computed
 for every token (three wide products) and weighed by the same router. Depths: a training step of the
-tiny preset's model with every second block on an eighth of the tokens, against the dense step; and of
-the same model three times as deep, since in the preset a third of a step is its two tables, which no
-block saves.
+tiny preset's model with every second block on an eighth of the tokens, against the dense step; and
+of the same model three times as deep, since by its operations a quarter of the preset's step is its
+two tables, which no block saves.
 
 Ratios on one core are of CPU seconds, which neighbours on a shared machine hardly change.
 """
