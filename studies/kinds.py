@@ -23,7 +23,7 @@ SIZES = {
     "small": Size(
         {**RECIPE, **PLAIN, "d_model": 128, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2,
          "d_ff": 352, "max_seq_len": 256, "batch_size": 8},
-        steps=150,
+        steps=120,
     ),
     "smoke": Size(
         {**RECIPE, **PLAIN, "d_model": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1,
@@ -69,6 +69,15 @@ def _attention(base: Tree) -> Iterator[Variant]:
     yield Variant(f"attention: sliding, window {window}", sliding)
     mixed = merged(sliding, {"attention": {"global_every": 2}})
     yield Variant(f"attention: sliding, window {window}, every 2nd layer global", mixed)
+    sinks = merged(sliding, {"attention": {"sinks": 4}})
+    yield Variant(f"attention: sliding, window {window}, 4 sinks", sinks)
+    for form, chosen in (("native", 4), ("topk", 16)):
+        parts: Tree = {"window": window // 2, "sparse_form": form, "chosen": chosen}
+        if form == "native":
+            parts = {**parts, "block": window // 4}
+        change = {"attention_type": "sparse", "attention": parts}
+        yield Variant(f"attention: sparse, {form}, window {window // 2}, {chosen} chosen", change)
+    yield Variant("attention: spiking", {"attention_type": "spiking"})
     yield Variant("attention: linear", {"attention_type": "linear"})
     delta: Tree = {"attention_type": "delta", **own}
     yield Variant("attention: delta", delta)
@@ -81,7 +90,7 @@ def _attention(base: Tree) -> Iterator[Variant]:
 
 
 def _positions() -> Iterator[Variant]:
-    for name in ("learned", "none"):
+    for name in ("learned", "alibi", "none"):
         yield Variant(f"positions: {name}", {"position_encoding": name})
 
 
@@ -90,8 +99,11 @@ def _sparse(base: Tree) -> Iterator[Variant]:
     experts: Tree = {"num_experts": 8, "top_k": 2}
     narrow: Tree = {"d_ff": base["d_ff"] // 2}
     yield Variant("experts: 8, top 2", {**narrow, "experts": experts})
-    every = {**experts, "every": 2}
-    yield Variant("experts: 8, top 2, every 2nd layer", {"experts": every})
+    full: Tree = {**experts, "dispatch": "dropless"}
+    yield Variant("experts: 8, top 2, dropless", {**narrow, "experts": full})
+    even: Tree = {**full, "scores": "sigmoid", "bias_rate": 0.001, "shared": 1, "top_k": 1}
+    name = "experts: 8, top 1 and a shared one, sigmoid, balanced by a bias"
+    yield Variant(name, {**narrow, "experts": even})
     for capacity in (0.5, 0.125):
         name = f"depths: {capacity:g} of the tokens in every 2nd layer"
         yield Variant(name, {"depths": {"capacity": capacity}})

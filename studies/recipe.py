@@ -38,7 +38,7 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--size", choices=sizes, default="small",
         help="of the model (default: small; medium looks at the more important changes only, "
-        "tiny is the preset on byte-pair tokens)",
+        "tiny is the preset as it was, on byte-pair tokens)",
     )  # fmt: skip
     parser.add_argument(
         "--text", metavar="FILE",
