@@ -79,7 +79,7 @@ WHOLE = Size(
             "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0,
         },
     },
-    window=32, block=4, chosen=8, steps=200,
+    window=32, block=4, chosen=8, steps=300,
 )  # fmt: skip
 SMOKE = Size(
     Task(length=48, pairs=2, planted=24, keys=4, values=4, noise=4),

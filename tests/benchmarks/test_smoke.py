@@ -156,6 +156,12 @@ def test_sparse(tmp_path: Path) -> None:
     assert found["depths, 2 layers, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
+def test_a_kind_is_faster_from_the_length_on_that_nothing_longer_contradicts() -> None:
+    assert attention.first_of_last_run({1: True, 2: False, 4: True, 8: True}) == 4
+    assert attention.first_of_last_run({1: True, 2: True}) == 1
+    assert attention.first_of_last_run({1: True, 2: False}) is None
+
+
 def test_attention_leaves_out_what_does_not_fit() -> None:
     fits, large = {"wall": 1.0, "temporary_bytes": 1.0}, {"temporary_bytes": 9.0 * 2**30}
     answers = {f"T/{kind}": [large if kind == "dense" else fits] for kind in attention.KINDS}
