@@ -237,6 +237,13 @@ class AGIConfig:
             f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
             f"{self.attention_type!r}; remove it or use attention_type='sparse'",
         )
+        for name in ("sinks", "chosen", "global_tokens"):
+            require(
+                not getattr(attention, name) or attention.reach < self.max_seq_len,
+                f"attention.{name}={getattr(attention, name)} has no effect with attention.window="
+                f"{attention.reach} and max_seq_len={self.max_seq_len}: the window reads whole "
+                f"rows; choose a smaller attention.window or remove attention.{name}",
+            )
         require(
             attention.global_every is None or attention.global_every <= self.num_layers,
             f"attention.global_every={attention.global_every} exceeds num_layers="

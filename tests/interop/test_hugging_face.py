@@ -85,7 +85,7 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         ({"norm": "layer"}, "norm='layer'"),
         ({"position_encoding": "alibi", "qk_norm": False}, "position_encoding='alibi'"),
         (
-            {"attention_type": "sliding", "attention": {"sinks": 4}, "qk_norm": False},
+            {"attention_type": "sliding", "attention": {"window": 4, "sinks": 2}, "qk_norm": False},
             "has attention sinks",
         ),
         *(
