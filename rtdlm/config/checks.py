@@ -75,6 +75,13 @@ def _check_layers(config: "AGIConfig") -> None:
         f"attention.sparse_form={attention.sparse_form!r} has no effect with attention_type="
         f"{config.attention_type!r}; remove it or use attention_type='sparse'",
     )
+    for name in ("sinks", "chosen", "global_tokens"):
+        require(
+            not getattr(attention, name) or attention.reach < config.max_seq_len,
+            f"attention.{name}={getattr(attention, name)} has no effect with attention.window="
+            f"{attention.reach} and max_seq_len={config.max_seq_len}: the window reads whole "
+            f"rows; choose a smaller attention.window or remove attention.{name}",
+        )
     require(
         attention.global_every is None or attention.global_every <= config.num_layers,
         f"attention.global_every={attention.global_every} exceeds num_layers="

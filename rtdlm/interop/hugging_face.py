@@ -123,7 +123,16 @@ def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
 
 def _beyond(config: AGIConfig) -> list[str]:
     """What the model has and no family knows."""
+    experts, kind = config.experts, config.attention_type
     given = {
+        f"attention_type={kind!r}": kind not in ("mha", "gqa", "mqa", "ring", "sliding"),
+        # Theirs have shares that sum to one; ours of a single choice is what teaches the router.
+        "a single expert a token": experts.num_experts > 0 and experts.choices == 1,
+        "experts in some layers only": experts.layers != "every" or experts.stride > 1,
+        "experts scored by sigmoids": experts.scores != "softmax",
+        "a temperature of the router": experts.temperature is not None,
+        "shared experts": experts.shared is not None,
+        "a balancing bias": experts.bias_rate is not None,
         "short convolutions": config.short_conv > 0,
         "attention sinks": config.attention.sinks is not None,
         "n-gram tables": bool(config.ngram.orders),

@@ -71,6 +71,11 @@ class LlamaLike:
             overrides["attention"] = attention
         if self.experts:
             count, chosen = config["num_local_experts"], config["num_experts_per_tok"]
+            if chosen == 1:
+                raise UserError(
+                    "the checkpoint's num_experts_per_tok=1 cannot be expressed by AGIConfig, in "
+                    "which the share of a token's only expert is its probability and not one"
+                )
             # Room for every token in every expert: the family drops none.
             overrides["experts"] = {
                 "num_experts": count, "top_k": chosen, "capacity_factor": count / chosen,
@@ -146,9 +151,6 @@ class LlamaLike:
             config.qk_norm == self.qk_norm,
             config.position_encoding == "rope",
             bool(config.experts.num_experts) == self.experts,
-            config.experts.layers == "every" and config.experts.stride == 1,
-            config.experts.scores == "softmax" and config.experts.temperature is None,
-            config.experts.shared is None and config.experts.bias_rate is None,
             slides == self.gemma or (self.window and not self.gemma),
             alternates == 2 if self.gemma else alternates is None,
             (config.embedding_scale is not None) == self.gemma,

@@ -192,6 +192,19 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "attention.sinks=4 has no effect with attention_type='gqa': only 'sliding' reads it; "
             "remove attention.sinks or change attention_type",
         ),
+        *(
+            (
+                {"attention_type": kind, "attention": {name: 2, **form}, "max_seq_len": 256},
+                f"attention.{name}=2 has no effect with attention.window=256 and max_seq_len=256: "
+                f"the window reads whole rows; choose a smaller attention.window or remove "
+                f"attention.{name}",
+            )
+            for kind, name, form in (
+                ("sliding", "sinks", {}),
+                ("sparse", "chosen", {}),
+                ("sparse", "global_tokens", {"sparse_form": "topk"}),
+            )
+        ),
         (
             {"attention_type": "sliding", "attention": {"sinks": 0}},
             "attention.sinks=0 must be at least 1; to have none remove it",

@@ -36,6 +36,10 @@ def write_llama(folder: Path, **changes: Any) -> Path:
             {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
             "rope_type='longrope' cannot be expressed",
         ),
+        (
+            {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1},
+            "num_experts_per_tok=1 cannot be expressed",
+        ),
         ({"num_attention_heads": 0}, "has a field that is not what its family has there"),
         ({"hidden_size": "wide"}, "has a field that is not what its family has there"),
         ({"rope_scaling": 7}, "has a field that is not what its family has there"),
@@ -81,8 +85,24 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         ({"norm": "layer"}, "norm='layer'"),
         ({"position_encoding": "alibi", "qk_norm": False}, "position_encoding='alibi'"),
         (
-            {"attention_type": "sliding", "attention": {"sinks": 4}, "qk_norm": False},
+            {"attention_type": "sliding", "attention": {"window": 4, "sinks": 2}, "qk_norm": False},
             "has attention sinks",
+        ),
+        *(
+            ({"attention_type": kind}, f"has attention_type='{kind}'")
+            for kind in ("sparse", "linear", "spiking")
+        ),
+        ({"attention_type": "delta", "num_kv_heads": None}, "has attention_type='delta'"),
+        *(
+            ({"experts": {"num_experts": 4, **given}, "qk_norm": False}, sentence)
+            for given, sentence in (
+                ({"top_k": 1}, "has a single expert a token"),
+                ({"every": 2}, "has experts in some layers only"),
+                ({"scores": "sigmoid"}, "has experts scored by sigmoids"),
+                ({"temperature": 2.0}, "has a temperature of the router"),
+                ({"shared": 1}, "has shared experts"),
+                ({"bias_rate": 0.1}, "has a balancing bias"),
+            )
         ),
     ],
 )
