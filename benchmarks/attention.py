@@ -1,7 +1,7 @@
 """`python -m benchmarks attention`: kinds of attention by the length of the row.
 
 Forward and backward, one row, 4 query heads over 2 key-value heads of 64 features; a window of 256,
-and for sparse attention 4 chosen blocks of 64. Memory is what the compiled program allocates beside
+for sparse attention 4 chosen blocks of 64, and one spike in six tokens. Memory is what the compiled program allocates beside
 its arguments and results; a case that would take more than the limit is left out.
 
 Ratios on one core are of CPU seconds, which neighbours on a shared machine hardly change.
@@ -17,7 +17,9 @@ from rtdlm.evaluation.results import Bar, Result
 
 DESCRIPTION = "time and memory of sliding, linear and sparse attention against dense, T 1k to 16k"
 REPEATS = 3
-KINDS = ("dense", "sliding", "linear", "sparse")
+KINDS = ("dense", "sliding", "sparse", "spiking", "linear", "delta")
+COMPARED = "compared"
+"""What names of ratios begin with."""
 SIZES = {"heads": 4, "kv_heads": 2, "width": 64, "window": 256, "block": 64, "chosen": 4}
 SMOKE_SIZES = {"heads": 2, "kv_heads": 1, "width": 8, "window": 16, "block": 8, "chosen": 2}
 LENGTHS = {"float32": (1024, 2048, 4096, 8192, 16384), "bfloat16": (4096,)}
@@ -107,17 +109,17 @@ def _ratios(found: Mapping[int, ByKind], at: int, precision: str, threads: int) 
     setting = f"{precision}, {threads_named(threads)}"
     results = []
     for kind, here in found[at].items():
-        sliding = kind == "sliding"
+        sliding, row = kind == "sliding", f"{COMPARED}, {setting}/{kind}"
         if kind != "dense" and "dense" in found[at]:
             times = ratios(samples(found[at]["dense"], clock), samples(here, clock))
             bar: Bar | None = (">=", 3.0) if sliding else None
-            name = f"T {at}, {setting}/dense over {kind}, {unit}"
+            name = f"{row}/dense over it at T {at}, {unit}"
             results.append(Result.median(name, times, "x", bar=bar))
         twice = found.get(2 * at, {}).get(kind)
         if twice is not None:
             growth_bar: Bar | None = ("<=", 2.2) if sliding else None
             for what, label in ((clock, unit), ("temporary_bytes", "memory")):
-                name = f"T {2 * at} over T {at}, {setting}/{kind}, {label}"
+                name = f"{row}/T {2 * at} over T {at}, {label}"
                 growth = ratios(samples(twice, what), samples(here, what))
                 results.append(Result.median(name, growth, "x", bar=growth_bar))
     return results
@@ -135,7 +137,8 @@ def _crossings(found: Mapping[int, ByKind], precision: str, threads: int) -> lis
                 beats[length] = median(times) > 1.0
         since = first_of_last_run(beats)
         if len(beats) > 1 and since is not None:
-            name = f"{precision}, {threads_named(threads)}/{kind} faster than dense from, {unit}"
+            setting = f"{precision}, {threads_named(threads)}"
+            name = f"{COMPARED}, {setting}/{kind}/faster than dense from T, {unit}"
             results.append(Result(name, float(since), "tokens"))
     return results
 

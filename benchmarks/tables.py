@@ -1,12 +1,13 @@
-"""`python -m benchmarks tables`: the tables of the documents, from the committed result files."""
+"""`python -m benchmarks tables`: tables and pictures of the documents, from the result files."""
 
 from pathlib import Path
 
+from benchmarks.pictures import FILE, draw_attention
 from rtdlm.disk import replace_file
 from rtdlm.evaluation.results import ResultFile, fill_tables, read_results
 
 RESULTS = ("benchmarks/results", "studies/results")
-DOCUMENTS = ("docs/performance.md", "docs/evidence.md")
+DOCUMENTS = ("docs/performance.md", "docs/attention.md", "docs/evidence.md")
 
 
 def result_files(root: Path) -> dict[str, ResultFile]:
@@ -23,7 +24,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def update_tables(root: Path) -> list[Path]:
-    """Fills the tables of all documents; returns those documents.
+    """Fills the tables of all documents, draws the pictures; returns what was written.
 
     Raises:
         UserError: a marker names results that there are not.
@@ -32,4 +33,10 @@ def update_tables(root: Path) -> list[Path]:
     for path in documents(root):
         text = path.read_text(encoding="utf-8")
         replace_file(path, fill_tables(text, files).encode())
-    return documents(root)
+    written = documents(root)
+    if "attention" in files:
+        picture = root / FILE
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(picture, draw_attention(files["attention"].results))
+        written.append(picture)
+    return written

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.child import Answer, Spec, time_blocks
+from rtdlm.modules.attention.delta import gated_delta
 from rtdlm.modules.attention.dot_product import attend_causally
 from rtdlm.modules.attention.linear import linear_attention
 from rtdlm.modules.attention.mask import causal_mask
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import sparse_branches
+from rtdlm.modules.attention.spiking import attend_spiking
 from rtdlm.training.allocator import keep_freed_memory
 
 Read = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -64,10 +66,24 @@ def _kind(spec: Spec, segments: jax.Array) -> Read:
         )  # fmt: skip
         return branches.gated(gates)
 
+    def spiking(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        places = jax.random.uniform(jax.random.key(0), key.shape[:3])
+        drive = jnp.where(places < 1 / 6, 1.0, -1.0)
+        return attend_spiking(query, key, value, drive, segments)[0]
+
+    def delta(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        shared = query.shape[2] // key.shape[2]
+        key, value = (jnp.repeat(x, shared, axis=2) for x in (key, value))
+        key = key / jnp.linalg.norm(key, axis=-1, keepdims=True)
+        decay, write = (jnp.full(query.shape[:3], x, jnp.float32) for x in (-0.1, 0.5))
+        return gated_delta(query, key, value, decay, write, segments)[0]
+
     kinds: dict[str, Read] = {
         "dense": lambda q, k, v: attend_causally(q, k, v, causal_mask(segments)),
         "sliding": lambda q, k, v: attend_window(q, k, v, segments, window=spec["window"]),
         "linear": lambda q, k, v: linear_attention(q, k, v, segments)[0],
         "sparse": sparse,
+        "spiking": spiking,
+        "delta": delta,
     }
     return kinds[spec["kind"]]

@@ -141,9 +141,10 @@ def test_attention(tmp_path: Path) -> None:
     found = smoke("attention", tmp_path / "attention.json")
     for kind in ("sliding", "linear", "sparse"):
         assert found[f"T 32, float32, 1 thread/{kind}/CPU"].value > 0
-        assert found[f"T 64 over T 32, float32, 1 thread/{kind}, memory"].value > 1
-    assert found["T 64 over T 32, float32, 1 thread/sliding, CPU"].bar == ("<=", 2.2)
-    assert found["T 32, float32, 1 thread/dense over sliding, CPU"].bar == (">=", 3.0)
+        assert found[f"compared, float32, 1 thread/{kind}/T 64 over T 32, memory"].value > 1
+    sliding = "compared, float32, 1 thread/sliding"
+    assert found[f"{sliding}/T 64 over T 32, CPU"].bar == ("<=", 2.2)
+    assert found[f"{sliding}/dense over it at T 32, CPU"].bar == (">=", 3.0)
 
 
 def test_sparse(tmp_path: Path) -> None:
