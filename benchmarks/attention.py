@@ -1,8 +1,9 @@
 """`python -m benchmarks attention`: kinds of attention by the length of the row.
 
 Forward and backward, one row, 4 query heads over 2 key-value heads of 64 features; a window of 256,
-for sparse attention 4 chosen blocks of 64, and one spike in six tokens. Memory is what the compiled program allocates beside
-its arguments and results; a case that would take more than the limit is left out.
+for sparse attention 4 chosen blocks of 64, and one spike in six tokens. Memory is what the compiled
+program allocates beside its arguments and results; a case that would take more than the limit is
+left out.
 
 Ratios on one core are of CPU seconds, which neighbours on a shared machine hardly change.
 """
