@@ -89,12 +89,16 @@ def _early_exit(model: TMSModel, params: LayerParams, layers: int) -> tuple[TMSM
             "layers that choose their tokens (depths.capacity) cannot be a draft of their own "
             "model; use a draft model"
         )
-    short = whole.replace(num_layers=layers, layer_unroll=layers)
+    other = UserError(
+        f"a model of {layers} layers would not have the kinds of layers that the model's first "
+        f"{layers} are; use another number of layers or a draft model"
+    )
+    try:
+        short = whole.replace(num_layers=layers, layer_unroll=layers)
+    except UserError:  # a kind of layers of which the first ones have none
+        raise other from None
     if layer_plans(short) != layer_plans(whole)[:layers]:
-        raise UserError(
-            f"a model of {layers} layers would not have the kinds of layers that the model's first "
-            f"{layers} are; use another number of layers or a draft model"
-        )
+        raise other
     pairs = zip(layers_of(short), layers_of(whole), strict=False)
     found = {name: leaves for name, leaves in params.items() if "/layers" not in name}
     parts: dict[str, dict[str, list[jax.Array]]] = {}

@@ -164,11 +164,16 @@ def read_quantized(file: str | Path) -> dict[str, Any]:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read as quantized weights: {error}") from None
     found = {name: array for name, array in arrays.items() if "." not in name}
-    for path, text in about.items():
-        if path not in ("format",):
-            kind, shape, inputs = json.loads(text)
+    try:
+        for path in about.keys() - {"format"}:
+            kind, shape, inputs = json.loads(about[path])
             codes, scale = arrays[f"{path}.codes"], arrays[f"{path}.scale"]
             found[path] = Quantized(kind, codes, scale, tuple(shape), tuple(inputs))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is a safetensors file but not one of quantized weights: {error!r}; write it "
+            "again with scripts/quantize_model.py"
+        ) from None
     return found
 
 

@@ -9,10 +9,9 @@ folder, not the memory that the model takes.
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rtdlm.checkpoint.tree import unflatten_like
 from rtdlm.config import AGIConfig, UserError, to_yaml
+from rtdlm.config.build import read_yaml
 from rtdlm.data import TOKENIZER_FILE, Tokenizer, read_tokenizer
 from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.hugging_face import Pretrained
@@ -52,11 +51,7 @@ def read_quantized_model(path: str | Path) -> Pretrained:
         UserError: it is not such a folder, or its arrays do not fit its configuration.
     """
     folder = Path(path)
-    try:
-        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error.strerror}") from None
-    config = AGIConfig.from_dict(yaml.safe_load(text))
+    config = AGIConfig.from_dict(read_yaml(folder / CONFIG_FILE))
     weights = read_quantized(folder / WEIGHTS_FILE)
     arrays = {
         name: dequantize(item) if isinstance(item, Quantized) else item

@@ -49,9 +49,12 @@ def test_the_script_writes_a_model_and_says_what_it_loses(
     assert capsys.readouterr().out == f"The{expected.text}\n"
     assert script.main(flags) == 2
     assert "is there already; name a new or an empty folder" in capsys.readouterr().err
+    (out / "config.yaml").write_text("[1")
+    assert generate.main(["--checkpoint", str(out), "--prompt", "The"]) == 2
+    assert "config.yaml is not readable YAML" in capsys.readouterr().err
     (out / "config.yaml").unlink()
     assert generate.main(["--checkpoint", str(out), "--prompt", "The"]) == 2
-    assert "config.yaml cannot be read" in capsys.readouterr().err
+    assert "config.yaml does not exist" in capsys.readouterr().err
 
 
 def test_fewer_bits_lose_more(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

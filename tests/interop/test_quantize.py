@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rtdlm.config import UserError
 from rtdlm.interop.quantize import (
@@ -127,6 +128,9 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
                 assert again[path][0] == kind
             else:
                 np.testing.assert_array_equal(again[path], item)
+    save_file({}, tmp_path / "weights.safetensors", {"a/w": '["int8", [2], [-1]]'})
+    with pytest.raises(UserError, match="not one of quantized weights: KeyError"):
+        read_quantized(tmp_path / "weights.safetensors")
     (tmp_path / "weights.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read as quantized weights"):
         read_quantized(tmp_path / "weights.safetensors")

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.attention.mask import document_begins, first_tokens
+
 
 class Blocks(NamedTuple):
     """Where blocks are, in the order of the row; M blocks, of which the last may not exist."""
@@ -32,8 +34,8 @@ def find_blocks(segment_ids_BT: jax.Array, block: int) -> Blocks:
     batch, length = segment_ids_BT.shape
     count = length // block
     time_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-    document_BT = jnp.cumsum(_begins(segment_ids_BT).astype(jnp.int32), axis=1) - 1
-    offset_BT = (time_BT - document_starts(segment_ids_BT)) % block
+    document_BT = jnp.cumsum(document_begins(segment_ids_BT).astype(jnp.int32), axis=1) - 1
+    offset_BT = (time_BT - first_tokens(segment_ids_BT)) % block
     ends_BT = offset_BT == block - 1
     # The block of a token is the next to end, if it ends before the document does.
     index_BT = jnp.cumsum(ends_BT.astype(jnp.int32), axis=1) - ends_BT.astype(jnp.int32)
@@ -49,14 +51,3 @@ def find_blocks(segment_ids_BT: jax.Array, block: int) -> Blocks:
     document_BM = jnp.take_along_axis(document_BT, jnp.minimum(start_BM, length - 1), axis=1)
     document_BM = jnp.where(start_BM < length, document_BM, -1)
     return Blocks(token_BX, place_BT, document_BM, start_BM, document_BT)
-
-
-def document_starts(segment_ids_BT: jax.Array) -> jax.Array:
-    """`[B, T]`: place of the first token of each token's document."""
-    time_1T = jnp.arange(segment_ids_BT.shape[1])[None]
-    return jax.lax.cummax(jnp.where(_begins(segment_ids_BT), time_1T, 0), axis=1)
-
-
-def _begins(segment_ids_BT: jax.Array) -> jax.Array:
-    before_BT = jnp.roll(segment_ids_BT, 1, axis=1)
-    return (segment_ids_BT != before_BT).at[:, 0].set(True)

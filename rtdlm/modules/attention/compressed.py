@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from rtdlm.modules.attention.blocks import Blocks, find_blocks
 from rtdlm.modules.attention.chunks import from_chunks, pad_time, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.attention.reach import first_tokens
+from rtdlm.modules.attention.mask import first_tokens
 from rtdlm.modules.primitives import dot, move
 
 

@@ -1,4 +1,4 @@
-"""Who may read whom, as boolean tables: True where query t may read key s.
+"""Who may read whom, as boolean tables: True where query t may read key s; where documents begin.
 
 Axes: B batch, T query time, S key time.
 """
@@ -22,3 +22,15 @@ def causal_mask(segment_ids_BT: jax.Array) -> jax.Array:
 def cache_mask(positions_BT: jax.Array, *, slots: int) -> jax.Array:
     """`[B, T, S]` over a cache's slots: slot s holds position s, written once s is reached."""
     return jnp.arange(slots)[None, None, :] <= positions_BT[:, :, None]
+
+
+def document_begins(segment_ids_BT: jax.Array) -> jax.Array:
+    """bool `[B, T]`: the first token of a packed document, wherever the segment changes."""
+    before_BT = jnp.roll(segment_ids_BT, 1, axis=1)
+    return (segment_ids_BT != before_BT).at[:, 0].set(True)
+
+
+def first_tokens(segment_ids_BT: jax.Array) -> jax.Array:
+    """int32 `[B, T]`: place in the row of the first token of each token's document."""
+    time_1T = jnp.arange(segment_ids_BT.shape[1])[None]
+    return jax.lax.cummax(jnp.where(document_begins(segment_ids_BT), time_1T, 0), axis=1)

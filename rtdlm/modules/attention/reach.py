@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.attention.mask import first_tokens
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 
 _LANES = 16
@@ -69,13 +70,6 @@ class Reach(NamedTuple):
     """True where query c of the block may read key s of the block."""
     place_IBS: jax.Array | None
     """int32; each key's place less the block's first. None where no score asks how far it is."""
-
-
-def first_tokens(segment_ids_BT: jax.Array) -> jax.Array:
-    """`[B, T]`: place of the first token of each token's document."""
-    time_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1])[None], segment_ids_BT.shape)
-    begins = segment_ids_BT != jnp.roll(segment_ids_BT, 1, axis=1)
-    return jax.lax.cummax(jnp.where(begins.at[:, 0].set(True), time_BT, 0), axis=1)
 
 
 def sink_places(plan: Plan, first_BT: jax.Array) -> jax.Array:

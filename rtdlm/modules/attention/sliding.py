@@ -24,11 +24,11 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
+from rtdlm.modules.attention.mask import first_tokens
 from rtdlm.modules.attention.reach import (
     NO_SEGMENT,
     Plan,
     Reach,
-    first_tokens,
     make_plan,
     reach,
     round_up,

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.block_cache import BlockCache, attend_blocks
-from rtdlm.modules.attention.blocks import document_starts
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.kind import Heads, Rows
-from rtdlm.modules.attention.mask import cache_mask, causal_mask
+from rtdlm.modules.attention.mask import cache_mask, causal_mask, first_tokens
 from rtdlm.modules.attention.sliding import keys_computed
 from rtdlm.modules.attention.sparse import NUM_BRANCHES, sparse_branches
 from rtdlm.modules.attention.topk import attend_topk
@@ -86,7 +85,7 @@ class TopK:
         assert rows.segment_ids_BT is not None
         batch, length = rows.segment_ids_BT.shape
         time_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-        first_BS = time_BT - document_starts(rows.segment_ids_BT) < self.num_global
+        first_BS = time_BT - first_tokens(rows.segment_ids_BT) < self.num_global
         return self._read(
             heads.query_BTHE, heads.key_BTKE, heads.value_BTKE, rows.mask_BTS, time_BT, first_BS
         )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from rtdlm.modules.attention import compacted
 from rtdlm.modules.attention.chunks import from_chunks, pad_time, to_chunks
 from rtdlm.modules.attention.compacted import Chosen, Keys, Known, Queries
-from rtdlm.modules.attention.reach import first_tokens
+from rtdlm.modules.attention.mask import first_tokens
 from rtdlm.modules.primitives import narrow
 
 WIDTH = 0.5
