@@ -89,6 +89,11 @@ class ExpertsConfig:
             self.num_experts == 0 or self.choices <= self.num_experts,
             f"experts.top_k={self.choices} exceeds experts.num_experts={self.num_experts}",
         )
+        require(
+            self.bias_rate is None or self.choices < self.num_experts,
+            f"experts.bias_rate={self.bias_rate} has no effect with experts.top_k={self.choices} "
+            f"and experts.num_experts={self.num_experts}: every token uses all; choose fewer",
+        )
 
     @property
     def stride(self) -> int:

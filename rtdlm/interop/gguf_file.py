@@ -21,7 +21,7 @@ import numpy as np
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.data import Tokenizer, train_bpe
-from rtdlm.disk import make_directory
+from rtdlm.disk import make_directory, writing
 from rtdlm.interop.family import Family
 from rtdlm.interop.hugging_face import foreign_config
 from rtdlm.interop.slots import Arrays, export_tensors
@@ -60,14 +60,17 @@ def write_gguf(
     Raises:
         UserError: no family can express the model, llama.cpp computes it otherwise, or the
             tokenizer is not one of ours.
+        StorageError: the disk refused; what was at `path` is still there.
     """
     family, _ = foreign_config(config)
     _require_same(config, family)
     arch = ARCHITECTURES[family.model_type]
     vocabulary = _vocabulary(config, tokenizer)
     tensors = gguf_tensors(config, family, params)
-    make_directory(Path(path).parent)
-    writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[arch])
+    file = Path(path)
+    make_directory(file.parent)
+    temporary = file.with_name(f".{file.name}.writing")
+    writer = gguf.GGUFWriter(str(temporary), gguf.MODEL_ARCH_NAMES[arch])
     kind, file_type = FORMATS[dtype]
     _describe(writer, config, arch)
     writer.add_file_type(file_type)
@@ -75,10 +78,16 @@ def write_gguf(
     for name, tensor in tensors.items():
         own = kind if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(tensor, own), raw_dtype=own)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with writing(file):
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     return family
 
 

@@ -158,6 +158,11 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "change attention_type",
         ),
         (
+            {"experts": {"num_experts": 4, "top_k": 4, "bias_rate": 0.1}},
+            "experts.bias_rate=0.1 has no effect with experts.top_k=4 and experts.num_experts=4: "
+            "every token uses all; choose fewer",
+        ),
+        (
             {"attention": {"window": 64}},
             "attention.window=64 has no effect with attention_type='gqa': only 'sliding' or "
             "'sparse' reads it; remove attention.window or change attention_type",
