@@ -39,6 +39,8 @@ from rtdlm.training.stop import StopRequest
 from rtdlm.training.usage import expert_values
 
 EVALUATION_FILE = "evaluation.json"
+WAKE_STEPS = 10
+"""Steps after which zero-initialised outputs let gradients through."""
 
 
 class Parts(NamedTuple):
@@ -175,7 +177,9 @@ class Loop:
             health=health,
             tokens_per_second=self._speed.get("tokens_per_second"),
         )
-        if not health.healthy:
+        # Behind outputs that start at zero, nothing arrives in the first step and little in the next.
+        waking = self.parts.config.zero_init_outputs and step < WAKE_STEPS
+        if health.not_finite or not (health.healthy or waking):
             self.parts.emit(Notice(step, "warning", f"step {step}: {health.summary()}"))
         replace_file(self.parts.out / EVALUATION_FILE, json.dumps(report, indent=1).encode())
         values = {k: float(v) for k, v in report["held_out"].items() if v is not None}
