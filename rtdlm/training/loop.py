@@ -177,7 +177,7 @@ class Loop:
             health=health,
             tokens_per_second=self._speed.get("tokens_per_second"),
         )
-        # Behind outputs that start at zero, nothing arrives in the first step and little in the next.
+        # Behind outputs that start at zero nothing arrives at first, and little soon after.
         waking = self.parts.config.zero_init_outputs and step < WAKE_STEPS
         if health.not_finite or not (health.healthy or waking):
             self.parts.emit(Notice(step, "warning", f"step {step}: {health.summary()}"))

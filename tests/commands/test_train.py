@@ -189,6 +189,12 @@ def test_patience_stops_early_and_keeps_the_best(text: Path, tmp_path: Path) -> 
     assert best == f"step_{evaluations[-2]['step']:08d}"
 
 
+def test_outputs_that_start_at_zero_raise_no_alarm(text: Path, tmp_path: Path) -> None:
+    fields = ("zero_init_outputs=true", "evaluation.every_steps=1")
+    assert train.main(arguments(text, tmp_path, "--steps", "3", fields=fields)) == 0
+    assert lines(tmp_path, "notice") == []
+
+
 def test_epochs_and_tokens_become_steps(text: Path, tmp_path: Path) -> None:
     assert train.main(arguments(text, tmp_path / "tokens", "--tokens", "600")) == 0
     assert losses(tmp_path / "tokens")[-1][0] == 3  # of 8 x 32 tokens
