@@ -50,7 +50,7 @@ def test_a_draft_writes_the_same_greedy_text_and_says_how_much_it_helped(
     assert generate.main(flags) == 0
     told = capsys.readouterr()
     assert told.out == plain
-    assert told.err == "4.00 tokens a call of the model\n"
+    assert told.err == "notice: 4.00 tokens a call of the model\n"
 
 
 @pytest.mark.parametrize(

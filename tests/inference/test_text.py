@@ -81,7 +81,7 @@ def test_how_a_row_ends(
     ids = [TOKENIZER.document_id if character == "|" else ord(character) for character in tokens]
     for calls in ([[*ids, NO_TOKEN, NO_TOKEN]], [[token] for token in ids]):
         taken = row(left=left, stop=stop)
-        text = "".join(taken.take(call) for call in calls)
+        text = "".join(taken.take([call]) for call in calls)
         if expected is None:
             assert (text, taken.completion, taken.left) == ("ab", None, left - len(ids))
             continue
@@ -93,11 +93,11 @@ def test_how_a_row_ends(
 
 def test_tokens_are_those_sampled_up_to_the_end() -> None:
     taken = row(left=9, stop=("cd",))
-    taken.take([*b"abcdef"])
+    taken.take([[*b"abcdef"]])
     assert taken.completion is not None
     assert taken.completion.tokens == tuple(b"abcd")
     taken = row(left=9)
-    taken.take([*b"ab", TOKENIZER.document_id])
+    taken.take([[*b"ab", TOKENIZER.document_id]])
     assert taken.completion is not None
     assert taken.completion.tokens == tuple(b"ab")
     assert taken.completion.prompt_tokens == 1

@@ -109,14 +109,14 @@ def test_equals_a_loop_over_heads_and_queries(
             head_norm=(lambda name: RMSNorm(name=name)) if qk_norm else None,
             out_scale=1.0,
         )
-        out, cache, first = module(
+        read = module(
             x_BTD,
             rows=Rows(jnp.asarray(positions), causal_mask(jnp.asarray(segments))),
             turn=turn,
             cache=None,
         )
-        assert cache is None and first is None
-        return out
+        assert read.cache is None and read.first_BTKE is None
+        return read.out_BTD
 
     transformed = hk.without_apply_rng(hk.transform(forward))
     shapes = jax.eval_shape(transformed.init, jax.random.key(0), jnp.asarray(x))

@@ -180,7 +180,7 @@ def test_an_optimizer_equals_its_paper(case: str) -> None:
 @pytest.mark.parametrize(
     ("options", "momentum", "steps", "adam"),
     [
-        ({}, 0.95, 5, (0.025, 0.9, 0.95, 1e-8)),
+        ({}, 0.95, 5, (0.05, 0.9, 0.95, 1e-8)),
         (
             {
                 "momentum": 0.6, "newton_schulz_steps": 3, "adam_learning_rate": 0.02,
