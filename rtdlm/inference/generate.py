@@ -93,7 +93,7 @@ class Generator:
         self.model = decoding_model(model)
         self.tokenizer = tokenizer
         self._place = _whole(jax.tree.leaves(params)[0].sharding)
-        self._params = jax.jit(partial(split_params, dtype=model.dtype))(params)
+        self._params = jax.jit(partial(split_params, dtype=self.model.dtype))(params)
         self._prefill = self._compiled(partial(prefill, self.model))
         self._draft: _Reader | None = None
         if draft is None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rtdlm.config import PrecisionConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
 from rtdlm.models.tms import Params
@@ -49,16 +50,23 @@ class SplitCache(NamedTuple):
 
 
 def decoding_model(model: TMSModel) -> TMSModel:
-    """`model`, with the same parameters, unrolled and with room in every expert.
+    """`model`, with the same parameters, unrolled, with room in every expert, in a fit format.
 
     A choice that an expert drops depends on the row's other tokens, and so on how much of the row
     is read at once; with room for all, a token's result depends on the tokens before it alone.
+
+    On a processor it computes in float32, whatever the model was trained in: its units for bfloat16
+    take matrices, and a token a row is too little for them.
     """
-    config = model.config
+    config, precision = model.config, model.config.precision
+    if jax.default_backend() == "cpu":
+        precision = PrecisionConfig(compute="float32")
     experts = config.experts
     if experts.num_experts and experts.dispatch == "capacity":
         experts = replace(experts, capacity_factor=experts.num_experts / experts.choices)
-    config = replace(config, layer_unroll=config.num_layers, remat="none", experts=experts)
+    config = replace(
+        config, layer_unroll=config.num_layers, remat="none", experts=experts, precision=precision
+    )
     return TMSModel(config)
 
 

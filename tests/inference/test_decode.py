@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtdlm.config import PrecisionConfig
 from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import byte_tokenizer
 from rtdlm.inference import Generator, make_sampler
@@ -131,7 +132,9 @@ def test_one_token_is_written_where_the_row_stands_or_nowhere(position: int) -> 
 )
 def test_splitting_and_joining_changes_no_logit(form: dict[str, Any], compute: str) -> None:
     """Nor does storing weights in bfloat16: what the model reads in float32 stays float32."""
-    model = decoding_model(TMSModel(small_config(precision={"compute": compute}, **form)))
+    decoding = decoding_model(TMSModel(small_config(**form)))
+    # As where it would not be float32: not on a processor.
+    model = TMSModel(replace(decoding.config, precision=PrecisionConfig(compute=compute)))
     params = random_params(model)
     ids = jnp.asarray(np.random.default_rng(3).integers(64, size=(2, 6), dtype=np.int32))
     positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
@@ -172,3 +175,9 @@ def _compile(model: TMSModel, params: Any, state: DecodeState, rows: int) -> Any
     sampler = make_sampler(GREEDY, [np.array([row]) for row in range(rows)])
     function = jax.jit(partial(decode, model, document_id=DOCUMENT), donate_argnums=1)
     return function.lower(params, state, sampler, np.zeros(rows, np.int32), np.int32(1)).compile()
+
+
+def test_a_processor_decodes_in_float32_whatever_the_model_was_trained_in() -> None:
+    model = TMSModel(small_config(precision={"compute": "bfloat16"}))
+    decoding = decoding_model(model)
+    assert (model.dtype, decoding.dtype) == (jnp.bfloat16, jnp.float32)
