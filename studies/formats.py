@@ -30,7 +30,7 @@ VOCABULARY = 8192
 WARM = 5
 """First steps whose speed does not count: the first one compiles."""
 SMOKE = ("max_seq_len=16", "d_model=16", "num_layers=1", "num_heads=1", "num_kv_heads=1",
-         "d_ff=16", "monitoring.sample_tokens=0", "optimizer.warmup_steps=1")  # fmt: skip
+         "d_ff=16", "optimizer.warmup_steps=1")  # fmt: skip
 
 
 class Ran(NamedTuple):
