@@ -29,7 +29,7 @@ WHOLE = "float32"
 BARS: dict[str, Bar] = {"int8": ("<=", 1.0), "int4": ("<=", 5.0), "nf4": ("<=", 5.0)}
 MODEL = ("d_model=128", "num_layers=2", "num_heads=4", "num_kv_heads=2", "d_ff=384",
          "max_seq_len=64", "batch_size=16")  # fmt: skip
-SMOKE = ("d_model=16", "num_layers=1", "num_heads=1", "num_kv_heads=1", "d_ff=16",
+SMOKE = ("d_model=64", "num_layers=1", "num_heads=1", "num_kv_heads=1", "d_ff=64",
          "max_seq_len=16", "batch_size=8", "optimizer.warmup_steps=1")  # fmt: skip
 
 
