@@ -38,13 +38,13 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--size", choices=sizes, default="small",
         help="of the model (default: small; medium looks at the more important changes only, "
-        "tiny is the preset as it was, on byte-pair tokens)",
+        "tiny is the preset as it was, on byte-pair tokens, preset is it now, trained longer)",
     )  # fmt: skip
     parser.add_argument(
         "--text", metavar="FILE",
         help=f"text to train on, or {library_text.NAME} (default: tinyshakespeare.txt in "
-        f"../shared/data, for tiny {library_text.NAME}); with another than the default, the more "
-        "important changes only",
+        f"../shared/data, for tiny and preset {library_text.NAME}); with another than the "
+        "default, the more important changes only",
     )  # fmt: skip
     parser.add_argument(
         "--only", default="", metavar="WORD", help="changes with this in their name",
@@ -162,7 +162,7 @@ def _text(named: str) -> Iterator[Path]:
 
 
 def _default_text(flags: Namespace) -> str:
-    return library_text.NAME if flags.size == "tiny" and not flags.smoke else str(DEFAULT_TEXT)
+    return library_text.NAME if SIZES[flags.size].words and not flags.smoke else str(DEFAULT_TEXT)
 
 
 def _is_default(flags: Namespace) -> bool:

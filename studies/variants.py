@@ -1,6 +1,6 @@
-"""The base recipe at two sizes, the `tiny` preset as it was, and what is changed in them."""
+"""The base recipe at two sizes, the `tiny` preset as it was and is, and what is changed in them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rtdlm.config.presets import PRESETS
@@ -17,6 +17,8 @@ class Size(NamedTuple):
     """Of the base; what they cost in CPU time is what every variant may spend."""
     words: bool = False
     """Tokens are those of a byte-pair encoding of the base's vocabulary, not characters."""
+    changes: str = "recipe"
+    """What is looked at, a key of `CHANGES`."""
 
 
 class Variant(NamedTuple):
@@ -46,8 +48,10 @@ RECIPE: Tree = {
 """The base: Muon for matrices and Adam for tables, QK-norm, RMSNorm, zero-initialised outputs,
 ReLU-squared, short convolutions before attention and feed-forward, untied tables, linear decay."""
 
-BEFORE: Tree = {"zero_init_outputs": False}
+BEFORE: Tree = {"zero_init_outputs": False, "short_conv": 0, "value_residual": False}
 """The presets without what this study put into them, beside Adam's rate."""
+BOTH: Tree = {"short_conv": 4, "value_residual": True}
+"""What the presets have that no other program reads."""
 
 SIZES = {
     "small": Size(
@@ -65,6 +69,14 @@ SIZES = {
          "precision": {"compute": "bfloat16"}},
         steps=80,
         words=True,
+        changes="preset before",
+    ),
+    "preset": Size(
+        {**PRESETS["tiny"], **BOTH, "optimizer": {"warmup_steps": 20},
+         "precision": {"compute": "bfloat16"}},
+        steps=240,
+        words=True,
+        changes="preset",
     ),
     "smoke": Size(
         {**RECIPE, "d_model": 16, "num_layers": 1, "num_heads": 1, "d_ff": 32,
@@ -79,11 +91,28 @@ TABLES = r"decoder/(embedding|output)$"
 
 def variants(size: Size) -> Iterator[Variant]:
     """All changes of the base at one size; the most important first."""
-    return _of_preset(size.config) if size.words else _of_recipe(size.config, steps=size.steps)
+    return CHANGES[size.changes](size.config, size.steps)
 
 
-def _of_preset(base: Tree) -> Iterator[Variant]:
-    """What might make a better preset; the second and the fourth are in it since."""
+def _of_preset(base: Tree, steps: int) -> Iterator[Variant]:
+    """What the preset's ingredients are worth together, and what may join them."""
+    yield Variant(
+        "short convolutions and value residual: none", {"short_conv": 0, "value_residual": False}
+    )
+    yield Variant("short convolutions: none", {"short_conv": 0})
+    yield Variant("value residual: off", {"value_residual": False})
+    yield Variant("QK-norm: none", {"qk_norm": False})
+    wide = base["d_ff"] * 3 // 2
+    relu2 = {"feedforward": "relu2", "d_ff": wide}
+    yield Variant(f"feed-forward: ReLU-squared, width {wide}", relu2)
+    length, until = base["max_seq_len"] // 4, round(0.4 * steps)
+    grow = {"warmup": {"seq_len": length, "seq_len_steps": until}}
+    yield Variant(f"rows of {length} at first: whole after {until} steps", grow)
+
+
+def _of_preset_before(base: Tree, steps: int) -> Iterator[Variant]:
+    """What might make a better preset; much of it is in it since."""
+    del steps
     yield Variant("short convolutions: on", {"short_conv": 4})
     yield Variant("zero-initialised outputs: on", {"zero_init_outputs": True})
     yield Variant("schedule: linear", {"optimizer": {"schedule": "linear"}})
@@ -102,7 +131,7 @@ def _of_preset(base: Tree) -> Iterator[Variant]:
     yield Variant("n-gram tables: orders 2 and 3", {"ngram": tables})
 
 
-def _of_recipe(base: Tree, *, steps: int) -> Iterator[Variant]:
+def _of_recipe(base: Tree, steps: int) -> Iterator[Variant]:
     yield from _short_convolutions()
     yield from _layers(base)
     yield from _rates(base)
@@ -206,6 +235,14 @@ def _shape_of_a_step(base: Tree) -> Iterator[Variant]:
     half = {"max_seq_len": length // 2, "batch_size": 2 * rows}
     yield Variant(f"batch: {2 * rows} rows of {length // 2}", half)
     yield Variant("precision: bfloat16", {"precision": {"compute": "bfloat16"}}, True)
+
+
+CHANGES: dict[str, Callable[[Tree, int], Iterator[Variant]]] = {
+    "recipe": _of_recipe,
+    "preset": _of_preset,
+    "preset before": _of_preset_before,
+}
+"""Of a base that is trained for so many steps."""
 
 
 def merged(base: Tree, change: Tree) -> dict[str, Any]:
