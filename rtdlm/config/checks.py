@@ -112,17 +112,6 @@ def _check_depths(config: "AGIConfig") -> None:
         f"attention_type={config.attention_type!r} cannot be combined with depths.capacity yet: "
         "chosen tokens are read by 'mha', 'gqa' or 'mqa' only",
     )
-    others = {
-        "short_conv": bool(config.short_conv),
-        "value_residual": config.value_residual,
-        "value_embeddings": config.value_embeddings,
-        "residual_gates": config.residual_gates,
-    }
-    for name, given in others.items():
-        require(
-            not given,
-            f"{name} cannot be combined with depths.capacity yet; remove one of them",
-        )
 
 
 def _check_run(config: "AGIConfig") -> None:
@@ -180,10 +169,6 @@ def _check_ingredients(config: "AGIConfig") -> None:
         not experts.num_experts or config.biases != "all",
         f"biases='all' has no effect on experts (experts.num_experts={experts.num_experts}), "
         "which have none; use biases='qkv' or 'none'",
-    )
-    require(
-        not config.value_residual or config.num_layers > 1,
-        "value_residual=True has no effect with num_layers=1; add layers or remove it",
     )
     require(
         config.short_conv == 0 or config.short_conv >= 2,

@@ -107,7 +107,7 @@ def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
     if extra := _beyond(config):
         raise UserError(
             f"no Hugging Face family has {' or '.join(extra)}, so that this model cannot be "
-            "exported as one; train without"
+            f"exported as one; train one with --set {' '.join(extra.values())}"
         )
     for family in FAMILIES:
         tree = family.to_foreign(config)
@@ -121,28 +121,39 @@ def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
     )
 
 
-def _beyond(config: AGIConfig) -> list[str]:
-    """What the model has and no family knows."""
+def _beyond(config: AGIConfig) -> dict[str, str]:
+    """What the model has and no family knows, with the setting that leaves it away."""
     experts, kind = config.experts, config.attention_type
-    given = {
-        f"attention_type={kind!r}": kind not in ("mha", "gqa", "mqa", "ring", "sliding"),
-        # Theirs have shares that sum to one; ours of a single choice is what teaches the router.
-        "a single expert a token": experts.num_experts > 0 and experts.choices == 1,
-        "experts in some layers only": experts.layers != "every" or experts.stride > 1,
-        "experts scored by sigmoids": experts.scores != "softmax",
-        "a temperature of the router": experts.temperature is not None,
-        "shared experts": experts.shared is not None,
-        "a balancing bias": experts.bias_rate is not None,
-        "short convolutions": config.short_conv > 0,
-        "attention sinks": config.attention.sinks is not None,
-        "n-gram tables": bool(config.ngram.orders),
-        "value residuals": config.value_residual,
-        "value embeddings": config.value_embeddings,
-        "residual gates": config.residual_gates,
-        "a norm of the embedding": config.embedding_norm,
-        "layers that choose their tokens": config.depths.capacity is not None,
-    }
-    return [name for name, has in given.items() if has]
+    unknown_kind = kind not in ("mha", "gqa", "mqa", "ring", "sliding")
+    split = experts.layers != "every" or experts.stride > 1
+    # Theirs have shares that sum to one; ours of a single choice is what teaches the router.
+    single = experts.num_experts > 0 and experts.choices == 1
+    given = [
+        (f"attention_type={kind!r}", unknown_kind, "attention_type=gqa"),
+        ("a single expert a token", single, "experts.top_k=2"),
+        ("experts in some layers only", split, "experts.layers=every experts.stride=1"),
+        ("experts scored by sigmoids", experts.scores != "softmax", "experts.scores=softmax"),
+        (
+            "a temperature of the router",
+            experts.temperature is not None,
+            "experts.temperature=null",
+        ),
+        ("shared experts", experts.shared is not None, "experts.shared=null"),
+        ("a balancing bias", experts.bias_rate is not None, "experts.bias_rate=null"),
+        ("short convolutions", config.short_conv > 0, "short_conv=0"),
+        ("attention sinks", config.attention.sinks is not None, "attention.sinks=null"),
+        ("n-gram tables", bool(config.ngram.orders), "ngram.orders=[]"),
+        ("value residuals", config.value_residual, "value_residual=false"),
+        ("value embeddings", config.value_embeddings, "value_embeddings=false"),
+        ("residual gates", config.residual_gates, "residual_gates=false"),
+        ("a norm of the embedding", config.embedding_norm, "embedding_norm=false"),
+        (
+            "layers that choose their tokens",
+            config.depths.capacity is not None,
+            "depths.capacity=null",
+        ),
+    ]
+    return {name: setting for name, has, setting in given if has}
 
 
 def _family(tree: Mapping[str, Any], folder: Path) -> Family:

@@ -242,13 +242,13 @@ class Decoder(hk.Module):
             for place, plan in enumerate(segment.round):
                 block = Block(config, plan, measure_heads=self.measure_heads)
                 cache = None if caches is None else caches[place]
+                first = None if first_P is None else first_P[place]
                 if plan.depth:
                     stream, out = run_deep(
-                        block, config, plan, stream, given, cache, training=training
+                        block, config, plan, stream, given, cache, first, training=training
                     )
                     left.append(out)
                     continue
-                first = None if first_P is None else first_P[place]
                 stream, out = remat(block, config.remat)(stream, given, cache, first)
                 left.append(out)
             return stream, tuple(left)

@@ -46,6 +46,15 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """Output directory of a run of two steps, of a model that other programs read."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    fields = ("short_conv=0", "value_residual=false")
+    assert train.main(arguments(text, out, "--steps", "2", fields=fields)) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """Output directory of a run of twelve steps."""
     out = tmp_path_factory.mktemp("runs") / "small"

@@ -12,14 +12,14 @@ from rtdlm.models.load import load_model
 
 
 def test_an_exported_run_is_the_same_model(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "exported"
-    flags = ["--checkpoint", str(trained), "--to", "hf", "--out", str(out)]
+    flags = ["--checkpoint", str(plain), "--to", "hf", "--out", str(out)]
     assert export.main(flags) == 0
     assert capsys.readouterr().out == f"{out}: a qwen3 model in float32\n"
     assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
-    ours = load_model(trained)
+    ours = load_model(plain)
     model, params = TMSModel.from_pretrained(out, precision={"compute": "float32"})
     ids = np.arange(10, dtype=np.int32)[None]
     expected = TMSModel(ours.model.config, precision={"compute": "float32"})
@@ -27,7 +27,7 @@ def test_an_exported_run_is_the_same_model(
         jax.jit(model.logits)(params, ids), jax.jit(expected.logits)(ours.params, ids)
     )
     told = []
-    for checkpoint in (trained, out):
+    for checkpoint in (plain, out):
         asked = ["--checkpoint", str(checkpoint), "--prompt", "a", "--max-tokens", "8"]
         assert generate.main([*asked, "--temperature", "0"]) == 0
         told.append(capsys.readouterr().out)
@@ -39,18 +39,18 @@ def test_an_exported_run_is_the_same_model(
 
 
 def test_an_onnx_graph_gives_the_logits(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnx", reason="the graph is made with onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the graph is run by onnxruntime")
     out = tmp_path / "exported"
-    flags = ["--checkpoint", str(trained), "--to", "onnx", "--out", str(out)]
+    flags = ["--checkpoint", str(plain), "--to", "onnx", "--out", str(out)]
     assert export.main([*flags, "--dtype", "float16"]) == 2
     assert "dtype=float16 has no effect with ONNX" in capsys.readouterr().err
     assert export.main(flags) == 0
     assert capsys.readouterr().out == f"{out}: a qwen3 model in float32\n"
     assert sorted(file.name for file in out.iterdir()) == ["model.onnx", "tokenizer.json"]
-    ours = load_model(trained)
+    ours = load_model(plain)
     model = TMSModel(ours.model.config, precision={"compute": "float32"})
     ids = np.arange(10, dtype=np.int32)[None]
     session = onnxruntime.InferenceSession(out / "model.onnx")
@@ -60,11 +60,11 @@ def test_an_onnx_graph_gives_the_logits(
 
 
 def test_a_gguf_file_holds_model_and_tokenizer(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gguf = pytest.importorskip("gguf", reason="the file is written with gguf")
     out = tmp_path / "exported"
-    flags = ["--checkpoint", str(trained), "--to", "gguf", "--dtype", "float16", "--out", str(out)]
+    flags = ["--checkpoint", str(plain), "--to", "gguf", "--dtype", "float16", "--out", str(out)]
     assert export.main(flags) == 0
     assert capsys.readouterr().out == f"{out}: a qwen3 model in float16\n"
     reader = gguf.GGUFReader(out / "model.gguf")
@@ -74,11 +74,16 @@ def test_a_gguf_file_holds_model_and_tokenizer(
 
 
 def test_a_model_of_no_family_is_refused_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    missing = ["--checkpoint", str(tmp_path / "none"), "--to", "hf", "--out", str(out)]
-    assert export.main(missing) == 2
+    flags = ["--to", "hf", "--out", str(out)]
+    assert export.main(["--checkpoint", str(trained), *flags]) == 2
+    assert capsys.readouterr().err == (
+        "error: no Hugging Face family has short convolutions or value residuals, so that this "
+        "model cannot be exported as one; train one with --set short_conv=0 value_residual=false\n"
+    )
+    assert export.main(["--checkpoint", str(tmp_path / "none"), *flags]) == 2
     assert not out.exists()
     with pytest.raises(SystemExit):
         export.main(["--checkpoint", "x", "--to", "onnxx", "--out", str(out)])

@@ -66,7 +66,7 @@ def test_the_report_and_the_evaluation_agree_with_the_log(trained: Path) -> None
     assert report["held_out"]["bits_per_byte"] == pytest.approx(
         last["loss"] / math.log(2), rel=0.05
     )
-    assert len(report["gradients"]["norms"]) == 2 * 11 + 3
+    assert len(report["gradients"]["norms"]) == 2 * 14 + 3
     assert report["gradients"]["not_finite"] == []
 
 
@@ -262,7 +262,7 @@ def test_dry_run_prints_config_counts_and_memory_and_writes_nothing(
     assert train.main(small) == 0
     told = capsys.readouterr().out
     assert "d_model: 256\n" in told
-    assert "parameters:       4,440,960 total, 4,440,960 active a token, 4,194,304 in" in told
+    assert "parameters:       4,443,010 total, 4,443,010 active a token, 4,194,304 in" in told
     assert "peak memory:" in told
     assert not out.exists()
 

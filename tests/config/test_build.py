@@ -240,13 +240,9 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "remove feedforward or the experts",
         ),
         ({"embedding_std": 0.0}, "embedding_std=0.0 must be positive"),
-        (
-            {"value_residual": True, "num_layers": 1},
-            "value_residual=True has no effect with num_layers=1; add layers or remove it",
-        ),
         ({"short_conv": 1}, "short_conv=1 must be 0 (none) or at least 2; usual are 3 and 4"),
         (
-            {"short_conv_places": ["keys"]},
+            {"short_conv": 0, "short_conv_places": ["keys"]},
             "short_conv_places=('keys',) has no effect with short_conv=0; set short_conv, for "
             "instance to 4, or remove it",
         ),

@@ -139,8 +139,8 @@ def test_shards_and_other_formats_are_read(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, rounded)
 
 
-def test_every_preset_without_qk_norm_or_with_it_is_some_family() -> None:
+def test_a_preset_without_what_is_ours_alone_is_some_family() -> None:
     for name in ("tiny", "base"):
-        config = AGIConfig.from_preset(name)
+        config = AGIConfig.from_preset(name, short_conv=0, value_residual=False)
         assert foreign_config(config)[0].model_type == "qwen3"
         assert foreign_config(config.replace(qk_norm=False))[0].model_type == "llama"

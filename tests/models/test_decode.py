@@ -24,6 +24,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "rich": RICH,
     "experts with room": {"experts": ROOMY},
     "half of the tokens": {"depths": {"capacity": 0.5}},
+    "half of the tokens, rich": {**RICH, "depths": {"capacity": 0.5, "every": 1}},
     "experts and depths": {"experts": ROOMY, "depths": {"capacity": 0.5, "every": 1}},
     "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
     "sparse and global, windows and blocks longer than a row": {

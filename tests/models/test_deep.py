@@ -18,7 +18,7 @@ from rtdlm.modules.attention import KINDS, rotation
 from rtdlm.modules.depths import Chosen, DepthRouter
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_sums, loss_terms
-from tests.models.small import ROOMY, packed_batch, random_params, small_config
+from tests.models.small import RICH, ROOMY, packed_batch, random_params, small_config
 
 HALF: dict[str, Any] = {"depths": {"capacity": 0.5}}
 
@@ -73,9 +73,9 @@ def test_the_block_sees_the_chosen_tokens_alone() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("experts", [{}, {"experts": ROOMY}], ids=["dense", "experts"])
-def test_every_parameter_of_a_chosen_layer_gets_a_gradient(experts: dict[str, Any]) -> None:
-    model = TMSModel(small_config(**HALF, **experts))
+@pytest.mark.parametrize("form", [{}, {"experts": ROOMY}, RICH], ids=["dense", "experts", "rich"])
+def test_every_parameter_of_a_chosen_layer_gets_a_gradient(form: dict[str, Any]) -> None:
+    model = TMSModel(small_config(**HALF, **form))
     params, batch = random_params(model), packed_batch(model.config, rows=3)
     slopes = jax.jit(jax.grad(lambda p: objective(model, p, batch)[0]))(params)
     for path, leaves in slopes.items():
@@ -126,7 +126,6 @@ def test_evaluation_does_not_look_ahead_and_training_does() -> None:
             {"depths": {"capacity": 0.5}, "attention_type": "sliding"},
             "attention_type='sliding' cannot be combined with depths.capacity yet",
         ),
-        ({"depths": {"capacity": 0.5}, "short_conv": 3}, "short_conv cannot be combined with"),
     ],
 )
 def test_what_does_not_go_together_is_refused(form: dict[str, Any], sentence: str) -> None:

@@ -47,6 +47,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "spiking": {"attention_type": "spiking"},
     "half of the tokens": {"depths": {"capacity": 0.5}},
+    "half of the tokens, rich": {**RICH, "depths": {"capacity": 0.5, "every": 1}},
     "bounded, biased, normalised": {
         "attention": {"soft_cap": 2.0, "head_dim": 6}, "biases": "all", "norm": "layer",
         "norm_outputs": True, "feedforward": "geglu",

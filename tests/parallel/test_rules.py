@@ -52,6 +52,13 @@ RICH = {
     f"{BLOCK}/attention/keys_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
     f"{BLOCK}/attention/values_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
 }
+RECIPE = [
+    path
+    for path in RICH
+    if path.endswith(
+        ("block/attention_conv/kernel", "block/feedforward_conv/kernel", "value_mix/weights")
+    )
+]
 BIASED = {
     "decoder/final_norm/bias": ((16,), P(None)),
     f"{BLOCK}/attention_norm/bias": ((3, 16), P(None, None)),
@@ -102,8 +109,8 @@ def test_a_path_lies_where_the_table_says(path: str) -> None:
 
 def test_the_table_above_is_complete() -> None:
     sparse = paths(AGIConfig.from_preset("tiny", experts={"num_experts": 4}))
-    assert set(paths(AGIConfig.from_preset("tiny"))) == set(DENSE)
-    assert set(sparse) | set(DENSE) == set(DENSE | EXPERTS)
+    assert set(paths(AGIConfig.from_preset("tiny"))) == set(DENSE) | set(RECIPE)
+    assert set(sparse) | set(DENSE) == set(DENSE | EXPERTS) | set(RECIPE)
     rich = paths(small_config(num_layers=3, position_encoding="learned", **options.RICH))
     missing = {path: shape for path, shape in rich.items() if path not in DENSE}
     assert missing == {path: shape for path, (shape, _) in RICH.items()}
@@ -134,11 +141,11 @@ def test_the_table_above_is_complete() -> None:
 def test_every_parameter_of_every_preset_matches_exactly_one_rule(
     preset: str, num_experts: int
 ) -> None:
-    """And is split over all of fsdp x tensor unless it is a norm scale or a router."""
+    """And is split over all of fsdp x tensor unless it is a router or grows with one axis only."""
     config = AGIConfig.from_preset(preset, experts={"num_experts": num_experts})
     for path, shape in paths(config).items():
         spec = partition_spec(path, shape, MESH)
-        whole = path.endswith("scale") or "router" in path
+        whole = path.endswith(("scale", "conv/kernel", "mix/weights")) or "router" in path
         assert {"fsdp", "tensor"} <= set(spec) or whole, (path, spec)
 
 
