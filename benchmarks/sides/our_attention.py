@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.child import Answer, Spec, time_blocks
-from rtdlm.modules.attention.delta import gated_delta
 from rtdlm.modules.attention.dot_product import attend_causally
 from rtdlm.modules.attention.linear import linear_attention
 from rtdlm.modules.attention.mask import causal_mask
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.modules.attention.spiking import attend_spiking
+from rtdlm.modules.primitives import gated_delta
 from rtdlm.training.allocator import keep_freed_memory
 
 Read = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

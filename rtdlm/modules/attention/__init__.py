@@ -4,7 +4,6 @@ from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.compressed import attend_compressed
 from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
-from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
 from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
@@ -26,7 +25,6 @@ __all__ = [
     "BlockCache",
     "Cache",
     "CrossAttention",
-    "DeltaState",
     "GroupedQueryAttention",
     "Heads",
     "KVCache",
@@ -48,8 +46,6 @@ __all__ = [
     "cache_mask",
     "causal_mask",
     "document_mask",
-    "gated_delta",
-    "gated_delta_step",
     "linear_attention",
     "linear_step",
     "memory_mask",

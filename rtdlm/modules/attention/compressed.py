@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.blocks import Blocks, find_blocks
-from rtdlm.modules.attention.chunks import from_chunks, pad_time, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
 from rtdlm.modules.attention.mask import first_tokens
-from rtdlm.modules.primitives import dot, move
+from rtdlm.modules.primitives import dot, from_chunks, move, pad_time, to_chunks
 
 
 def chunk_mask(segment_ids_BT: jax.Array, *, chunk: int) -> jax.Array:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
-from rtdlm.modules.attention.delta import DeltaState
 from rtdlm.modules.attention.linear import LinearState
 from rtdlm.modules.attention.ring import RingCache
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics
+from rtdlm.modules.primitives import DeltaState
 
 Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState | SpikeCache
 """One layer's memory of earlier tokens."""

@@ -16,15 +16,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.attention.chunks import (
+from rtdlm.modules.primitives import (
     Documents,
     documents,
+    dot,
     from_chunks,
     pad_time,
+    product,
     states_at_start,
     to_chunks,
 )
-from rtdlm.modules.primitives import dot, product
 
 CHUNK = 64
 EPSILON = 1e-6

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention import compacted
-from rtdlm.modules.attention.chunks import from_chunks
 from rtdlm.modules.attention.kind import Heads, Rows
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics, attend_spiking, blocks_of
-from rtdlm.modules.primitives import Projection
+from rtdlm.modules.primitives import Projection, from_chunks
 
 THRESHOLD = 1.0
 """Where thresholds start, in standard deviations of a fresh neuron's input."""

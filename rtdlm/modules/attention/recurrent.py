@@ -14,19 +14,24 @@ Axes: B batch, T time, D model, H heads, K key-value heads, E head features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtdlm.modules.attention.delta import CHUNK as DELTA_CHUNK
-from rtdlm.modules.attention.delta import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.attention.kind import Heads, Rows
 from rtdlm.modules.attention.linear import CHUNK as LINEAR_CHUNK
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
-from rtdlm.modules.primitives import Projection, RMSNorm
+from rtdlm.modules.primitives import (
+    DeltaState,
+    Projection,
+    RMSNorm,
+    gated_delta,
+    gated_delta_step,
+)
+from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
 FAINT = 1e-2
 """Mean square below which a read fades instead of being blown up, its rounding with it: a query
@@ -87,18 +92,23 @@ class Delta(_Recurrent):
         return _normalised(read_BTHE)
 
     def extend(self, heads: Heads, rows: Rows, cache: DeltaState) -> tuple[jax.Array, DeltaState]:
-        query, key, value, decay_BTH, write_BTH = _delta_inputs(heads)
         counts_BT, one_row = _counts(rows), jnp.ones(rows.positions_BT.shape, jnp.int32)
+        query, key, value, decay_BTH, write_BTH = _delta_inputs(heads)
         if rows.positions_BT.shape[1] > 1:
-            decay_BTH, write_BTH = (
-                jnp.where(counts_BT[..., None], x, 0.0) for x in (decay_BTH, write_BTH)
+            read, after = gated_delta(
+                query, key, value, decay_BTH, write_BTH, one_row, state=cache, counts_BT=counts_BT
             )
-            read, after = gated_delta(query, key, value, decay_BTH, write_BTH, one_row, state=cache)
             return _normalised(read), after
         read_BHE, after = gated_delta_step(
-            query[:, 0], key[:, 0], value[:, 0], decay_BTH[:, 0], write_BTH[:, 0], cache
+            query[:, 0],
+            key[:, 0],
+            value[:, 0],
+            decay_BTH[:, 0],
+            write_BTH[:, 0],
+            cache,
+            counts_B=counts_BT[:, 0],
         )
-        return _normalised(read_BHE[:, None]), _where(counts_BT[:, 0], after, cache)
+        return _normalised(read_BHE[:, None]), after
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> DeltaState:
         *rows, _, heads, features = shape
@@ -148,12 +158,9 @@ def _shifts(shape: Sequence[int], dtype: Any) -> jax.Array:
     return steps + jnp.log(-jnp.expm1(-steps))
 
 
-State = TypeVar("State", LinearState, DeltaState)
-
-
-def _where(counts_B: jax.Array, after: State, before: State) -> State:
+def _where(counts_B: jax.Array, after: LinearState, before: LinearState) -> LinearState:
     """`after` in the rows that count."""
-    chosen: State = jax.tree.map(
+    chosen: LinearState = jax.tree.map(
         lambda new, old: jnp.where(counts_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
         after,
         before,

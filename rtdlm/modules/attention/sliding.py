@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.attention.chunks import from_chunks, to_chunks
 from rtdlm.modules.attention.dot_product import MASKED
 from rtdlm.modules.attention.mask import first_tokens
 from rtdlm.modules.attention.reach import (
@@ -36,7 +35,7 @@ from rtdlm.modules.attention.reach import (
     take_sinks,
 )
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
-from rtdlm.modules.primitives import dot, narrow
+from rtdlm.modules.primitives import dot, from_chunks, narrow, to_chunks
 
 BLOCK = 128
 """Queries of a block; smaller ones read fewer keys in vain, and make smaller products."""

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention import compacted
-from rtdlm.modules.attention.chunks import from_chunks, pad_time, to_chunks
 from rtdlm.modules.attention.compacted import Chosen, Keys, Known, Queries
 from rtdlm.modules.attention.mask import first_tokens
-from rtdlm.modules.primitives import narrow
+from rtdlm.modules.primitives import from_chunks, narrow, pad_time, to_chunks
 
 WIDTH = 0.5
 """Distance from the threshold up to which a token has a gradient."""

@@ -1,5 +1,14 @@
-"""What every module is made of: products, named projections, norms, convolutions, dropout."""
+"""What modules are made of: products, projections, norms, convolutions, the delta rule, dropout."""
 
+from rtdlm.modules.primitives.chunks import (
+    Documents,
+    documents,
+    from_chunks,
+    pad_time,
+    states_at_start,
+    to_chunks,
+)
+from rtdlm.modules.primitives.delta_rule import DeltaState, gated_delta, gated_delta_step
 from rtdlm.modules.primitives.dropout import dropout
 from rtdlm.modules.primitives.gate import GELU, SILU, Gate, gated
 from rtdlm.modules.primitives.grouped import grouped_product
@@ -19,6 +28,8 @@ __all__ = [
     "PRODUCT",
     "SILU",
     "TILE",
+    "DeltaState",
+    "Documents",
     "Gate",
     "LayerNorm",
     "Mix",
@@ -27,18 +38,25 @@ __all__ = [
     "RMSNorm",
     "ShortConv",
     "Tiling",
+    "documents",
     "dot",
     "dropout",
+    "from_chunks",
     "gated",
+    "gated_delta",
+    "gated_delta_step",
     "grouped_product",
     "look_back",
     "most_tiles",
     "move",
     "narrow",
     "packed_past",
+    "pad_time",
     "product",
     "project_all",
     "row_major",
+    "states_at_start",
     "tile_pairs",
+    "to_chunks",
     "weight_gradient",
 ]

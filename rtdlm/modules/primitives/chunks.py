@@ -1,4 +1,4 @@
-"""A row cut into chunks, for attention that carries a state from chunk to chunk.
+"""A row cut into chunks, for what goes through it chunk by chunk or carries a state along.
 
 Axes: B batch, T time, H heads, K key-value heads, G = H / K, R = B * K rows, E features, I chunks,
 C tokens of a chunk, N = G * C.
