@@ -27,6 +27,7 @@ STUDIES = {
     "needle": "studies.needle",
     "formats": "studies.formats",
     "quantize": "studies.quantize",
+    "memory_forgetting": "studies.memory_forgetting",
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""

@@ -44,6 +44,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 """Name in the header -> NumPy type, for every type of the format that NumPy can hold."""
 
+_METADATA = "__metadata__"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -89,11 +90,13 @@ def read_parts(directory: Path, stem: str) -> dict[str, np.ndarray]:
     return {name: array for file in files for name, array in read_tensors(directory / file).items()}
 
 
-def write_tensors(path: Path, arrays: Arrays) -> FileRecord:
+def write_tensors(
+    path: Path, arrays: Arrays, *, metadata: Mapping[str, str] | None = None
+) -> FileRecord:
     """Writes one new safetensors file; see `write_parts` for errors."""
     # Widest type first, as the library does: every array then starts at a multiple of its size.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {_METADATA: dict(metadata)}
     end = 0
     for name in order:
         array = arrays[name]
@@ -119,6 +122,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is cut short, is no safetensors file or holds an unknown type.
     """
+    return read_described(path)[0]
+
+
+def read_described(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """`read_tensors`, and the file's metadata; empty where it has none."""
     size = path.stat().st_size
     data = np.asarray(np.memmap(path, np.uint8, "r")) if size else np.empty(0, np.uint8)
     try:
@@ -126,8 +134,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         if not 8 < start <= size:
             raise ValueError("its header is incomplete")
         header = json.loads(data[8:start].tobytes())
-        header.pop("__metadata__", None)
-        return {name: _view(data[start:], **entry) for name, entry in header.items()}
+        metadata = dict(header.pop(_METADATA, {}))
+        return {name: _view(data[start:], **entry) for name, entry in header.items()}, metadata
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} ({size} bytes) is cut short or is not a safetensors file ({error}); "

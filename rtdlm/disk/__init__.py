@@ -14,6 +14,7 @@ from rtdlm.disk.files import (
     hash_file,
     make_directory,
     replace_file,
+    replace_with,
     sync_directory,
     write_file,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "make_directory",
     "refused",
     "replace_file",
+    "replace_with",
     "sync_directory",
     "telling",
     "write_file",

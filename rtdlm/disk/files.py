@@ -10,6 +10,7 @@ whole; they raise OSError as it comes, for the caller to tell what became of the
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -82,11 +83,20 @@ def replace_file(path: Path, data: bytes) -> FileRecord:
     Raises:
         StorageError: the disk refused; nothing but a whole file, mostly the old one, is left.
     """
+    return replace_with(path, lambda temporary: write_file(temporary, data))
+
+
+def replace_with(path: Path, write: Callable[[Path], FileRecord]) -> FileRecord:
+    """`replace_file` for what is not bytes yet: `write` makes the file where it is told.
+
+    Raises:
+        StorageError: the disk refused; nothing but a whole file, mostly the old one, is left.
+    """
     temporary = path.with_name(f".{path.name}.writing")
     with writing(path):
         temporary.unlink(missing_ok=True)  # left by a process that was killed here
         try:
-            record = write_file(temporary, data)
+            record = write(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

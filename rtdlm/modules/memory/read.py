@@ -1,0 +1,89 @@
+"""Exact top-k reading of an episodic store (Memorizing Transformers, arXiv 2203.08913).
+
+    score_tm = scale_h q_t k_m                                of unit queries and keys
+    C_t      = the top_k slots m of largest score             that query t may read
+    y_t      = sum_{m in C_t} e^score_tm v_m / (e^null_h + sum_{m in C_t} e^score_tm)
+
+The null slot has a learned score and the value zero, so that an empty store reads exactly zero.
+Scores and weights are dense, float32 [B, H, T, M]: two products of 2 T M E operations a head, and
+up to 32 passes that find the k best; see `largest`. Gathering the k rows instead costs more time up
+to 16 thousand slots at least. Split more slots over devices, or the queries over calls.
+
+Axes: B batch, T query time, M slots, H heads, E head features.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.modules.memory.largest import largest
+from rtdlm.modules.memory.store import Store
+from rtdlm.modules.primitives import dot
+
+
+class Reading(NamedTuple):
+    """What was read, and from where."""
+
+    read_BTHE: jax.Array
+    """In the queries' format; zero where nothing may be read."""
+    used_BM: jax.Array
+    """float32; weight on each slot, the mean over heads, summed over queries; for `mark_used`."""
+    hit_BTH: jax.Array
+    """float32; weight on slots, in [0, 1): what is left of 1 is on the null slot."""
+
+
+def read_store(
+    query_BTHE: jax.Array,
+    store: Store,
+    label_BT: jax.Array,
+    *,
+    top_k: int,
+    scale_H: jax.Array,
+    null_H: jax.Array,
+    any_label: bool,
+    axis: str | None = None,
+) -> Reading:
+    """What each query reads, each head by itself.
+
+    No gradient is stopped here but that of the choice: the caller says whether slots are constants.
+
+    Args:
+        query_BTHE: queries of unit length.
+        store: see above.
+        label_BT: int32 document of each query, which reads slots of its own document; 0, padding,
+            reads nothing.
+        top_k: slots that a head of a query reads, at least 1; of equal scores the first slots.
+        scale_H: float32 factor of the cosines.
+        null_H: float32 score of the null slot.
+        any_label: whether a query reads all documents.
+        axis: mesh axis along which slots are split, inside `shard_map`; `used_BM` is then of the
+            device's own slots, all else the same on every device.
+    """
+    dtype = query_BTHE.dtype
+    filled = (label_BT > 0)[:, :, None] & (store.label_BM > 0)[:, None]
+    same = label_BT[:, :, None] == store.label_BM[:, None]
+    may = (filled if any_label else filled & same)[:, None]
+    cosines_BHTM = dot("BTHE,BMHE->BHTM", query_BTHE, store.key_BMHE.astype(dtype))
+    scores = jnp.where(may, cosines_BHTM * scale_H[None, :, None, None], -jnp.inf)
+    chosen = largest(scores, top_k, axis=axis)
+    null_1H11 = null_H[None, :, None, None]
+    best = jnp.max(jax.lax.stop_gradient(scores), axis=-1, keepdims=True)
+    top = jnp.maximum(_over(axis, jax.lax.pmax, best), jax.lax.stop_gradient(null_1H11))
+    # Masked before the exponential, whose slope at -inf would be no number.
+    weights = jnp.where(chosen, jnp.exp(jnp.where(chosen, scores, 0.0) - top), 0.0)
+    own = jnp.sum(weights, axis=-1, keepdims=True)
+    total = jnp.exp(null_1H11 - top) + _over(axis, jax.lax.psum, own)
+    weights = weights / total
+    read = dot("BHTM,BMHE->BTHE", weights.astype(dtype), store.value_BMHE.astype(dtype))
+    return Reading(
+        _over(axis, jax.lax.psum, read).astype(dtype),
+        jnp.sum(jnp.mean(weights, axis=1), axis=1),
+        _over(axis, jax.lax.psum, jnp.sum(weights, axis=-1)).swapaxes(1, 2),
+    )
+
+
+def _over(axis: str | None, join: Callable[[jax.Array, str], jax.Array], x: jax.Array) -> jax.Array:
+    """What all devices along the axis have together."""
+    return x if axis is None else join(x, axis)
