@@ -74,7 +74,7 @@ class Policy(NamedTuple):
 POLICIES = {
     "age": Policy("age"),
     "use": Policy("use"),
-    "use, half-life 1/2": Policy("use", 0.5),
+    "use, half-life 0.5": Policy("use", 0.5),
     "use, half-life 2": Policy("use", 2.0),
     "surprise": Policy("surprise"),
     "adaptive": Policy("adaptive"),
