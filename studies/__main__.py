@@ -28,6 +28,8 @@ STUDIES = {
     "formats": "studies.formats",
     "quantize": "studies.quantize",
     "memory_forgetting": "studies.memory_forgetting",
+    "memory_recall": "studies.memory_recall",
+    "memory_rule": "studies.memory_rule",
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""

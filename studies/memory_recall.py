@@ -1,0 +1,158 @@
+"""`python -m studies memory_recall`: associative recall from segments out of attention's reach.
+
+Pairs of a key and a value stand in the first segment of a row, and up to 127 segments later the
+keys ask for their values (`studies.memory_tasks.Recall`). A side is a tier of memory; all have the
+same number of parameters and learn from the same rows, first short and then longer ones, of which
+the longest of the test are several times as long. One side meets short rows only.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from benchmarks.runner import tell
+from rtdlm.evaluation.results import Bar, Result
+from rtdlm.parallel import keep_compiled_programs
+from rtdlm.training.allocator import keep_freed_memory
+from studies import memory_side as side
+from studies.memory_side import Run, Stage
+from studies.memory_tasks import Recall
+from studies.recipe import named_with
+from studies.variants import Tree, Variant
+
+DESCRIPTION = "recall of pairs up to 127 segments old: no memory, each kind of it"
+SEEDS = 3
+
+
+class Size(NamedTuple):
+    """A task, the model that all sides share, how it is trained and by what it is judged."""
+
+    task: Recall
+    more: Recall
+    """The same with more pairs, on which nothing was trained."""
+    base: Tree
+    stages: Sequence[Stage]
+    short: Sequence[Stage]
+    """Of the side that meets no long rows."""
+    segments: Sequence[int]
+    """Of the rows of the test; the first are those with more pairs, too."""
+    rows: int
+
+
+WHOLE = Size(
+    Recall(), Recall(pairs=15), side.BASE,
+    stages=(Stage(3, 32, 450), Stage(24, 6, 170)), short=(Stage(3, 32, 800),),
+    segments=(3, 16, 128), rows=64,
+)  # fmt: skip
+SMOKE = Size(
+    Recall(segment=16, pairs=2, keys=4, values=4, noise=4, queries=2),
+    Recall(segment=16, pairs=3, keys=4, values=4, noise=4, queries=2),
+    {**side.BASE, "d_model": 16, "d_ff": 16},
+    stages=(Stage(2, 4, 2), Stage(3, 2, 2)), short=(Stage(2, 4, 2),),
+    segments=(3, 4), rows=4,
+)  # fmt: skip
+
+SHORT = "gated delta, short rows only"
+TIERS: Mapping[str, Sequence[Tree]] = {
+    "none": (),
+    "STM": (side.STM,),
+    "gated delta": (side.RECURRENT,),
+    SHORT: (side.RECURRENT,),
+    "channel decay": (side.RECURRENT, {"recurrent": "channel_decay"}),
+    "erase and write": (side.RECURRENT, {"recurrent": "erase_write"}),
+    "episodic": (side.EPISODIC,),
+    "STM, gated delta, episodic": (side.STM, side.RECURRENT, side.EPISODIC),
+}
+"""What each side remembers with, tier on tier."""
+
+
+class Ran(NamedTuple):
+    """One side with one seed."""
+
+    right: Mapping[int, float]
+    """Share of right answers by segments of a row."""
+    more: float
+    """The same with more pairs, on the shortest rows."""
+    cpu: float
+    """Of training alone [seconds]."""
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds what only this study takes."""
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="sides with this in their name",
+    )  # fmt: skip
+
+
+def file_name(flags: Namespace) -> str | None:
+    """Name of the result file; None for a part of the study."""
+    return None if flags.smoke or flags.only else "memory_recall"
+
+
+def sides(size: Size) -> dict[str, Tree]:
+    """Each side's configuration, all of the same number of parameters."""
+    every = {name: side.with_memory(size.base, *tiers) for name, tiers in TIERS.items()}
+    return side.matched(every, size.task)
+
+
+def measure(flags: Namespace) -> Iterator[list[Result]]:
+    """The results so far, after every side and seed.
+
+    Raises:
+        UserError: no side has the word in its name.
+    """
+    keep_freed_memory()
+    keep_compiled_programs()
+    size = SMOKE if flags.smoke else WHOLE
+    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
+    chosen = named_with(flags.only, (Variant(name, tree) for name, tree in sides(size).items()))
+    runs = {variant.name: Run(variant.change, size.task) for variant in chosen}
+    ran: dict[str, list[Ran]] = {name: [] for name in runs}
+    for seed in range(seeds):
+        for name, run in runs.items():
+            ran[name].append(one(run, size, seed, size.short if name == SHORT else size.stages))
+            shares = ", ".join(f"{n}: {share:.1%}" for n, share in ran[name][-1].right.items())
+            tell(f"{name}, seed {seed}: right by segments {shares}")
+            yield results(
+                size, ran, parameters={name: run.parameters for name, run in runs.items()}
+            )
+
+
+def one(run: Run, size: Size, seed: int, stages: Sequence[Stage]) -> Ran:
+    """Trains and judges one side."""
+    params, cpu = run.train(seed, stages)
+    right = {n: run.right(params, segments=n, rows=size.rows) for n in size.segments}
+    more = run.right(params, segments=size.segments[0], rows=size.rows, task=size.more)
+    return Ran(right, more, cpu)
+
+
+def bar(name: str, segments: int, task: Recall) -> Bar | None:
+    """What a side has to reach on rows of so many segments; 8 pairs, of 48 values."""
+    if name in ("none", "STM"):
+        return ("<=", 100 * (task.chance + 0.03))
+    if "episodic" in name:
+        return (">=", 99.0)
+    if name == SHORT:
+        return None
+    return (">=", 95.0 if segments <= 16 else 70.0)
+
+
+def results(
+    size: Size, ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]
+) -> list[Result]:
+    """Everything that is told of the sides that ran."""
+    found = []
+    for name, runs in ran.items():
+        if not runs:
+            continue
+        for segments in size.segments:
+            shares = [100 * run.right[segments] for run in runs]
+            what = f"{name}/right, {segments} segments"
+            found.append(Result.mean(what, shares, "%", bar=bar(name, segments, size.task)))
+        what = f"{name}/right, {size.segments[0]} segments, {size.more.pairs} pairs"
+        found += [
+            Result.mean(what, [100 * run.more for run in runs], "%"),
+            Result.mean(f"{name}/CPU of training", [run.cpu for run in runs], "s"),
+            Result(f"{name}/parameters", float(parameters[name]), ""),
+        ]
+    return [*found, Result("guessing/right", 100 * size.task.chance, "%")]
