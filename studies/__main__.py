@@ -30,6 +30,9 @@ STUDIES = {
     "memory_forgetting": "studies.memory_forgetting",
     "memory_recall": "studies.memory_recall",
     "memory_rule": "studies.memory_rule",
+    "memory_passkey": "studies.memory_passkey",
+    "memory_text": "studies.memory_text",
+    "memory_turns": "studies.memory_turns",
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
 where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""

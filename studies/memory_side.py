@@ -112,7 +112,8 @@ class Run:
         self.config = fitted(tree, task, segments=1)
         self._optimizer = make_optimizer(self.config.optimizer)
         self._knobs = Knobs.from_config(self.config)
-        self._model = cache(self._new_model)
+        self.model = cache(self._new_model)
+        """The model for rows of so many segments."""
         self._steps = cache(self._new_step)
         self._judges = cache(self._new_judge)
 
@@ -125,7 +126,7 @@ class Run:
         """Trains fresh weights through all stages."""
         stages = list(stages)
         random = np.random.default_rng(seed)
-        params: Any = jax.jit(self._model(1).init)(jax.random.key(seed))
+        params: Any = jax.jit(self.model(1).init)(jax.random.key(seed))
         moved = jax.jit(self._optimizer.init)(params)
         whole, number = sum(stage.steps for stage in stages), 0
         timer = Timer()
@@ -187,7 +188,7 @@ class Run:
         return TMSModel(fitted(self._tree, self._task, segments=segments))
 
     def _new_step(self, segments: int) -> Callable[..., tuple[Any, Any, jax.Array]]:
-        model, optimizer, knobs = self._model(segments), self._optimizer, self._knobs
+        model, optimizer, knobs = self.model(segments), self._optimizer, self._knobs
 
         def step(
             params: Any, moved: Any, drawn: Sessions, progress: Progress
@@ -196,23 +197,36 @@ class Run:
                 return training_loss(model, params, drawn, knobs, cleared=self._cleared)
 
             value, grads = jax.value_and_grad(loss)(params)
-            clip = jnp.minimum(1.0, knobs.clip_norm / (optax.tree.norm(grads) + 1e-12))
-            grads = jax.tree.map(lambda grad: grad * clip, grads)
-            updates, moved = optimizer.update(grads, moved, params, knobs=knobs, progress=progress)
-            return optax.apply_updates(params, updates), moved, value
+            params, moved = update(optimizer, knobs, progress, params, moved, grads)
+            return params, moved, value
 
         return jax.jit(step, donate_argnums=(0, 1))
 
     def _new_judge(
         self, segments: int, cleared: tuple[str, ...]
     ) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
-        model = self._model(segments)
+        model = self.model(segments)
 
         def judge(params: Any, drawn: Sessions) -> list[tuple[jax.Array, jax.Array]]:
             found = sessions_scores(model, params, drawn, cleared=cleared)
             return [(scores.tokens.top1, scores.tokens.nll) for scores in found]
 
         return jax.jit(judge)
+
+
+def update(
+    optimizer: optax.GradientTransformationExtraArgs,
+    knobs: Knobs,
+    progress: Progress,
+    params: Any,
+    moved: Any,
+    grads: Any,
+) -> tuple[Any, Any]:
+    """Parameters and moments after one step along clipped gradients."""
+    clip = jnp.minimum(1.0, knobs.clip_norm / (optax.tree.norm(grads) + 1e-12))
+    grads = jax.tree.map(lambda grad: grad * clip, grads)
+    updates, moved = optimizer.update(grads, moved, params, knobs=knobs, progress=progress)
+    return optax.apply_updates(params, updates), moved
 
 
 def training_loss(

@@ -67,7 +67,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     """
     size = SIZES["smoke" if flags.smoke else flags.size]
     chosen = list(_chosen(flags, size))
-    with _text(flags.text or _default_text(flags)) as text:
+    with text_file(flags.text or _default_text(flags)) as text:
         yield from compared(chosen, size, text, flags)
 
 
@@ -148,7 +148,7 @@ def _keep_to_one_core() -> None:
 
 
 @contextmanager
-def _text(named: str) -> Iterator[Path]:
+def text_file(named: str) -> Iterator[Path]:
     """The file with the text, checked."""
     if named != library_text.NAME:
         path = Path(named).resolve()

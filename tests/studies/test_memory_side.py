@@ -36,9 +36,6 @@ TINY = merged(BASE, {"d_model": 16, "d_ff": 16})
 class Recorder:
     """A model whose memory counts rows and whose answers are its memory."""
 
-    def __init__(self) -> None:
-        self.cleared: list[Any] = []
-
     def scores(
         self, params: Any, ids_BT: Any, labels_BT: Any, *, memory: Any = None, terms: Any = None
     ) -> Any:

@@ -1,0 +1,252 @@
+"""`python -m studies memory_turns`: tasks in turn, with and without a memory of tasks (MTM).
+
+Eight tables (`studies.memory_tasks.Turns`) are taught one after the other, for three passes; every
+step changes the weights. One side has an MTM with a slot a task, which goes along from step to
+step, the other none and wider feed-forward layers. Before, both learn by the same rows of lessons
+of ever new tables what a lesson is, so that a memory knows what it is for.
+
+    examples    told until 90 % of a step's are right before they are told, when a task returns; all
+                of a visit's where they never are
+    forgetting  right at the end of a visit, less right at the beginning of the next
+    earlier     right after each visit, of the tasks that were taught before it
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.runner import tell
+from rtdlm.evaluation.results import Result
+from rtdlm.parallel import keep_compiled_programs
+from rtdlm.training.allocator import keep_freed_memory
+from rtdlm.training.knobs import Knobs
+from rtdlm.training.loss import loss_terms
+from rtdlm.training.optimizer import Progress, make_optimizer
+from studies import memory_side as side
+from studies.memory_side import Run, Stage
+from studies.memory_tasks import Asked, Turns
+from studies.variants import Tree, merged
+
+DESCRIPTION = "eight tasks in turn: examples until one that returns is known again, forgetting"
+SEEDS = 3
+ENOUGH = 0.9
+JUDGED = 8
+"""Batches by which a task is judged between visits."""
+
+
+class Size(NamedTuple):
+    """A task, the model that both sides share, and how long each part is."""
+
+    task: Turns
+    base: Tree
+    stages: Sequence[Stage]
+    """Before the tasks."""
+    passes: int
+    steps: int
+    """Of a visit to a task."""
+    rows: int
+    """Of a step; lessons of one segment."""
+
+
+WHOLE = Size(
+    Turns(), merged(side.BASE, {"num_layers": 2}),
+    stages=(Stage(4, 32, 500), Stage(16, 8, 200)), passes=3, steps=60, rows=4,
+)  # fmt: skip
+SMOKE = Size(
+    Turns(segment=16, inputs=3, outputs=4, noise=2, cues=3),
+    {**side.BASE, "d_model": 16, "d_ff": 16},
+    stages=(Stage(2, 2, 2),), passes=2, steps=3, rows=2,
+)  # fmt: skip
+
+
+class Visit(NamedTuple):
+    """One task taught for a while."""
+
+    cue: int
+    right: Sequence[float]
+    """Of each step, before it [fraction]."""
+    after: Mapping[int, float]
+    """At the end, of each task taught so far [fraction]."""
+
+
+class Ran(NamedTuple):
+    """One side with one seed."""
+
+    first: float
+    """Examples until a task was known, in the first pass."""
+    again: float
+    """The same when it returned."""
+    forgetting: float
+    """[fraction]"""
+    earlier: float
+    """[fraction]"""
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """This study takes none of its own."""
+
+
+def file_name(flags: Namespace) -> str | None:
+    """Name of the result file."""
+    return None if flags.smoke else "memory_turns"
+
+
+def tiers(size: Size) -> dict[str, Sequence[Tree]]:
+    """What each side remembers with."""
+    slots: Tree = {"task_tokens": size.task.inputs, "task_slots": size.task.cues}
+    return {"none": (), "MTM": (side.TASK, slots)}
+
+
+def sides(size: Size) -> dict[str, Tree]:
+    """Each side's configuration, both of the same number of parameters."""
+    every = {name: side.with_memory(size.base, *own) for name, own in tiers(size).items()}
+    return side.matched(every, size.task)
+
+
+def measure(flags: Namespace) -> Iterator[list[Result]]:
+    """The results so far, after every side and seed."""
+    keep_freed_memory()
+    keep_compiled_programs()
+    size = SMOKE if flags.smoke else WHOLE
+    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
+    runs = {name: Run(tree, size.task) for name, tree in sides(size).items()}
+    ran: dict[str, list[Ran]] = {name: [] for name in runs}
+    parameters = {name: run.parameters for name, run in runs.items()}
+    for seed in range(seeds):
+        for name, run in runs.items():
+            params, _ = run.train(seed, size.stages)
+            teacher = Teacher(run.model(1), size, seed, remembers=name != "none")
+            ran[name].append(summed(size, list(teacher.teach(params))))
+            last = ran[name][-1]
+            tell(
+                f"{name}, seed {seed}: {last.again:.0f} examples when a task returned, "
+                f"{last.forgetting:.1%} forgotten"
+            )
+        yield results(ran, parameters=parameters)
+
+
+class Teacher:
+    """Teaches all tasks in turn and asks for what is left of them."""
+
+    def __init__(self, model: Any, size: Size, seed: int, *, remembers: bool) -> None:
+        """`model` takes rows of one segment; `remembers` if its memory goes from step to step."""
+        self._model, self._size, self._remembers = model, size, remembers
+        self._random = np.random.default_rng([seed, 1])
+        self._tables = size.task.tables(self._random, count=size.task.cues)
+        self._optimizer = make_optimizer(model.config.optimizer)
+        self._step, self._judge = jax.jit(self._make_step()), jax.jit(self._scored)
+
+    def teach(self, params: Any) -> Iterator[Visit]:
+        """All visits of all passes, in order."""
+        size = self._size
+        moved = jax.jit(self._optimizer.init)(params)
+        memory = self._model.empty_memory(size.rows) if self._remembers else None
+        number, taught = 0, []
+        for _ in range(size.passes):
+            for cue in range(size.task.cues):
+                taught += [] if cue in taught else [cue]
+                right = []
+                for _ in range(size.steps):
+                    # The rate stands at its peak.
+                    progress = Progress(jnp.int32(number), jnp.float32(0.0))
+                    lesson = self._lesson(cue)
+                    params, moved, memory, share = self._step(
+                        params, moved, memory, lesson, progress
+                    )
+                    right.append(float(share))
+                    number += 1
+                after = {task: self._known(params, memory, task) for task in taught}
+                yield Visit(cue, right, after)
+
+    def _lesson(self, cue: int) -> Asked:
+        task, rows = self._size.task, self._size.rows
+        return task.lesson(self._random, rows=rows, cue=cue, table_X=self._tables[cue])
+
+    def _known(self, params: Any, memory: Any, cue: int) -> float:
+        """Share of a task's that is right; nothing is learned or kept of it."""
+        found = []
+        for _ in range(JUDGED):
+            lesson = self._lesson(cue)
+            found.append(float(_right(self._judge(params, memory, lesson), lesson)))
+        return mean(found)
+
+    def _scored(self, params: Any, memory: Any, lesson: Asked, terms: Any = None) -> Any:
+        own: dict[str, Any] = {} if terms is None else {"terms": terms}
+        if self._remembers:
+            own["memory"] = memory
+        return self._model.scores(params, lesson.ids_BT, lesson.labels_BT, **own)
+
+    def _make_step(self) -> Callable[..., tuple[Any, Any, Any, jax.Array]]:
+        knobs = Knobs.from_config(self._model.config)
+
+        def step(
+            params: Any, moved: Any, memory: Any, lesson: Asked, progress: Progress
+        ) -> tuple[Any, Any, Any, jax.Array]:
+            weight = jnp.sum(lesson.weights_BT)
+            terms = loss_terms(lesson.weights_BT, knobs, scale=1.0 / weight)
+
+            def loss(params: Any) -> tuple[jax.Array, Any]:
+                scores = self._scored(params, memory, lesson, terms)
+                return scores.objective / weight, scores
+
+            grads, scores = jax.grad(loss, has_aux=True)(params)
+            params, moved = side.update(self._optimizer, knobs, progress, params, moved, grads)
+            kept = scores.memory if self._remembers else None
+            return params, moved, kept, _right(scores, lesson)
+
+        return step
+
+
+def _right(scores: Any, lesson: Asked) -> jax.Array:
+    asked_BT = jnp.asarray(lesson.asked_BT, jnp.float32)
+    return jnp.sum(scores.tokens.top1 * asked_BT) / jnp.sum(asked_BT)
+
+
+def examples(visit: Visit, size: Size) -> int:
+    """Told until enough were right, those of that step included."""
+    enough = [number for number, share in enumerate(visit.right, 1) if share >= ENOUGH]
+    return (enough[0] if enough else len(visit.right)) * size.rows * size.task.inputs
+
+
+def summed(size: Size, visits: Sequence[Visit]) -> Ran:
+    """What came of all visits, pass after pass."""
+    count = size.task.cues
+    first, again = visits[:count], visits[count:]
+    before = visits[: len(again)]
+    """The same tasks, a pass earlier."""
+    forgotten = [old.after[old.cue] - new.right[0] for old, new in zip(before, again, strict=True)]
+    earlier = [share for visit in visits for cue, share in visit.after.items() if cue != visit.cue]
+    return Ran(
+        mean(examples(visit, size) for visit in first),
+        mean(examples(visit, size) for visit in again),
+        mean(forgotten),
+        mean(earlier),
+    )
+
+
+def results(ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]) -> list[Result]:
+    """Everything that is told of both sides."""
+    found = []
+    for name, runs in ran.items():
+        found += [
+            Result.mean(f"{name}/examples, first pass", [run.first for run in runs], ""),
+            Result.mean(f"{name}/examples when it returns", [run.again for run in runs], ""),
+            Result.mean(f"{name}/forgetting", [100 * run.forgetting for run in runs], "%"),
+            Result.mean(f"{name}/earlier tasks right", [100 * run.earlier for run in runs], "%"),
+            Result(f"{name}/parameters", float(parameters[name]), ""),
+        ]
+    without, with_it = ran["none"], ran["MTM"]
+    fewer = [a.again / b.again for a, b in zip(without, with_it, strict=True)]
+    less = min(run.forgetting for run in without) - max(run.forgetting for run in with_it)
+    return [
+        *found,
+        Result.mean("MTM beside none/examples fewer", fewer, "x", bar=(">=", 2.0)),
+        Result(
+            "MTM beside none/forgotten less than in every seed", 100 * less, "%", bar=(">=", 0.0)
+        ),
+    ]

@@ -1,0 +1,243 @@
+"""The studies of memory: their arithmetic by hand, and each from end to end at a tiny size."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.text import CharacterText
+from rtdlm.evaluation.results import read_results
+from studies import (
+    memory_passkey,
+    memory_recall,
+    memory_rule,
+    memory_side,
+    memory_text,
+    memory_turns,
+)
+from studies.__main__ import STUDIES, main
+from studies.memory_side import Run
+from studies.memory_turns import Teacher, Visit, examples, summed
+
+STUDIED = [name for name in STUDIES if name.startswith("memory_")]
+TINY = memory_recall.SMOKE.base
+
+
+def named(results: Any) -> dict[str, Any]:
+    return {result.name: result for result in results}
+
+
+def test_recall_has_to_be_there_with_memory_and_must_not_without() -> None:
+    size = memory_recall.WHOLE
+    right = {3: 0.96, 16: 0.96, 128: 0.72}
+    ran = {name: [memory_recall.Ran(right, 0.9, 1.0)] for name in memory_recall.TIERS}
+    found = named(memory_recall.results(size, ran, parameters=dict.fromkeys(ran, 7)))
+
+    def holds(name: str, segments: int) -> bool | None:
+        verdict: bool | None = found[f"{name}/right, {segments} segments"].holds
+        return verdict
+
+    assert [holds("gated delta", n) for n in size.segments] == [True, True, True]
+    assert [holds("episodic", n) for n in size.segments] == [False] * 3
+    assert [holds("none", n) for n in size.segments] == [False] * 3
+    assert [holds(memory_recall.SHORT, n) for n in size.segments] == [None] * 3
+    ran["none"] = [memory_recall.Ran(dict.fromkeys(right, 0.05), 0.0, 1.0)]
+    ran["gated delta"] = [memory_recall.Ran({3: 0.96, 16: 0.94, 128: 0.69}, 0.9, 1.0)]
+    found = named(memory_recall.results(size, ran, parameters=dict.fromkeys(ran, 7)))
+    assert [holds("none", n) for n in size.segments] == [True] * 3
+    assert [holds("gated delta", n) for n in size.segments] == [True, False, False]
+    assert found["guessing/right"].value == pytest.approx(100 / 48)
+    assert size.segments == (3, 16, 128)
+
+
+def test_a_rule_is_known_from_mtm_alone_and_not_without_it() -> None:
+    size = memory_rule.WHOLE
+    everything = {n: 0.97 for n in (*size.later, *size.session_segments)}
+    names = (*memory_rule.TIERS, *memory_rule.SESSIONS)
+    ran = {name: [memory_rule.Ran(everything, 1.0)] for name in names}
+    found = named(memory_rule.results(size, ran, parameters=dict.fromkeys(names, 7)))
+    assert found["MTM alone/right, two sessions of 2 segments"].holds
+    assert found["MTM/right, 64 segments later"].holds
+    control = "control, MTM cleared too/right, two sessions of 2 segments"
+    assert found[control].holds is False
+    assert found["none/right, 2 segments later"].holds is False
+    # Two layers, each with a window of one segment, reach two segments back.
+    assert found["STM/right, 2 segments later"].holds is None
+    assert found["STM/right, 15 segments later"].holds is False
+
+
+def test_what_is_cleared_for_the_test_of_mtm_is_all_else() -> None:
+    assert memory_rule.SESSIONS["MTM alone"] == memory_rule.CLEARED == ("stm", "ltm")
+    assert "mtm" in memory_rule.SESSIONS["control, MTM cleared too"]
+    assert memory_rule.two_sessions(memory_rule.WHOLE).sessions == 2
+
+
+def test_text_has_to_be_below_every_seed_without_memory() -> None:
+    def of(*losses: float) -> list[memory_text.Ran]:
+        return [memory_text.Ran(loss, loss - 0.1, 1.0) for loss in losses]
+
+    for losses, gap in (((1.3, 1.39), 0.01), ((1.3, 1.45), -0.05)):
+        ran = {"none": of(1.5, 1.4), "STM": of(1.45), "all": of(*losses)}
+        found = named(memory_text.results(ran, parameters=dict.fromkeys(ran, 7)))
+        below = found["all/below every seed without memory"]
+        assert below.value == pytest.approx(gap)
+        assert below.holds == (gap > 0)
+        assert found["STM/below every seed without memory"].holds is None
+        assert "none/below every seed without memory" not in found
+
+
+SIZE = memory_turns.SMOKE  # 3 cues, 3 inputs, 2 rows
+SHARES = {0: 1.0, 1: 0.5, 2: 0.25}
+
+
+def visit(cue: int, *right: float, after: dict[int, float]) -> Visit:
+    return Visit(cue, right, after)
+
+
+def test_examples_are_counted_up_to_the_step_that_shows_them_known() -> None:
+    for right, steps in (((0.95, 1.0), 1), ((0.1, 0.9, 0.2), 2), ((0.1, 0.89, 0.2), 3)):
+        assert examples(visit(0, *right, after={}), SIZE) == steps * 2 * 3
+
+
+def test_what_is_forgotten_is_what_a_task_lost_between_visits() -> None:
+    visits = [
+        visit(0, 0.1, 0.95, 1.0, after={0: 1.0}),
+        visit(1, 0.1, 0.5, 0.95, after={0: 0.5, 1: 1.0}),
+        visit(2, 0.1, 0.2, 0.3, after={0: 0.25, 1: 0.5, 2: 0.75}),
+        visit(0, 0.2, 0.95, 1.0, after={0: 1.0, 1: 0.5, 2: 0.5}),
+        visit(1, 0.4, 0.95, 1.0, after={0: 0.5, 1: 1.0, 2: 0.5}),
+        visit(2, 0.3, 0.95, 1.0, after={0: 0.5, 1: 0.5, 2: 1.0}),
+    ]
+    ran = summed(SIZE, visits)
+    assert ran.first == 6 * (2 + 3 + 3) / 3
+    assert ran.again == 6 * 2
+    assert ran.forgetting == pytest.approx((0.8 + 0.6 + 0.45) / 3)
+    earlier = [0.5, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert ran.earlier == pytest.approx(np.mean(earlier))
+
+
+def test_turns_are_compared_seed_by_seed() -> None:
+    def of(again: float, forgetting: float) -> memory_turns.Ran:
+        return memory_turns.Ran(100.0, again, forgetting, 0.5)
+
+    ran = {"none": [of(100, 0.5), of(60, 0.6)], "MTM": [of(50, 0.1), of(20, 0.4)]}
+    found = named(memory_turns.results(ran, parameters=dict.fromkeys(ran, 7)))
+    fewer = found["MTM beside none/examples fewer"]
+    assert (fewer.value, fewer.spread, fewer.holds) == (2.5, (2.0, 3.0), True)
+    less = found["MTM beside none/forgotten less than in every seed"]
+    assert less.value == pytest.approx(10.0)
+    assert less.holds
+
+
+class Counter:
+    """A model whose memory counts calls, and whose share of right answers is that count."""
+
+    config = memory_side.fitted(TINY, SIZE.task, segments=1)
+
+    def empty_memory(self, batch: int) -> Any:
+        return jnp.zeros(batch)
+
+    def scores(
+        self, params: Any, ids_BT: Any, labels_BT: Any, *, memory: Any = None, terms: Any = None
+    ) -> Any:
+        del labels_BT
+        count_B = jnp.full(len(ids_BT), 7.0) if memory is None else memory
+        top1_BT = jnp.broadcast_to(count_B[:, None], ids_BT.shape)
+        objective = None if terms is None else jnp.sum(terms.weights_BT) * params["a"]["w"]
+        return Counted(Tokens(top1_BT), objective, count_B + 1)
+
+
+class Tokens(NamedTuple):
+    top1: Any
+
+
+class Counted(NamedTuple):
+    tokens: Tokens
+    objective: Any
+    memory: Any
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_a_teacher_visits_all_tasks_in_every_pass_and_only_steps_are_remembered(
+    remembers: bool,
+) -> None:
+    teacher = Teacher(Counter(), SIZE, 0, remembers=remembers)
+    visits = list(teacher.teach({"a": {"w": jnp.float32(1.0)}}))
+    assert [visit.cue for visit in visits] == [0, 1, 2] * SIZE.passes
+    known = [[0], [0, 1], [0, 1, 2], *[[0, 1, 2]] * (3 * SIZE.passes - 3)]
+    assert [sorted(visit.after) for visit in visits] == known
+    for number, visit in enumerate(visits):
+        first = number * SIZE.steps
+        steps = range(first, first + SIZE.steps) if remembers else [7.0] * SIZE.steps
+        assert visit.right == pytest.approx(list(steps))
+        # What is asked between visits leaves no trace.
+        assert set(visit.after.values()) == {first + SIZE.steps if remembers else 7.0}
+
+
+def test_what_is_taught_is_learned() -> None:
+    """Weights alone learn a small table, so that a visit ends with the task known."""
+    size = SIZE._replace(
+        task=SIZE.task._replace(cues=2), base={**TINY, "d_model": 32}, passes=1, steps=80, rows=8
+    )
+    run = Run(size.base, size.task)
+    params, _ = run.train(0, [memory_side.Stage(2, 4, 1)])
+    visits = list(Teacher(run.model(1), size, 0, remembers=False).teach(params))
+    assert visits[0].right[0] < 0.9
+    assert visits[0].after[0] > 0.95
+    assert examples(visits[0], size) < 80 * 8 * 3
+
+
+def test_keys_are_judged_in_text_that_was_not_trained_on() -> None:
+    train, test = memory_passkey.tasks(memory_passkey.SMOKE)
+    assert len(train.text_N) == 18_000
+    assert len(test.text_N) == 2_000
+    assert test.text_N.tobytes() not in train.text_N.tobytes()
+    ran = memory_passkey.one(Run(TINY, train), test, memory_passkey.SMOKE, 0)
+    assert ran.right == {2: 0.0, 4: 0.0}
+    found = named(
+        memory_passkey.results(memory_passkey.SMOKE, {"none": [ran]}, parameters={"none": 7})
+    )
+    assert found["none/keys found, 4 segments"].holds
+    found = named(
+        memory_passkey.results(memory_passkey.SMOKE, {"LTM": [ran]}, parameters={"LTM": 7})
+    )
+    assert found["LTM/keys found, 2 segments"].holds is False
+
+
+def test_text_is_judged_whole() -> None:
+    text = np.arange(700) % 5
+    train, held_out = memory_text.tasks(memory_text.SMOKE, CharacterText(text, text[:600], 5))
+    assert (len(train.ids_N), len(held_out.ids_N)) == (700, 600)
+    ran = memory_text.one(Run(TINY, train), held_out, memory_text.SMOKE, 0)
+    assert 0.5 < ran.loss < 5.0
+    assert ran.later != ran.loss
+
+
+def test_result_files_are_named_after_what_was_measured() -> None:
+    flags = Namespace(smoke=False, only="", text="some/novel.txt")
+    assert memory_text.file_name(flags) == "memory_text-novel"
+    flags.text = "python-library"
+    for name, module in (
+        ("memory_text", memory_text), ("memory_recall", memory_recall),
+        ("memory_passkey", memory_passkey),
+    ):  # fmt: skip
+        assert module.file_name(flags) == name
+        assert module.file_name(Namespace(**{**vars(flags), "only": "none"})) is None
+        assert module.file_name(Namespace(**{**vars(flags), "smoke": True})) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIED)
+def test_a_study_runs(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("rtdlm.models.memory")
+    out = tmp_path / f"{name}.json"
+    assert main([name, "--smoke", "--out", str(out)]) == 0
+    found = named(read_results(out).results)
+    totals = [result.value for name, result in found.items() if name.endswith("/parameters")]
+    assert len(totals) >= 2
+    assert max(totals) / min(totals) <= 1.01
+    assert any(result.bar is not None for result in found.values())
+    assert all(np.isfinite(result.value) for result in found.values())
