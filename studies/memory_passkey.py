@@ -45,7 +45,7 @@ WHOLE = Size(
     segments=(16, 32, 64), rows=64,
 )  # fmt: skip
 SMOKE = Size(
-    characters=20_000, segment=64, base={**side.BASE, "d_model": 16, "d_ff": 16},
+    characters=20_000, segment=64, base=side.SMALL,
     stages=(Stage(2, 2, 2), Stage(3, 2, 2)), segments=(2, 4), rows=4,
 )  # fmt: skip
 

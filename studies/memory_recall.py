@@ -47,7 +47,7 @@ WHOLE = Size(
 SMOKE = Size(
     Recall(segment=16, pairs=2, keys=4, values=4, noise=4, queries=2),
     Recall(segment=16, pairs=3, keys=4, values=4, noise=4, queries=2),
-    {**side.BASE, "d_model": 16, "d_ff": 16},
+    side.SMALL,
     stages=(Stage(2, 4, 2), Stage(3, 2, 2)), short=(Stage(2, 4, 2),),
     segments=(3, 4), rows=4,
 )  # fmt: skip

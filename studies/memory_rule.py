@@ -48,7 +48,7 @@ WHOLE = Size(
 )  # fmt: skip
 SMOKE = Size(
     Rule(segment=16, inputs=6, maps=2, examples=2, noise=4, queries=4),
-    {**side.BASE, "d_model": 16, "d_ff": 16},
+    side.SMALL,
     stages=(Stage(2, 4, 2), Stage(3, 2, 2)), later=(2, 3),
     session_stages=(Stage(2, 4, 2),), session_segments=(2,),
     rows=4,

@@ -41,13 +41,16 @@ TASK: Tree = {"task_tokens": 8}
 
 BASE: Tree = {
     "d_model": 64, "num_layers": 1, "num_heads": 2, "d_ff": 128, "attention_type": "mha",
-    "position_encoding": "rope", "short_conv": 4, "precision": {"compute": "float32"},
+    "position_encoding": "rope", "short_conv": 4, "feedforward": "relu2",
+    "zero_init_outputs": True, "precision": {"compute": "float32"},
     "optimizer": {
-        "name": "adamw", "learning_rate": 0.003, "schedule": "linear", "warmup_steps": 20,
-        "weight_decay": 0.0,
+        "name": "muon", "learning_rate": 0.03, "adam_learning_rate": 0.03, "schedule": "linear",
+        "warmup_steps": 0, "weight_decay": 0.0,
     },
 }  # fmt: skip
 """The model that all sides share."""
+SMALL: Tree = {**BASE, "d_model": 32, "d_ff": 32}
+"""For smoke runs; a feature of its feed-forward layer is below a hundredth of its parameters."""
 
 
 class Stage(NamedTuple):

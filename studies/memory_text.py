@@ -46,7 +46,7 @@ WHOLE = Size(
     stages=(Stage(8, 4, 400),), segments=16, rows=4,
 )  # fmt: skip
 SMOKE = Size(
-    segment=32, base={**side.BASE, "d_model": 16, "d_ff": 16},
+    segment=32, base=side.SMALL,
     stages=(Stage(2, 2, 2),), segments=4, rows=2,
 )  # fmt: skip
 

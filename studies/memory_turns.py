@@ -59,7 +59,7 @@ WHOLE = Size(
 )  # fmt: skip
 SMOKE = Size(
     Turns(segment=16, inputs=3, outputs=4, noise=2, cues=3),
-    {**side.BASE, "d_model": 16, "d_ff": 16},
+    side.SMALL,
     stages=(Stage(2, 2, 2),), passes=2, steps=3, rows=2,
 )  # fmt: skip
 

@@ -140,6 +140,7 @@ def test_slots_follow_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (whole["episodic_slots"], seven["episodic_slots"]) == (5 * TASK.segment, 7)
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_stands_within_its_reach_and_is_judged_on_rows_of_its_own() -> None:
     """Attention over the whole row is a memory; the task is so small that few steps teach it."""
     task = Recall(segment=8, pairs=1, keys=2, values=2, noise=2, queries=2)

@@ -177,6 +177,7 @@ def test_a_teacher_visits_all_tasks_in_every_pass_and_only_steps_are_remembered(
         assert set(visit.after.values()) == {first + SIZE.steps if remembers else 7.0}
 
 
+@pytest.mark.slow
 def test_what_is_taught_is_learned() -> None:
     """Weights alone learn a small table, so that a visit ends with the task known."""
     size = SIZE._replace(
@@ -208,11 +209,11 @@ def test_keys_are_judged_in_text_that_was_not_trained_on() -> None:
 
 
 def test_text_is_judged_whole() -> None:
-    text = np.arange(700) % 5
+    text = np.random.default_rng(0).integers(5, size=700)
     train, held_out = memory_text.tasks(memory_text.SMOKE, CharacterText(text, text[:600], 5))
     assert (len(train.ids_N), len(held_out.ids_N)) == (700, 600)
     ran = memory_text.one(Run(TINY, train), held_out, memory_text.SMOKE, 0)
-    assert 0.5 < ran.loss < 5.0
+    assert np.log(5) < ran.loss < 3.0, "nothing is to be learned"
     assert ran.later != ran.loss
 
 
