@@ -7,7 +7,13 @@ from rtdlm.disk import replace_file
 from rtdlm.evaluation.results import ResultFile, fill_tables, read_results
 
 RESULTS = ("benchmarks/results", "studies/results")
-DOCUMENTS = ("docs/performance.md", "docs/attention.md", "docs/sparse.md", "docs/evidence.md")
+DOCUMENTS = (
+    "docs/performance.md",
+    "docs/attention.md",
+    "docs/generation.md",
+    "docs/sparse.md",
+    "docs/evidence.md",
+)
 
 
 def result_files(root: Path) -> dict[str, ResultFile]:

@@ -41,7 +41,7 @@ TASK: Tree = {"task_tokens": 8}
 
 BASE: Tree = {
     "d_model": 64, "num_layers": 1, "num_heads": 2, "d_ff": 128, "attention_type": "mha",
-    "position_encoding": "rope", "short_conv": 4, "feedforward": "relu2",
+    "position_encoding": "none", "short_conv": 4, "feedforward": "relu2",
     "zero_init_outputs": True, "precision": {"compute": "float32"},
     "optimizer": {
         "name": "muon", "learning_rate": 0.03, "adam_learning_rate": 0.03, "schedule": "linear",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.checks import SCORED, check_together
 from rtdlm.config.effect import Reader, require_effect, require_finite
+from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.sections import (
     CheckpointConfig,
@@ -164,6 +165,7 @@ class AGIConfig:
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     depths: DepthsConfig = field(default_factory=DepthsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -200,6 +202,11 @@ class AGIConfig:
         if self.attention_type == "mqa":
             return 1
         return self.num_kv_heads if self.num_kv_heads is not None else max(1, self.num_heads // 2)
+
+    @property
+    def memory_heads(self) -> int:
+        """Heads of memory after `memory.heads` has had its say."""
+        return self.num_heads if self.memory.heads is None else self.memory.heads
 
     @property
     def unroll(self) -> int:

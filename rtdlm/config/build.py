@@ -261,5 +261,6 @@ def _type_error(error: ArgumentError, tree: Tree) -> str:
 def _words(hint: str) -> str:
     """A type for a person: "int | None" is "int or null"."""
     if hint.startswith("Literal["):
-        return f"choice of {hint[8:-1]}"
+        choices, _, rest = hint[8:].partition("]")
+        return f"choice of {choices}{' or null' if rest else ''}"
     return hint.replace(" | None", " or null")

@@ -94,6 +94,8 @@ def _check_layers(config: "AGIConfig") -> None:
     )
     if depths.capacity is not None:
         _check_depths(config)
+    if config.memory.segment is not None:
+        _check_memory(config)
     require(
         experts.layers != "sandwich" or config.num_layers > 2,
         f"experts.layers='sandwich' leaves no layer with experts at num_layers="
@@ -111,6 +113,25 @@ def _check_depths(config: "AGIConfig") -> None:
         config.attention_type in ("mha", "gqa", "mqa"),
         f"attention_type={config.attention_type!r} cannot be combined with depths.capacity yet: "
         "chosen tokens are read by 'mha', 'gqa' or 'mqa' only",
+    )
+
+
+def _check_memory(config: "AGIConfig") -> None:
+    memory = config.memory
+    require(
+        memory.stride <= config.num_layers,
+        f"memory.every={memory.every} exceeds num_layers={config.num_layers}: no layer would have "
+        "memory; choose less",
+    )
+    require(
+        config.depths.capacity is None,
+        f"memory.segment={memory.segment} cannot be combined with depths.capacity="
+        f"{config.depths.capacity} yet: memory reads all tokens of a segment; remove one",
+    )
+    require(
+        config.mesh.context == 1,
+        f"memory.segment={memory.segment} cannot be combined with mesh.context="
+        f"{config.mesh.context}: segments follow one another; use mesh.data",
     )
 
 

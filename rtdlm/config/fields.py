@@ -22,7 +22,9 @@ class FieldDoc(NamedTuple):
 
 def _type_name(hint: Any) -> str:
     text = hint.__name__ if isinstance(hint, type) else str(hint)
-    return text.replace("typing.", "")
+    text = text.replace("typing.", "")
+    # A choice that may be left open prints otherwise than every other optional type.
+    return f"{text[9:-1]} | None" if text.startswith("Optional[") else text
 
 
 def _walk(section: type, prefix: str) -> Iterator[FieldDoc]:

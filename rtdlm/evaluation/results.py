@@ -168,7 +168,7 @@ def render_table(file: ResultFile, *, prefix: str = "") -> str:
     rows = [["what", "value", "unit", "smallest to largest", "n", "bar", "holds"]]
     for result in chosen:
         verdict = {None: "", True: "yes", False: "**no**"}[result.holds]
-        name = result.name.removeprefix(prefix)
+        name = _rest(result.name, prefix)
         cells = [_value(result), result.unit, _range(result), str(result.n), _bar(result), verdict]
         rows.append([name, *cells])
     return f"{_markdown(rows)}\n{_source(file, chosen)}\n"
@@ -182,7 +182,7 @@ def render_grid(file: ResultFile, *, prefix: str = "") -> str:
     chosen = [result for result in file.results if result.name.startswith(prefix)]
     cells: dict[str, dict[str, str]] = {}
     for result in chosen:
-        case, _, quantity = result.name.removeprefix(prefix).rpartition("/")
+        case, _, quantity = _rest(result.name, prefix).rpartition("/")
         column = f"{quantity} [{result.unit}]" if result.unit else quantity
         verdict = {None: "", True: f" (bar {_bar(result)})", False: f" (**bar {_bar(result)}**)"}
         cells.setdefault(case, {})[column] = _value(result) + verdict[result.holds]
@@ -190,6 +190,11 @@ def render_grid(file: ResultFile, *, prefix: str = "") -> str:
     rows = [["", *columns]]
     rows += [[case, *(row.get(column, "") for column in columns)] for case, row in cells.items()]
     return f"{_markdown(rows)}\n{_source(file, chosen)}\n"
+
+
+def _rest(name: str, prefix: str) -> str:
+    """What `prefix` leaves of `name`, to stand at a row's beginning."""
+    return name.removeprefix(prefix).lstrip(", ")
 
 
 def fill_tables(text: str, files: Mapping[str, ResultFile]) -> str:

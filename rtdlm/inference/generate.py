@@ -140,13 +140,17 @@ class Generator:
             raise UserError(f"prompt {number} is not UTF-8 text; mend its encoding") from None
         document_id, longest = self.tokenizer.document_id, self.model.config.max_seq_len
         prompt = np.concatenate([np.array([document_id], np.int32), self.tokenizer.encode(text)])
-        if len(prompt) > longest:
+        # Read in segments, a text may be of any length: what is older is in memory.
+        is_bounded = self.model.config.memory.segment is None
+        if is_bounded and len(prompt) > longest:
             raise UserError(
                 f"prompt {number} has {len(prompt)} tokens with its document token and the model "
                 f"reads at most max_seq_len={longest}; shorten it by {len(prompt) - longest} tokens"
             )
         # The last token is not read, so that the text may be one token longer than the context.
-        left = min(sampling.max_tokens, longest + 1 - len(prompt))
+        left = sampling.max_tokens
+        if is_bounded:
+            left = min(left, longest + 1 - len(prompt))
         stream = TextStream(self.tokenizer, sampling.stop)
         return Row(prompt, left=left, stream=stream, document_id=document_id)
 

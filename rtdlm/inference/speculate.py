@@ -107,8 +107,10 @@ def speculate(
     return loop.state, loop.tokens_BRT
 
 
-def rewinds(cache: SplitCache) -> bool:
-    """Whether every array of it keeps one position a slot."""
+def rewinds(model: TMSModel, cache: SplitCache) -> bool:
+    """Whether every array of the model's cache keeps one position a slot, for good."""
+    if model.config.memory.segment is not None:  # a new segment takes the slots of the last
+        return False
     layers = [layer for loop in cache.loops for rounds in loop for layer in rounds]
     plain = all(isinstance(layer.kv, KVCache) and not layer.convs for layer in layers)
     return plain and cache.input.recent_BJ is None and not cache.input.convs
@@ -174,11 +176,11 @@ def _settled(
 ) -> tuple[SplitCache, SplitCache]:
     """Both caches with each row's first `count_B` tokens of `read_BT`, and no other."""
     state = before.target
-    if not rewinds(cache):
+    if not rewinds(pair.target, cache):
         _, cache = _extend(
             pair.target, params.target, state.cache, state, read_BT, lengths_B=count_B
         )
-    if rewinds(proposal.cache):
+    if rewinds(pair.draft, proposal.cache):
         # Of the tokens that stay it lacks at most the last drafted one.
         last = read_BT.shape[1] - 1
         ahead = state._replace(position_B=state.position_B + last)

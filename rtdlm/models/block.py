@@ -36,6 +36,7 @@ from rtdlm.modules.attention import (
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
+from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.parallel import constrain
 
@@ -53,6 +54,8 @@ class BlockInput(NamedTuple):
     """What entered the stack, for residual gates."""
     value_BTKE: jax.Array | None = None
     """Values of the token's own."""
+    tokens: Tokens | None = None
+    """For memory; None where there is none."""
 
 
 class Stream(NamedTuple):
@@ -72,6 +75,9 @@ class BlockOutput(NamedTuple):
     spikes: SpikeStatistics | None = None
     written_H: jax.Array | None = None
     """See `AttentionOutput`."""
+    memory: LayerMemory | None = None
+    """What the layer then remembers; None in decoding, where the cache has it."""
+    remembered: MemoryStatistics | None = None
 
 
 class Block(hk.Module):
@@ -97,10 +103,12 @@ class Block(hk.Module):
         given: BlockInput,
         cache: LayerCache | None,
         is_first: jax.Array | None = None,
+        memory: LayerMemory | None = None,
     ) -> tuple[Stream, BlockOutput]:
         """The stream after the layer, and the layer's cache and statistics.
 
-        `is_first` is a bool scalar, read only where the stream carries the first layer's values.
+        `is_first` is a bool scalar, read only where the stream carries the first layer's values;
+        `memory` is of the segments before this one, where there is no cache to hold it.
         """
         config = self.config
         convolve = Convolutions(config, given.past, None if cache is None else cache.convs)
@@ -113,15 +121,25 @@ class Block(hk.Module):
         kv = None if cache is None else cache.kv
         read = self._attention(normed, given, kv, sources, convolve)
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
+        told = None
+        if self.plan.memory:
+            told = self._memory(x_BTD, given, cache, memory, convolve)
+            x_BTD = self._add(x_BTD, told.out_BTD, "memory")
         normed = convolve("feedforward", make_norm(config, "feedforward_norm")(x_BTD))
+        if told is not None and told.modulation is not None:
+            normed = told.modulation(normed)
         thought, statistics = self._feedforward(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
         left = None
         if read.cache is not None and cache is not None:
             left = cache._replace(kv=read.cache, convs=convolve.states)
-        return Stream(x_BTD, read.first_BTKE), BlockOutput(
-            left, statistics, spikes=read.spikes, written_H=read.written_H
-        )
+        out = BlockOutput(left, statistics, spikes=read.spikes, written_H=read.written_H)
+        if told is not None and left is not None:
+            left = left._replace(memory=told.memory, pending=told.pending)
+            out = out._replace(cache=left)
+        elif told is not None:
+            out = out._replace(memory=told.memory, remembered=told.statistics)
+        return Stream(x_BTD, read.first_BTKE), out
 
     @property
     def out_scale(self) -> float:
@@ -170,6 +188,27 @@ class Block(hk.Module):
             sources=sources,
             convolve=convolve,
         )
+
+    @hk.transparent
+    def _memory(
+        self,
+        x_BTD: jax.Array,
+        given: BlockInput,
+        cache: LayerCache | None,
+        memory: LayerMemory | None,
+        convolve: Convolutions,
+    ) -> MemoryOutput:
+        config = self.config
+        memory, pending = (memory, None) if cache is None else (cache.memory, cache.pending)
+        assert memory is not None and given.tokens is not None
+        layer = MemoryLayer(
+            config.memory,
+            heads=config.memory_heads,
+            features=config.head_dim,
+            out_scale=self.out_scale,
+        )
+        normed = make_norm(config, "memory_norm")(x_BTD)
+        return layer(normed, given.tokens, memory, pending, convolve=convolve)
 
     @hk.transparent
     def _feedforward(

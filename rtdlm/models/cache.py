@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.convs import States, conv_features
+from rtdlm.models.convs import States, conv_features, memory_conv_features
 from rtdlm.models.layers import LayerPlan, segments
+from rtdlm.models.memory import empty_pending, layer_memory
 from rtdlm.modules.attention import KINDS, Cache
+from rtdlm.modules.memory import LayerMemory, Pending
 
 
 class LayerCache(NamedTuple):
@@ -24,6 +26,10 @@ class LayerCache(NamedTuple):
     convs: States
     taken_BS: jax.Array | None = None
     """bool; slots of tokens that the layer worked on. None where it works on all."""
+    memory: LayerMemory | None = None
+    """Of earlier segments; None where the layer has none."""
+    pending: Pending | None = None
+    """What the segment that is being read will leave behind."""
 
 
 class InputCache(NamedTuple):
@@ -51,13 +57,25 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
         for place, shape in conv_features(config).items()
     }
     own = {place: convs.pop(place) for place in ("input",) if place in convs}
+    # Attention keeps the tokens of a segment, and memory what is older.
+    slots = slots if config.memory.segment is None else min(slots, config.memory.segment)
     rows = (batch_size, slots, config.kv_heads, config.head_dim)
+    of_memory = {
+        place: jnp.zeros((batch_size, config.memory.conv_width - 1, *shape), dtype)
+        for place, shape in memory_conv_features(config).items()
+    }
 
     def layer(plan: LayerPlan, repeats: int) -> LayerCache:
         kind = KINDS[plan.attention](config.attention)
-        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in convs.items()}
+        own = convs | of_memory if plan.memory else convs
+        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in own.items()}
         taken = jnp.zeros((repeats, batch_size, slots), bool) if plan.depth else None
-        return LayerCache(kind.empty_cache(repeats, *rows, dtype=dtype), stacked, taken)
+        memory = pending = None
+        if plan.memory:
+            memory = layer_memory(config, repeats, batch_size, dtype=dtype)
+            pending = empty_pending(config, repeats, batch_size, dtype=dtype)
+        kv = kind.empty_cache(repeats, *rows, dtype=dtype)
+        return LayerCache(kv, stacked, taken, memory, pending)
 
     loops = tuple(
         tuple(layer(plan, segment.repeats) for plan in segment.round)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
 from rtdlm.models.layers import LayerPlan, layer_plans
+from rtdlm.models.memory_cost import memory_once, memory_products, memory_reads, memory_vectors
 from rtdlm.modules.attention import KINDS
 from rtdlm.modules.attention.sparse import NUM_BRANCHES
 from rtdlm.modules.depths.router import NARROWER
@@ -43,17 +44,21 @@ def count_parameters(config: AGIConfig) -> ParameterCount:
 def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
     """Operations of the matrix products for one token in a row of `length`, forward.
 
-    A layer that works on a share of the tokens counts with that share, as in training.
+    A layer that works on a share of the tokens counts with that share, as in training; memory
+    is counted with its stores full, and attention within a segment.
     """
     output = config.vocab_size * config.d_model
     total = float(output + _products_once(config))
     for plan in layer_plans(config):
         taken = config.depths.tokens(length) if plan.depth else length
+        if config.memory.segment is not None:
+            taken = min(taken, config.memory.segment)
         kind = KINDS[plan.attention](config.attention)
         keys = kind.keys_computed(taken, head_dim=config.head_dim)
         own = _layer_products(config, plan, experts=config.experts.choices)
         own += 2 * config.num_heads * config.head_dim * keys
-        total += own * taken / length
+        own += memory_reads(config, length=length) if plan.memory else 0
+        total += own * (taken / length if plan.depth else 1)
         if plan.depth:
             total += _router_products(config)
     return round(2 * total)
@@ -82,6 +87,7 @@ def _products(config: AGIConfig, *, experts: int) -> int:
     for plan in layer_plans(config):
         total += _layer_products(config, plan, experts=experts)
         total += _router_products(config) if plan.depth else 0
+        total += memory_once(config) if plan.memory else 0
     return total
 
 
@@ -103,6 +109,7 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
         total += d * config.kv_heads
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" else config.short_conv * prod(shape)
+    total += memory_products(config) if plan.memory else 0
     matrices = 3 if config.feedforward in GATED else 2
     dense = matrices * d * config.d_ff
     if not plan.experts:
@@ -130,6 +137,7 @@ def _vectors(config: AGIConfig) -> int:
     once = token * (1 + config.embedding_norm)
     plans = layer_plans(config)
     once += sum(plan.depth for plan in plans)  # the predictor's bias
+    once += sum(plan.memory for plan in plans) * (token + memory_vectors(config))
     if config.experts.bias_rate is not None:
         once += config.experts.num_experts * sum(plan.experts for plan in plans)
     return once + config.num_layers * (norms + mixes + _biases(config))

@@ -13,10 +13,12 @@ from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
 from rtdlm.models.layers import Segment, layer_plans, segments
+from rtdlm.models.memory import MemoryState
 from rtdlm.models.norms import make_norm
 from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
 from rtdlm.modules.attention import KINDS, Kind, rotation
+from rtdlm.modules.memory import LayerMemory, Tokens
 from rtdlm.modules.primitives import Past, packed_past
 
 DEFAULT_ROPE_BASE = 10_000.0
@@ -50,11 +52,20 @@ class Decoder(hk.Module):
 
     @hk.name_like("__call__")
     def logits(
-        self, ids_BT: jax.Array, *, positions_BT: jax.Array, segment_ids_BT: jax.Array
-    ) -> jax.Array:
-        """Float32 logits `[B, T, V]` of the token after each position."""
-        features = self._rows(ids_BT, positions_BT, segment_ids_BT)
-        return head.logits(features.x_BTD, features.table_VD, cap=self.config.logit_soft_cap)
+        self,
+        ids_BT: jax.Array,
+        *,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array,
+        memory: MemoryState | None = None,
+    ) -> tuple[jax.Array, MemoryState | None]:
+        """Float32 logits `[B, T, V]` of the token after each position, and what is remembered.
+
+        With `memory` the rows are a segment that follows what it is of.
+        """
+        features = self._rows(ids_BT, positions_BT, segment_ids_BT, memory=memory)
+        scores = head.logits(features.x_BTD, features.table_VD, cap=self.config.logit_soft_cap)
+        return scores, features.memory
 
     @hk.name_like("__call__")
     def scores(
@@ -65,17 +76,23 @@ class Decoder(hk.Module):
         positions_BT: jax.Array,
         segment_ids_BT: jax.Array,
         terms: head.LossTerms | None,
+        memory: MemoryState | None = None,
     ) -> Scores:
-        """Statistics of every token against its label, without keeping the logits."""
+        """Statistics of every token against its label, without keeping the logits.
+
+        With `memory` the rows are a segment that follows what it is of.
+        """
         training = terms is not None
-        features = self._rows(ids_BT, positions_BT, segment_ids_BT, training=training)
+        features = self._rows(
+            ids_BT, positions_BT, segment_ids_BT, training=training, memory=memory
+        )
         given = (features.x_BTD, features.table_VD, labels_BT)
         cap, chunk_size = self.config.logit_soft_cap, self.config.loss.chunk_size
         if terms is None:
             tokens = head.token_statistics(*given, cap=cap, chunk_size=chunk_size)
-            return Scores(tokens, None, *features.statistics)
+            return Scores(tokens, None, **features.statistics)
         loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
-        return Scores(loss.tokens, loss.objective, *features.statistics)
+        return Scores(loss.tokens, loss.objective, **features.statistics)
 
     @hk.name_like("__call__")
     def written(
@@ -103,6 +120,8 @@ class Decoder(hk.Module):
             positions_BT: their positions, which follow what the cache holds.
             cache: what was read so far.
             lengths_B: int32 tokens of each row that count, the first ones; None is all of them.
+
+        With memory these are tokens of one segment a row, and positions are within it.
         """
         batch, length = ids_BT.shape
         if lengths_B is None:
@@ -121,11 +140,24 @@ class Decoder(hk.Module):
             weights_BT=jnp.ones(ids_BT.shape, jnp.float32),
             past=Past(None, lengths_B),
             cache=cache,
+            tokens=self._tokens(
+                ids_BT,
+                jnp.ones_like(ids_BT),
+                jnp.arange(length)[None] < lengths_B[:, None],
+                positions_BT,
+            ),
         )
         features = self._features(ids_BT, reading)
         scores = head.logits(features.x_BTD, features.table_VD, cap=self.config.logit_soft_cap)
         assert features.cache is not None
         return scores, features.cache
+
+    def _tokens(
+        self, ids_BT: jax.Array, label_BT: jax.Array, counts_BT: jax.Array, place_BT: jax.Array
+    ) -> Tokens | None:
+        if not self.config.memory.has_tiers:
+            return None
+        return Tokens(label_BT, counts_BT, ids_BT, place_BT)
 
     @hk.transparent
     def _rows(
@@ -135,8 +167,12 @@ class Decoder(hk.Module):
         segment_ids_BT: jax.Array,
         *,
         training: bool = False,
+        memory: MemoryState | None = None,
     ) -> Features:
-        reach = max(self.config.short_conv, *self.config.ngram.orders, 1) - 1
+        config = self.config
+        conv = config.memory.conv_width if config.memory.has_tiers else 0
+        reach = max(config.short_conv, *config.ngram.orders, conv, 1) - 1
+        place_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1])[None], ids_BT.shape)
         reading = Reading(
             positions_BT=positions_BT,
             rows={
@@ -147,6 +183,8 @@ class Decoder(hk.Module):
             past=packed_past(segment_ids_BT, reach=reach) if reach else None,
             cache=None,
             training=training,
+            tokens=self._tokens(ids_BT, segment_ids_BT, segment_ids_BT > 0, place_BT),
+            memory=memory,
         )
         return self._features(ids_BT, reading)
 
@@ -165,12 +203,17 @@ class Decoder(hk.Module):
         )
         x_BTD, loops = self._stack(embedded, reading)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
-        experts, depths, spikes = (
-            of_all_layers(loops, what) for what in ("experts", "depths", "spikes")
+        experts, depths, spikes, remembered = (
+            of_all_layers(loops, what) for what in ("experts", "depths", "spikes", "remembered")
         )
         if embedded.cache is None:
             written_LH = of_all_layers(loops, "written_H")
-            return Features(x_BTD, output_VD, experts, depths, None, spikes, written_LH)
+            after = None
+            if reading.memory is not None:
+                after = MemoryState(tuple(tuple(left.memory for left in loop) for loop in loops))
+            return Features(
+                x_BTD, output_VD, experts, depths, None, spikes, written_LH, after, remembered
+            )
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
         cache = DecodeCache(tuple(caches), embedded.cache)
         return Features(x_BTD, output_VD, experts, depths, cache)
@@ -206,13 +249,21 @@ class Decoder(hk.Module):
             past=reading.past,
             start_BTD=x_BTD if config.residual_gates else None,
             value_BTKE=embedded.value_BTKE,
+            tokens=reading.tokens,
         )
 
         stream, loops = Stream(x_BTD, first_BTKE), []
         for number, segment in enumerate(segments(config)):
             caches = None if reading.cache is None else reading.cache.loops[number]
+            memories = None if reading.memory is None else reading.memory.loops[number]
             stream, left = self._loop(
-                segment, stream, given, caches, is_first=number == 0, training=reading.training
+                segment,
+                stream,
+                given,
+                caches,
+                memories,
+                is_first=number == 0,
+                training=reading.training,
             )
             loops.append(left)
         return stream.x_BTD, loops
@@ -224,6 +275,7 @@ class Decoder(hk.Module):
         stream: Stream,
         given: BlockInput,
         caches: tuple[LayerCache, ...] | None,
+        memories: tuple[LayerMemory | None, ...] | None,
         *,
         is_first: bool,
         training: bool,
@@ -236,7 +288,10 @@ class Decoder(hk.Module):
             first_RP = (place_RP == 0) & is_first
 
         def run(
-            stream: Stream, caches: tuple[LayerCache, ...] | None, first_P: jax.Array | None
+            stream: Stream,
+            caches: tuple[LayerCache, ...] | None,
+            memories: tuple[LayerMemory | None, ...] | None,
+            first_P: jax.Array | None,
         ) -> tuple[Stream, Loop]:
             left = []
             for place, plan in enumerate(segment.round):
@@ -249,7 +304,8 @@ class Decoder(hk.Module):
                     )
                     left.append(out)
                     continue
-                stream, out = remat(block, config.remat)(stream, given, cache, first)
+                memory = None if memories is None else memories[place]
+                stream, out = remat(block, config.remat)(stream, given, cache, first, memory)
                 left.append(out)
             return stream, tuple(left)
 
@@ -259,5 +315,5 @@ class Decoder(hk.Module):
             unroll=max(1, min(config.unroll // size, segment.repeats)),
             name="layers",
         )
-        found: tuple[Stream, Loop] = stack(run)(stream, caches, first_RP)
+        found: tuple[Stream, Loop] = stack(run)(stream, caches, memories, first_RP)
         return found

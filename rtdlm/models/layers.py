@@ -27,6 +27,8 @@ class LayerPlan(NamedTuple):
     """Sparse experts in place of the dense feed-forward layer."""
     depth: bool = False
     """Works on a share of the tokens only."""
+    memory: bool = False
+    """Reads and writes memory of earlier segments."""
 
 
 class Segment(NamedTuple):
@@ -55,7 +57,12 @@ class Layer(NamedTuple):
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
     """Every layer of the model, first to last."""
     return tuple(
-        LayerPlan(_attention(config, layer), _has_experts(config, layer), _is_deep(config, layer))
+        LayerPlan(
+            _attention(config, layer),
+            experts=_has_experts(config, layer),
+            depth=_is_deep(config, layer),
+            memory=_has_memory(config, layer),
+        )
         for layer in range(config.num_layers)
     )
 
@@ -99,6 +106,10 @@ def _has_experts(config: AGIConfig, layer: int) -> bool:
 
 def _is_deep(config: AGIConfig, layer: int) -> bool:
     return config.depths.capacity is not None and (layer + 1) % config.depths.stride == 0
+
+
+def _has_memory(config: AGIConfig, layer: int) -> bool:
+    return config.memory.has_tiers and (layer + 1) % config.memory.stride == 0
 
 
 def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:

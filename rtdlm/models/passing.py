@@ -11,10 +11,12 @@ import jax.numpy as jnp
 
 from rtdlm.models.block import BlockOutput
 from rtdlm.models.cache import DecodeCache
+from rtdlm.models.memory import MemoryState
 from rtdlm.modules import head
 from rtdlm.modules.attention import Rows, SpikeStatistics
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics
+from rtdlm.modules.memory import MemoryStatistics, Tokens
 from rtdlm.modules.primitives import Past
 
 
@@ -28,13 +30,14 @@ class Features(NamedTuple):
     cache: DecodeCache | None
     spikes: SpikeStatistics | None = None
     written_LH: jax.Array | None = None
+    memory: MemoryState | None = None
+    remembered: MemoryStatistics | None = None
 
     @property
-    def statistics(
-        self,
-    ) -> tuple[ExpertStatistics | None, DepthStatistics | None, SpikeStatistics | None]:
-        """Of the layers, as `Scores` has them."""
-        return self.experts, self.depths, self.spikes
+    def statistics(self) -> dict[str, Any]:
+        """Of the layers and of memory, as `Scores` has them."""
+        names = ("experts", "depths", "spikes", "remembered", "memory")
+        return {name: getattr(self, name) for name in names}
 
 
 class Reading(NamedTuple):
@@ -51,6 +54,10 @@ class Reading(NamedTuple):
     cache: DecodeCache | None
     training: bool = False
     """Layers that work on a share of the tokens choose them with the whole row in view."""
+    tokens: Tokens | None = None
+    """For memory; None where there is none."""
+    memory: MemoryState | None = None
+    """Of earlier segments; None where there is none, and in decoding, where the cache has it."""
 
 
 Loop = tuple[BlockOutput, ...]
@@ -58,7 +65,7 @@ Loop = tuple[BlockOutput, ...]
 
 
 class Scores(NamedTuple):
-    """Statistics of every token, and of experts, depths and spikes where there are any.
+    """Statistics of every token, and of experts, depths, spikes and memory where there are any.
 
     These have a leading axis L.
     """
@@ -69,6 +76,10 @@ class Scores(NamedTuple):
     experts: ExpertStatistics | None
     depths: DepthStatistics | None = None
     spikes: SpikeStatistics | None = None
+    remembered: MemoryStatistics | None = None
+    """How memory was used."""
+    memory: MemoryState | None = None
+    """What is remembered after these tokens; it has no axis L."""
 
 
 def of_all_layers(loops: list[Loop], what: str) -> Any:

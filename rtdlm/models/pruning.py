@@ -100,6 +100,11 @@ class PruningManager:
     @cached_property
     def _measure(self) -> Any:
         model, config = self.model, self.model.config
+        if config.memory.segment is not None:
+            raise UserError(
+                f"the heads of a model with memory.segment={config.memory.segment} cannot be "
+                "measured yet: it reads rows segment by segment; use a model that reads whole rows"
+            )
 
         def written(ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
             decoder = Decoder(config, dtype=model.dtype, measure_heads=True)

@@ -22,7 +22,9 @@ from rtdlm.config import AGIConfig, UserError
 from rtdlm.data.batch import Batch
 from rtdlm.models.cache import DecodeCache, empty_cache
 from rtdlm.models.decoder import Decoder
+from rtdlm.models.memory import MemoryState, empty_memory
 from rtdlm.models.passing import Scores
+from rtdlm.models.segmented import Part, extend_segments, joined, read_segments
 from rtdlm.modules.head import LossTerms
 from rtdlm.parallel import fastest_format
 
@@ -91,8 +93,45 @@ class TMSModel:
         Raises:
             UserError: positions are counted along a row that is longer than they are learned for.
         """
+        return self.read(
+            params, ids_BT, positions_BT=positions_BT, segment_ids_BT=segment_ids_BT, key=key
+        )[0]
+
+    def read(
+        self,
+        params: Params,
+        ids_BT: jax.Array,
+        *,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        memory: MemoryState | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, MemoryState]:
+        """`logits` of rows that follow what `memory` is of, and what is remembered after them.
+
+        None remembers nothing. Rows should be whole segments for others to follow; without
+        `memory.segment` there is nothing to remember, and the state is empty.
+        """
         rows = self._rows(ids_BT, positions_BT, segment_ids_BT)
-        return self._functions.apply.logits(params, key, ids_BT, **rows)
+        apply = self._functions.apply.logits
+        if memory is None:
+            memory = self.empty_memory(ids_BT.shape[0])
+        if self.config.memory.segment is None:
+            return apply(params, key, ids_BT, **rows)[0], memory
+
+        def read(part: Part, memory: MemoryState, key: jax.Array | None) -> tuple[Any, MemoryState]:
+            return apply(
+                params,
+                key,
+                part.ids_BS,
+                positions_BT=part.positions_BS,
+                segment_ids_BT=part.segment_ids_BS,
+                memory=memory,
+            )
+
+        row = Part(ids_BT, rows["positions_BT"], rows["segment_ids_BT"], None, None)
+        scores_NBSV, memory = self._read_segments(read, row, memory, key)
+        return joined(scores_NBSV, ids_BT.shape[1]), memory
 
     def scores(
         self,
@@ -104,14 +143,57 @@ class TMSModel:
         segment_ids_BT: jax.Array | None = None,
         key: jax.Array | None = None,
         terms: LossTerms | None = None,
+        memory: MemoryState | None = None,
     ) -> Scores:
         """Statistics of each token against `labels_BT`, the tokens that follow; see `logits`.
 
         With `terms` the result has the objective too, which is then what to differentiate: its
-        gradient costs no second pass over the logits, and the statistics carry none.
+        gradient costs no second pass over the logits, and the statistics carry none. `memory` is
+        as in `read`.
         """
         rows = self._rows(ids_BT, positions_BT, segment_ids_BT)
-        return self._functions.apply.scores(params, key, ids_BT, labels_BT, **rows, terms=terms)
+        apply = self._functions.apply.scores
+        if self.config.memory.segment is None:
+            return apply(params, key, ids_BT, labels_BT, **rows, terms=terms)
+
+        def read(part: Part, memory: MemoryState, key: jax.Array | None) -> tuple[Any, MemoryState]:
+            own = None
+            if terms is not None:
+                assert part.weights_BS is not None
+                own = terms._replace(weights_BT=part.weights_BS)
+            scores = apply(
+                params,
+                key,
+                part.ids_BS,
+                part.labels_BS,
+                positions_BT=part.positions_BS,
+                segment_ids_BT=part.segment_ids_BS,
+                terms=own,
+                memory=memory,
+            )
+            return scores._replace(memory=None), scores.memory
+
+        if memory is None:
+            memory = self.empty_memory(ids_BT.shape[0])
+        weights = None if terms is None else terms.weights_BT
+        row = Part(ids_BT, rows["positions_BT"], rows["segment_ids_BT"], labels_BT, weights)
+        found, memory = self._read_segments(read, row, memory, key)
+        length = ids_BT.shape[1]
+        return Scores(
+            jax.tree.map(lambda x: joined(x, length), found.tokens),
+            None if found.objective is None else jnp.sum(found.objective),
+            *jax.tree.map(lambda x: jnp.mean(x, axis=0), found[2:-1]),
+            memory=memory,
+        )
+
+    def _read_segments(
+        self, read: Any, row: Part, memory: MemoryState, key: jax.Array | None
+    ) -> tuple[Any, MemoryState]:
+        own = self.config.memory
+        assert own.segment is not None
+        return read_segments(
+            read, row, memory, segment=own.segment, key=key, backprop=own.backprop_segments
+        )
 
     def batch_scores(
         self,
@@ -148,19 +230,42 @@ class TMSModel:
         `max_seq_len`. Rows may end in padding, or stand still: only the first `lengths_B[b]`
         tokens of row b count (None: all), and the next call's stand at the positions after them.
         """
-        return self._functions.apply.extend(
-            params, None, ids_BT, positions_BT=positions_BT, cache=cache, lengths_B=lengths_B
+        segment = self.config.memory.segment
+
+        def extend(
+            ids_BT: jax.Array,
+            positions_BT: jax.Array,
+            cache: DecodeCache,
+            lengths_B: jax.Array | None,
+        ) -> tuple[jax.Array, DecodeCache]:
+            return self._functions.apply.extend(
+                params, None, ids_BT, positions_BT=positions_BT, cache=cache, lengths_B=lengths_B
+            )
+
+        if segment is None:
+            return extend(ids_BT, positions_BT, cache, lengths_B)
+        return extend_segments(
+            extend,
+            ids_BT,
+            positions_BT=positions_BT,
+            cache=cache,
+            lengths_B=lengths_B,
+            segment=segment,
         )
 
     def empty_cache(self, batch_size: int, slots: int) -> DecodeCache:
         """A cache for `batch_size` rows of at most `slots` tokens; all zeros."""
         return empty_cache(self.config, batch_size, slots, dtype=self.dtype)
 
+    def empty_memory(self, batch_size: int) -> MemoryState:
+        """What `batch_size` rows remember before their first segment; all zeros."""
+        return empty_memory(self.config, batch_size, dtype=self.dtype)
+
     def _rows(
         self, ids_BT: jax.Array, positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None
     ) -> dict[str, jax.Array]:
         config, length = self.config, ids_BT.shape[1]
-        learned = config.position_encoding == "learned"
+        learned = config.position_encoding == "learned" and config.memory.segment is None
         if learned and positions_BT is None and length > config.max_seq_len:
             raise UserError(
                 f"rows of {length} tokens have no position_encoding='learned' beyond "
@@ -184,7 +289,11 @@ class TMSModel:
             decoder = Decoder(self.config, dtype=self.dtype)
 
             def template(ids_BT: jax.Array, labels_BT: jax.Array) -> Scores:
-                return decoder.scores(ids_BT, labels_BT, **_rows(ids_BT, None, None), terms=None)
+                memory = None
+                if self.config.memory.segment is not None:
+                    memory = self.empty_memory(ids_BT.shape[0])
+                rows = _rows(ids_BT, None, None)
+                return decoder.scores(ids_BT, labels_BT, **rows, terms=None, memory=memory)
 
             return template, _Methods(decoder.logits, decoder.scores, decoder.extend)
 
@@ -192,7 +301,7 @@ class TMSModel:
 
 
 class _Methods(NamedTuple):
-    logits: Callable[..., jax.Array]
+    logits: Callable[..., tuple[jax.Array, MemoryState | None]]
     scores: Callable[..., Scores]
     extend: Callable[..., tuple[jax.Array, DecodeCache]]
 

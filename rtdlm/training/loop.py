@@ -242,6 +242,9 @@ def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:
         values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
     if metrics.means.spikes is not None:
         values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
+    if metrics.means.memory is not None:
+        memory = metrics.means.memory._asdict().items()
+        values |= {f"memory_{k}": v for k, v in memory if v is not None}
     told = {name: float(value) for name, value in values.items()}
     if metrics.means.experts is None:
         return told

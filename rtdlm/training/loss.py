@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from rtdlm.evaluation import TokenSums, token_sums
 from rtdlm.models.passing import Scores
 from rtdlm.modules.head import LossTerms
+from rtdlm.modules.memory import MemoryStatistics
 from rtdlm.training.knobs import Knobs
 
 
@@ -59,6 +60,8 @@ class Sums(NamedTuple):
     """None where every layer works on all tokens."""
     spikes: SpikeSums | None = None
     """None where no attention spikes."""
+    memory: MemoryStatistics | None = None
+    """As `ExpertSums`, means over layers with memory. None where none has."""
 
 
 def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
@@ -91,4 +94,5 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
     spikes = None
     if scores.spikes is not None:
         spikes = SpikeSums(*(jnp.mean(value_L) * tokens.weight for value_L in scores.spikes))
-    return Sums(objective, tokens, experts, depths, spikes)
+    memory = jax.tree.map(lambda x_L: jnp.mean(x_L) * tokens.weight, scores.remembered)
+    return Sums(objective, tokens, experts, depths, spikes, memory)

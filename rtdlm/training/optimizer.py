@@ -39,8 +39,8 @@ from rtdlm.training.schedule import learning_rate_factor
 # Axes of a matrix that are summed over and that are produced, counted from the end, so that a
 # leading layer (or expert) axis makes a batch of matrices.
 MUON_MATRICES: dict[str, MatrixAxes] = {
-    r"attention/(query|key|value)/w": ((-3,), (-2, -1)),
-    r"attention/output/w": ((-3, -2), (-1,)),
+    r"(attention|memory)/(query|key|value)/w": ((-3,), (-2, -1)),
+    r"(attention|memory)/output/w": ((-3, -2), (-1,)),
     r"(feedforward|experts|shared)/(gate|up|down)/w": ((-2,), (-1,)),
     r"ngram/projection/w": ((-3, -2), (-1,)),
 }
@@ -54,6 +54,8 @@ UNDECAYED = (
     r"attention/decay_(rate|shift)$",
     r"attention/threshold$",
     r"_conv/kernel$",
+    r"memory/(episodic_|probe_)?(scale|slope|nothing)$",
+    r"memory/(decay_(rate|shifts?)|forget|put)$",
 )
 
 

@@ -154,7 +154,7 @@ def test_caches_rewind_where_every_slot_is_a_position() -> None:
     for name, form in (FORMS | {"depths": {"depths": {"capacity": 0.5}}}).items():
         model = TMSModel(small_config(**form))
         cache = jax.eval_shape(partial(model.empty_cache, 1, 8))
-        found[name] = rewinds(jax.eval_shape(split_cache, cache))
+        found[name] = rewinds(model, jax.eval_shape(split_cache, cache))
     assert [name for name, does in found.items() if does] == ["gqa", "depths"]
 
 

@@ -43,6 +43,7 @@ def read_store(
     scale_H: jax.Array,
     null_H: jax.Array,
     any_label: bool,
+    counts_BT: jax.Array | None = None,
     axis: str | None = None,
 ) -> Reading:
     """What each query reads, each head by itself.
@@ -58,6 +59,7 @@ def read_store(
         scale_H: float32 factor of the cosines.
         null_H: float32 score of the null slot.
         any_label: whether a query reads all documents.
+        counts_BT: False for queries whose reading is no use of a slot; None is none.
         axis: mesh axis along which slots are split, inside `shard_map`; `used_BM` is then of the
             device's own slots, all else the same on every device.
     """
@@ -77,9 +79,12 @@ def read_store(
     total = jnp.exp(null_1H11 - top) + _over(axis, jax.lax.psum, own)
     weights = weights / total
     read = dot("BHTM,BMHE->BTHE", weights.astype(dtype), store.value_BMHE.astype(dtype))
+    used_BTM = jnp.mean(weights, axis=1)
+    if counts_BT is not None:
+        used_BTM = jnp.where(counts_BT[..., None], used_BTM, 0.0)
     return Reading(
         _over(axis, jax.lax.psum, read).astype(dtype),
-        jnp.sum(jnp.mean(weights, axis=1), axis=1),
+        jnp.sum(used_BTM, axis=1),
         _over(axis, jax.lax.psum, jnp.sum(weights, axis=-1)).swapaxes(1, 2),
     )
 

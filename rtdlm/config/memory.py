@@ -1,0 +1,206 @@
+"""What a model remembers beyond a segment: the section `memory`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rtdlm.config.effect import require, require_finite
+
+Recurrence = Literal["none", "gated_delta", "channel_decay", "erase_write"]
+Fusion = Literal["gated", "cross", "hierarchical"]
+WritePolicy = Literal["all", "novel"]
+ForgetPolicy = Literal["age", "use", "surprise", "adaptive"]
+Scope = Literal["document", "stream"]
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Memory in three tiers, carried from segment to segment of a row; see docs/memory.md."""
+
+    segment: int | None = None
+    """Rows are read in segments of so many tokens, and attention, convolutions and n-grams stay
+    inside a segment: beyond it there is only memory; None reads whole rows and has no memory
+    [tokens]."""
+    every: int | None = None
+    """Give every so-manyth layer memory; None is every layer [layers]."""
+    heads: int | None = None
+    """Heads of memory, as wide as those of attention; None is `num_heads` [heads]."""
+    short_conv: int | None = None
+    """Width of the short convolutions on memory's queries, keys and values; None is 4, 0 is none
+    [tokens]."""
+    stm_window: int = 0
+    """Short-term memory: keys and values of the last tokens before the segment (arXiv 1901.02860);
+    0 is none [tokens]."""
+    recurrent: Recurrence = "none"
+    """Long-term memory in a matrix a head: `gated_delta` decays it by one number a head (arXiv
+    2412.06464), `channel_decay` by one a key feature (arXiv 2510.26692), `erase_write` has separate
+    gates for what is erased and what is written, too (arXiv 2605.22791)."""
+    episodic_slots: int = 0
+    """Long-term memory in a store of single keys and values (arXiv 2203.08913), with room for so
+    many tokens a layer; 0 is none [tokens]."""
+    episodic_top_k: int | None = None
+    """Stored tokens that a query reads; None is 32 [tokens]."""
+    episodic_write: WritePolicy | None = None
+    """What is stored of a segment: `all` of it, or the tokens whose keys are most unlike any that
+    is stored (`novel`); None is `all`."""
+    episodic_rows: int | None = None
+    """Tokens of a segment that `novel` stores; None is a quarter of it [tokens]."""
+    forget: ForgetPolicy | None = None
+    """What gives way in a full store: the oldest (`age`), what was read least (`use`), what was
+    least new when written (`surprise`), or all three weighed (`adaptive`); None is `age`."""
+    consolidate: int | None = None
+    """Stored tokens, the most read, that are written into the recurrent matrix once more at the end
+    of every segment; None is none [tokens]."""
+    task_tokens: int = 0
+    """Meta-task memory: summaries that each segment leaves behind for all later ones, in a matrix
+    that is written once a segment (arXiv 2407.04841); 0 is none [tokens]."""
+    task_slots: int | None = None
+    """Entries of a bank of tasks; the summaries choose among them, and what is chosen scales and
+    shifts the input of the feed-forward layer (arXiv 1709.07871); None is none [entries]."""
+    fusion: Fusion | None = None
+    """How tiers become one: a sum with a gate a head and tier (`gated`), attention over the tiers
+    (`cross`), or gates one after another, each for what is left (`hierarchical`); None is
+    `gated`."""
+    stm_weight: float | None = None
+    """Share with which short-term memory is let through before training, in (0, 1); None is 0.5."""
+    ltm_weight: float | None = None
+    """The same of long-term memory."""
+    mtm_weight: float | None = None
+    """The same of meta-task memory."""
+    ltm_scope: Scope | None = None
+    """How far long-term memory reaches: to the start of the `document`, or of the whole row and
+    what came before it (`stream`); None is `document`."""
+    mtm_scope: Scope | None = None
+    """The same of meta-task memory."""
+    backprop_segments: int | None = None
+    """Segments after which gradients through memory are cut; None is never [segments]."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, path="memory.")
+        self._require_segments()
+        self._require_tiers()
+
+    @property
+    def has_tiers(self) -> bool:
+        """Any layer has memory; else segments stand alone."""
+        return bool(self.stm_window or self.has_long_term or self.task_tokens)
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """What a layer with memory reads, from what is nearest to what is most general."""
+        given = {
+            "stm": self.stm_window > 0,
+            "episodic": self.episodic_slots > 0,
+            "recurrent": self.recurrent != "none",
+            "mtm": self.task_tokens > 0,
+        }
+        return tuple(name for name, has in given.items() if has)
+
+    def prior(self, tier: str) -> float:
+        """Share with which a tier of `tiers` is let through before training."""
+        weights = {"stm": self.stm_weight, "mtm": self.mtm_weight}
+        weight = weights.get(tier, self.ltm_weight)
+        return 0.5 if weight is None else weight
+
+    @property
+    def has_long_term(self) -> bool:
+        """Either form."""
+        return self.recurrent != "none" or self.episodic_slots > 0
+
+    @property
+    def stride(self) -> int:
+        """Layers from one with memory to the next."""
+        return 1 if self.every is None else self.every
+
+    @property
+    def conv_width(self) -> int:
+        """Tokens under a short convolution; 0 is none."""
+        return 4 if self.short_conv is None else self.short_conv
+
+    @property
+    def top_k(self) -> int:
+        """Stored tokens that a query reads."""
+        return min(self.episodic_slots, 32 if self.episodic_top_k is None else self.episodic_top_k)
+
+    @property
+    def stored_rows(self) -> int | None:
+        """Tokens of a segment that are stored; None is all."""
+        if self.segment is None or self.episodic_write in (None, "all"):
+            return None
+        return max(1, self.segment // 4) if self.episodic_rows is None else self.episodic_rows
+
+    def _require_segments(self) -> None:
+        require(
+            self.segment is None or self.segment >= 1,
+            f"memory.segment={self.segment} must be at least 1",
+        )
+        for name in ("backprop_segments", "every", "heads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"memory.{name}={value} must be at least 1")
+        require(
+            self.segment is not None or not self.has_tiers,
+            "memory has a tier and no segment to carry it across; set memory.segment, for instance "
+            "to 64",
+        )
+        for name in ("every", "heads", "short_conv", "fusion", "backprop_segments"):
+            value = getattr(self, name)
+            require(
+                value is None or self.has_tiers,
+                f"memory.{name}={value!r} has no effect without a tier; set memory.stm_window, "
+                "memory.recurrent, memory.episodic_slots or memory.task_tokens, or remove it",
+            )
+        width = self.short_conv
+        require(
+            width in (None, 0) or (width is not None and width >= 2),
+            f"memory.short_conv={width} must be 0 (none) or at least 2",
+        )
+
+    def _require_tiers(self) -> None:
+        for name in ("stm_window", "episodic_slots", "task_tokens"):
+            value = getattr(self, name)
+            require(value >= 0, f"memory.{name}={value} must be at least 0")
+        stored = ("episodic_top_k", "episodic_write", "forget", "consolidate")
+        for name in stored:
+            self._require_reader(name, self.episodic_slots > 0, "memory.episodic_slots=0")
+        self._require_reader("task_slots", self.task_tokens > 0, "memory.task_tokens=0")
+        self._require_reader("mtm_scope", self.task_tokens > 0, "memory.task_tokens=0")
+        self._require_reader("ltm_scope", self.has_long_term, "no long-term memory")
+        self._require_reader("stm_weight", self.stm_window > 0, "memory.stm_window=0")
+        self._require_reader("ltm_weight", self.has_long_term, "no long-term memory")
+        self._require_reader("mtm_weight", self.task_tokens > 0, "memory.task_tokens=0")
+        for name in ("stm_weight", "ltm_weight", "mtm_weight"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < 1, f"memory.{name}={value} is outside (0, 1)")
+        require(
+            self.fusion != "cross" or len(self.tiers) > 1,
+            f"memory.fusion='cross' weighs tiers against each other and there is only "
+            f"{' '.join(self.tiers)}; use 'gated' or another tier",
+        )
+        self._require_reader(
+            "episodic_rows", self.episodic_write == "novel", f"episodic_write={self.episodic_write!r}"
+        )
+        self._require_reader("consolidate", self.recurrent != "none", "memory.recurrent='none'")
+        for name in ("episodic_top_k", "episodic_rows", "consolidate", "task_slots"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"memory.{name}={value} must be at least 1")
+        for name in ("episodic_top_k", "consolidate"):
+            value = getattr(self, name)
+            require(
+                value is None or value <= self.episodic_slots,
+                f"memory.{name}={value} exceeds memory.episodic_slots={self.episodic_slots}",
+            )
+        rows = self.segment if self.stored_rows is None else self.stored_rows
+        require(
+            not self.episodic_slots or rows is None or rows <= self.episodic_slots,
+            f"memory.episodic_slots={self.episodic_slots} cannot hold the {rows} tokens that a "
+            "segment stores; choose more slots or a smaller segment",
+        )
+        require(
+            self.segment is None or rows is None or rows <= self.segment,
+            f"memory.episodic_rows={rows} exceeds memory.segment={self.segment}",
+        )
+
+    def _require_reader(self, name: str, is_read: bool, why: str) -> None:
+        value = getattr(self, name)
+        require(
+            value is None or is_read, f"memory.{name}={value!r} has no effect with {why}; remove it"
+        )

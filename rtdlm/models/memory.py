@@ -1,0 +1,145 @@
+"""What a whole model remembers of earlier segments: one explicit argument and result.
+
+Zeros are the empty memory. Tiers have a life of their own: short-term memory belongs to a document,
+long-term memory to a document or a stream of them, meta-task memory may outlive both, and each can
+be emptied or kept in a file apart from the others.
+
+Axes: B batch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtdlm.checkpoint.tensors import read_tensors, write_tensors
+from rtdlm.config import AGIConfig, UserError
+from rtdlm.disk import replace_with
+from rtdlm.models.layers import LayerPlan, segments
+from rtdlm.modules.memory import LayerMemory, Pending
+
+TIERS = {"stm": ("stm",), "ltm": ("episodic", "recurrent"), "mtm": ("mtm",)}
+"""Name of a tier -> the fields of `LayerMemory` that it is made of."""
+
+
+class MemoryState(NamedTuple):
+    """Memory of a batch of rows."""
+
+    loops: tuple[tuple[LayerMemory | None, ...], ...]
+    """Of every layer of a round, in every loop (see `rtdlm.models.layers`), with a leading axis of
+    rounds; None for a layer that has none."""
+
+
+def empty_memory(config: AGIConfig, batch_size: int, *, dtype: jnp.dtype) -> MemoryState:
+    """What is remembered before the first segment."""
+
+    def layer(plan: LayerPlan, repeats: int) -> LayerMemory | None:
+        return layer_memory(config, repeats, batch_size, dtype=dtype) if plan.memory else None
+
+    return MemoryState(
+        tuple(
+            tuple(layer(plan, segment.repeats) for plan in segment.round)
+            for segment in segments(config)
+        )
+    )
+
+
+def empty_pending(
+    config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype
+) -> Pending:
+    """What waits for the end of a segment in decoding, before its first token."""
+    assert config.memory.segment is not None
+    heads = (config.memory_heads, config.head_dim)
+    return Pending.empty(repeats, batch_size, config.memory.segment, *heads, dtype=dtype)
+
+
+def layer_memory(
+    config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype
+) -> LayerMemory:
+    """What the layers of one place in a round remember before the first segment."""
+    heads, features = config.memory_heads, config.head_dim
+    return LayerMemory.empty(
+        config.memory, repeats, batch_size, heads=heads, features=features, dtype=dtype
+    )
+
+
+def reset(memory: MemoryState, tiers: Sequence[str]) -> MemoryState:
+    """`memory` with some of the tiers `stm`, `ltm` and `mtm` emptied.
+
+    Raises:
+        UserError: there is no such tier.
+    """
+    fields = _fields(tiers)
+
+    def empty(layer: LayerMemory | None) -> LayerMemory | None:
+        if layer is None:
+            return None
+        zeros = {name: jax.tree.map(jnp.zeros_like, getattr(layer, name)) for name in fields}
+        return layer._replace(**zeros)
+
+    return MemoryState(tuple(tuple(empty(layer) for layer in loop) for loop in memory.loops))
+
+
+def save_memory(memory: MemoryState, file: str | Path, tiers: Sequence[str] = tuple(TIERS)) -> None:
+    """Writes `tiers` of `memory` to one safetensors file, whole or not at all."""
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(memory, tiers).items()}
+    replace_with(Path(file), lambda temporary: write_tensors(temporary, arrays))
+
+
+def load_memory(
+    memory: MemoryState, file: str | Path, tiers: Sequence[str] = tuple(TIERS)
+) -> MemoryState:
+    """`memory` with `tiers` as `save_memory` wrote them, bitwise.
+
+    Args:
+        memory: of the same model and as many rows, for instance the empty one.
+        file: holds these tiers, and perhaps others.
+        tiers: which to take.
+
+    Raises:
+        UserError: the file cannot be read, or holds memory of another model or number of rows.
+    """
+    found, fields = read_tensors(Path(file)), _fields(tiers)
+
+    def read(path: tuple[Any, ...], like: jax.Array) -> jax.Array:
+        name = _name(path)
+        if name not in found:
+            raise UserError(f"{file} holds no {name}; it is memory of another model, or of less")
+        got = found[name]
+        if (got.shape, got.dtype) != (like.shape, like.dtype):
+            raise UserError(
+                f"{name} in {file} is {got.dtype}{list(got.shape)} where this model and batch have "
+                f"{like.dtype}{list(like.shape)}; use the model and the number of rows that wrote it"
+            )
+        return jnp.asarray(got)
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: read(path, leaf) if _field(path) in fields else leaf, memory
+    )
+
+
+def _fields(tiers: Sequence[str]) -> list[str]:
+    for tier in tiers:
+        if tier not in TIERS:
+            raise UserError(f"memory has no tier {tier!r}; tiers are {', '.join(TIERS)}")
+    return [field for tier in tiers for field in TIERS[tier]]
+
+
+def _named(memory: MemoryState, tiers: Sequence[str]) -> dict[str, jax.Array]:
+    """Leaves of `tiers` by a name that says which they are."""
+    fields, leaves = _fields(tiers), jax.tree_util.tree_leaves_with_path(memory)
+    return {_name(path): leaf for path, leaf in leaves if _field(path) in fields}
+
+
+def _field(path: tuple[Any, ...]) -> str:
+    """Of `LayerMemory`."""
+    return str(path[3].name)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    loop, place = path[1].idx, path[2].idx
+    rest = jax.tree_util.keystr(path[3:], simple=True, separator=".")
+    return f"loop{loop}.layer{place}.{rest}"

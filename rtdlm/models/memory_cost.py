@@ -1,0 +1,85 @@
+"""What one layer's memory costs: parameters and operations a token, as `rtdlm.models.cost` counts."""
+
+from math import prod
+
+from rtdlm.config import AGIConfig
+from rtdlm.models.convs import memory_conv_features
+from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
+
+
+def memory_products(config: AGIConfig) -> int:
+    """Parameters that multiply a token's features."""
+    memory, d = config.memory, config.d_model
+    heads, features = config.memory_heads, config.head_dim
+    tiers = len(memory.tiers)
+    total = 4 * d * heads * features
+    total += sum(memory.conv_width * prod(x) for x in memory_conv_features(config).values())
+    if memory.fusion == "cross":
+        total += heads * features * features
+    else:
+        total += d * heads * _gates(memory.fusion, tiers)
+    if memory.recurrent != "none":
+        by_feature = {"gated_delta": 0, "channel_decay": 1, "erase_write": 3}[memory.recurrent]
+        by_head = {"gated_delta": 2, "channel_decay": 1, "erase_write": 0}[memory.recurrent]
+        total += d * heads * (by_head + by_feature * features)
+    return total
+
+
+def memory_once(config: AGIConfig) -> int:
+    """Parameters that multiply what a whole segment left behind."""
+    memory, heads, features = config.memory, config.memory_heads, config.head_dim
+    total = memory.task_tokens * heads * features
+    if memory.task_slots:
+        total += memory.task_slots * (heads * features + 2 * config.d_model) + heads * features
+    return total
+
+
+def memory_vectors(config: AGIConfig) -> int:
+    """Parameters of scales, biases and norms, the layer's own norm apart."""
+    memory, heads, features = config.memory, config.memory_heads, config.head_dim
+    total = 0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.tiers))
+    total += 3 * heads if memory.stm_window else 0
+    total += 2 * heads if memory.episodic_slots else 0
+    if memory.recurrent != "none":
+        total += heads * (2 if memory.recurrent == "gated_delta" else 1 + features)
+    if memory.task_tokens:
+        total += heads * (2 + memory.task_tokens)
+    if memory.task_slots:
+        total += heads * features  # the norm before the bank
+    return total
+
+
+def memory_reads(config: AGIConfig, *, length: int) -> float:
+    """Products of a token with what is remembered, and its share of those at a segment's end."""
+    memory, heads, features = config.memory, config.memory_heads, config.head_dim
+    assert memory.segment is not None
+    segment = min(memory.segment, length)
+    rows = 2.0 * (memory.stm_window + memory.episodic_slots)
+    if memory.episodic_write == "novel":
+        rows += memory.episodic_slots  # each token's key beside every stored one
+    if memory.recurrent != "none":
+        rows += 4 * min(segment, DELTA_CHUNK) + 3 * features
+    if memory.task_tokens:
+        rows += features + 3 * memory.task_tokens
+        rows += memory.task_tokens * (4 * memory.task_tokens + 3 * features) / segment
+    if memory.consolidate:
+        rows += memory.consolidate * (4 * min(memory.consolidate, DELTA_CHUNK) + 3 * features) / segment
+    fused = len(memory.tiers) * (2 if memory.fusion == "cross" else 1)
+    bank = memory_once(config) / segment if memory.task_slots else 0.0
+    return heads * features * (rows + fused) + bank
+
+
+def memory_bytes(config: AGIConfig, *, rows: int, bytes_each: int) -> int:
+    """What all layers remember of `rows` rows; `bytes_each` of an activation [bytes]."""
+    memory, heads, features = config.memory, config.memory_heads, config.head_dim
+    kept = memory.stm_window + memory.episodic_slots
+    total = 2 * kept * heads * features * bytes_each + 4 * memory.stm_window
+    total += 20 * memory.episodic_slots + 4 if memory.episodic_slots else 0
+    matrices = (memory.recurrent != "none") + (memory.task_tokens > 0)
+    total += matrices * (4 * heads * features**2 + 4)
+    layers = config.num_layers // memory.stride if memory.has_tiers else 0
+    return total * layers * rows
+
+
+def _gates(fusion: str | None, tiers: int) -> int:
+    return tiers - 1 if fusion == "hierarchical" and tiers > 1 else tiers

@@ -1,0 +1,335 @@
+"""One layer's memory: three tiers behind one state, read by every token, written once a segment.
+
+    q, k, v = conv(x W_q), conv(x W_k), conv(x W_v)      q and k at length 1
+    y = fuse(what each tier reads for q) W_o
+
+Queries, keys and values are shared by the tiers. The recurrent matrix goes on from token to token;
+the others are written at a segment's end, from all of its keys and values, so that what a token reads
+there is older than its segment. In training a call is a whole segment. In decoding it is a part of
+one, whose keys and values wait in `Pending` until the segment is complete.
+
+Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from rtdlm.config.memory import MemoryConfig
+from rtdlm.modules.memory.fusion import fuse
+from rtdlm.modules.memory.meta import Meta, Modulation, modulation, read_meta, unit, write_meta
+from rtdlm.modules.memory.recurrent import Recurrent, read_recurrent
+from rtdlm.modules.memory.short_term import (
+    FIRST_SCALE,
+    ShortTerm,
+    positive,
+    read_window,
+    write_window,
+)
+from rtdlm.modules.memory.read import read_store
+from rtdlm.modules.memory.store import Store, consolidation_rows, mark_used
+from rtdlm.modules.memory.tokens import Tokens, last_label, where_rows
+from rtdlm.modules.memory.write import write_store
+from rtdlm.modules.primitives import DeltaState, Projection, gated_delta, project_all
+
+Convolve = Callable[[str, jax.Array], jax.Array]
+
+
+class LayerMemory(NamedTuple):
+    """What a layer remembers of a batch of rows; None where it has no such tier."""
+
+    stm: ShortTerm | None
+    episodic: Store | None
+    recurrent: Recurrent | None
+    mtm: Meta | None
+
+    @classmethod
+    def empty(
+        cls, config: MemoryConfig, *rows: int, heads: int, features: int, dtype: jnp.dtype
+    ) -> "LayerMemory":
+        """For `rows`: (layers,) batch."""
+        shape, window, slots = (heads, features), config.stm_window, config.episodic_slots
+        return cls(
+            ShortTerm.empty(*rows, window, *shape, dtype=dtype) if window else None,
+            Store.empty(*rows, slots, *shape, dtype=dtype) if slots else None,
+            Recurrent.empty(*rows, *shape) if config.recurrent != "none" else None,
+            Meta.empty(*rows, *shape) if config.task_tokens else None,
+        )
+
+
+class Pending(NamedTuple):
+    """What the segment that is being read will leave behind; place s is its token s."""
+
+    key_BSHE: jax.Array
+    value_BSHE: jax.Array
+    label_BS: jax.Array
+    """int32; 0 where nothing was read yet."""
+    id_BS: jax.Array
+
+    @classmethod
+    def empty(cls, *shape: int, dtype: jnp.dtype) -> "Pending":
+        """For `shape`: (layers,) batch, tokens of a segment, heads, features."""
+        heads, ints = jnp.zeros(shape, dtype), jnp.zeros(shape[:-2], jnp.int32)
+        return cls(heads, heads, ints, ints)
+
+    def put(self, key_BTHE: jax.Array, value_BTHE: jax.Array, tokens: Tokens) -> "Pending":
+        """With the tokens of one more call at their places."""
+        slots = self.label_BS.shape[1]
+        place_BT = jnp.where(tokens.counts_BT, tokens.place_BT, slots)
+        rows_B1 = jnp.arange(place_BT.shape[0])[:, None]
+        new = (key_BTHE, value_BTHE, tokens.label_BT, tokens.id_BT)
+        return Pending(
+            *(
+                old.at[rows_B1, place_BT].set(x.astype(old.dtype), mode="drop")
+                for old, x in zip(self, new, strict=True)
+            )
+        )
+
+
+class MemoryStatistics(NamedTuple):
+    """Float32 scalars, means over tokens and heads; None where there is no such tier."""
+
+    gate_stm: jax.Array | None
+    """Share with which a tier is let through."""
+    gate_episodic: jax.Array | None
+    gate_recurrent: jax.Array | None
+    gate_mtm: jax.Array | None
+    stm_hits: jax.Array | None
+    """Share of short-term reading that falls on something."""
+    episodic_hits: jax.Array | None
+    episodic_fill: jax.Array | None
+    """Share of the store's slots that hold something."""
+    episodic_age: jax.Array | None
+    """Mean age of what is stored [tokens]."""
+
+
+class MemoryOutput(NamedTuple):
+    """What memory says to a call's tokens, and what it then is."""
+
+    out_BTD: jax.Array
+    modulation: Modulation | None
+    """Of the feed-forward layer's input; None without a bank of tasks."""
+    memory: LayerMemory
+    pending: Pending | None
+    statistics: MemoryStatistics
+
+
+class MemoryLayer(hk.Module):
+    """Reads all tiers, and writes them at the end of a segment."""
+
+    def __init__(
+        self,
+        config: MemoryConfig,
+        *,
+        heads: int,
+        features: int,
+        out_scale: float,
+        name: str = "memory",
+    ) -> None:
+        """`out_scale` is that of the output projection before training."""
+        super().__init__(name=name)
+        self.config = config
+        self.heads = heads
+        self.features = features
+        self.out_scale = out_scale
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        tokens: Tokens,
+        memory: LayerMemory,
+        pending: Pending | None,
+        *,
+        convolve: Convolve,
+    ) -> MemoryOutput:
+        """
+        Args:
+            x_BTD: normalised input.
+            tokens: what the call reads, all of one segment a row.
+            memory: what is remembered of earlier segments.
+            pending: the earlier tokens of this segment; None if the call is a whole one.
+            convolve: applied to projected `memory_queries`, `memory_keys` and `memory_values`.
+        """
+        shape, model = (self.heads, self.features), x_BTD.shape[-1]
+        query, key, value = project_all(
+            x_BTD,
+            [
+                Projection("BTD,DHE->BTHE", shape=(model, *shape), name=name)
+                for name in ("query", "key", "value")
+            ],
+        )
+        query, key = convolve("memory_queries", query), convolve("memory_keys", key)
+        value = convolve("memory_values", value)
+        query, key = (unit(x).astype(x_BTD.dtype) for x in (query, key))
+        reads, memory, found = self._read(x_BTD, query, key, value, tokens, memory)
+        bank = self._modulation(x_BTD, tokens, memory)
+        config = self.config
+        fused_BTHE, share_BTHN = fuse(
+            x_BTD,
+            query,
+            list(reads.values()),
+            priors=[config.prior(tier) for tier in reads],
+            how=config.fusion or "gated",
+        )
+        out = Projection(
+            "BTHE,HED->BTD", shape=(*shape, model), scale=self.out_scale, name="output"
+        )
+        statistics = self._statistics(share_BTHN, found, memory, tokens)
+        memory, pending = self._write(memory, pending, key, value, tokens)
+        return MemoryOutput(out(fused_BTHE), bank, memory, pending, statistics)
+
+    @hk.transparent
+    def _read(
+        self,
+        x_BTD: jax.Array,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        tokens: Tokens,
+        memory: LayerMemory,
+    ) -> tuple[dict[str, jax.Array], LayerMemory, dict[str, jax.Array]]:
+        """What each tier gives, memory with what reading changes, and the share that was found."""
+        config, reads, found = self.config, {}, {}
+        long_term = tokens.merged() if config.ltm_scope == "stream" else tokens
+        if memory.stm is not None:
+            reads["stm"], found["stm"] = read_window(query, tokens, memory.stm)
+        if memory.episodic is not None:
+            reading = read_store(
+                query, memory.episodic, tokens.label_BT,
+                top_k=config.top_k,
+                scale_H=positive("episodic_scale", self.heads, FIRST_SCALE),
+                null_H=hk.get_parameter("episodic_nothing", (self.heads,), jnp.float32, jnp.zeros),
+                any_label=config.ltm_scope == "stream",
+                counts_BT=tokens.counts_BT,
+            )  # fmt: skip
+            reads["episodic"], found["episodic"] = reading.read_BTHE, reading.hit_BTH
+            store = mark_used(memory.episodic, reading.used_BM)
+            memory = memory._replace(episodic=store)
+        if memory.recurrent is not None:
+            reads["recurrent"], recurrent = read_recurrent(
+                x_BTD, query, key, value, long_term, memory.recurrent, form=config.recurrent
+            )
+            memory = memory._replace(recurrent=recurrent)
+        if memory.mtm is not None:
+            reads["mtm"] = read_meta(query, self._task_tokens(tokens), memory.mtm)
+        return reads, memory, found
+
+    def _task_tokens(self, tokens: Tokens) -> Tokens:
+        return tokens.merged() if self.config.mtm_scope == "stream" else tokens
+
+    @hk.transparent
+    def _modulation(
+        self, x_BTD: jax.Array, tokens: Tokens, memory: LayerMemory
+    ) -> Modulation | None:
+        slots = self.config.task_slots
+        if slots is None:
+            return None
+        assert memory.mtm is not None
+        own = self._task_tokens(tokens)
+        return modulation(
+            own, memory.mtm, slots=slots, model=x_BTD.shape[-1], dtype=x_BTD.dtype
+        )
+
+    @hk.transparent
+    def _write(
+        self,
+        memory: LayerMemory,
+        pending: Pending | None,
+        key_BTHE: jax.Array,
+        value_BTHE: jax.Array,
+        tokens: Tokens,
+    ) -> tuple[LayerMemory, Pending | None]:
+        if pending is None:
+            whole = Pending(key_BTHE, value_BTHE, tokens.label_BT, tokens.id_BT)
+            return self._write_segment(memory, whole), None
+        pending = pending.put(key_BTHE, value_BTHE, tokens)
+        # Places fill in order, so that the last one says whether the segment is complete.
+        complete_B = pending.label_BS[:, -1] > 0
+        written = self._write_segment(memory, pending)
+        memory = jax.tree.map(lambda new, old: where_rows(complete_B, new, old), written, memory)
+        label_BS = where_rows(complete_B, jnp.zeros_like(pending.label_BS), pending.label_BS)
+        return memory, pending._replace(label_BS=label_BS)
+
+    @hk.transparent
+    def _write_segment(self, memory: LayerMemory, segment: Pending) -> LayerMemory:
+        config = self.config
+        key, value, label_BS, id_BS = segment
+        merged_BS = (label_BS > 0).astype(jnp.int32)
+        stm, store, recurrent, mtm = memory
+        if stm is not None:
+            stm = write_window(stm, key, value, label_BS)
+        if mtm is not None:
+            own_BS = merged_BS if config.mtm_scope == "stream" else label_BS
+            mtm = write_meta(mtm, key, value, own_BS, probes=config.task_tokens)
+        if store is not None:
+            if config.ltm_scope != "stream":
+                label_BS, store = _of_last_document(label_BS, store)
+            if config.consolidate is not None:
+                assert recurrent is not None
+                recurrent = _consolidate(store, recurrent, rows=config.consolidate)
+            store = write_store(
+                store, key, value, label_BS, id_BS,
+                rows=config.stored_rows, forget=config.forget or "age",
+            )  # fmt: skip
+        return LayerMemory(stm, store, recurrent, mtm)
+
+    def _statistics(
+        self,
+        share_BTHN: jax.Array,
+        found: dict[str, jax.Array],
+        memory: LayerMemory,
+        tokens: Tokens,
+    ) -> MemoryStatistics:
+        weight_BT = tokens.counts_BT.astype(jnp.float32)
+        total = jnp.maximum(jnp.sum(weight_BT), 1.0)
+
+        def mean(x_BTH: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.mean(x_BTH, axis=2) * weight_BT) / total
+
+        gates = {
+            tier: mean(share_BTHN[..., place]) for place, tier in enumerate(self.config.tiers)
+        }
+        fill = age = None
+        if memory.episodic is not None:
+            store = memory.episodic
+            held_BM = (store.label_BM > 0).astype(jnp.float32)
+            fill = jnp.mean(held_BM)
+            old_BM = (store.clock_B[:, None] - store.born_BM).astype(jnp.float32)
+            age = jnp.sum(old_BM * held_BM) / jnp.maximum(jnp.sum(held_BM), 1.0)
+        hits = {tier: mean(x_BTH) for tier, x_BTH in found.items()}
+        return MemoryStatistics(
+            *(gates.get(tier) for tier in ("stm", "episodic", "recurrent", "mtm")),
+            hits.get("stm"), hits.get("episodic"), fill, age,
+        )  # fmt: skip
+
+
+def _of_last_document(label_BS: jax.Array, store: Store) -> tuple[jax.Array, Store]:
+    """Labels and slots of each row's newest document alone; the others are as if never there.
+
+    Nobody reads them again, and what gives way to what must not tell of them either.
+    """
+    newest_B = last_label(label_BS, label_BS > 0, jnp.max(store.label_BM, axis=1))
+    own_BM = store.label_BM == newest_B[:, None]
+
+    def kept(x: jax.Array) -> jax.Array:
+        if x.ndim < 2:  # the clock
+            return x
+        return jnp.where(own_BM.reshape(*own_BM.shape, *(1,) * (x.ndim - 2)), x, 0)
+
+    return jnp.where(label_BS == newest_B[:, None], label_BS, 0), jax.tree.map(kept, store)
+
+
+def _consolidate(store: Store, recurrent: Recurrent, *, rows: int) -> Recurrent:
+    """The matrix after it was told the most read rows of the store once more."""
+    key_BNHE, value_BNHE, used_BN = consolidation_rows(store, rows)
+    heads, weight_BN = key_BNHE.shape[2], (used_BN > 0).astype(jnp.float32)
+    write_BNH = jnp.repeat(weight_BN[..., None], heads, axis=2)
+    one_BN = jnp.ones(weight_BN.shape, jnp.int32)
+    _, after = gated_delta(
+        key_BNHE, key_BNHE, value_BNHE, jnp.zeros_like(write_BNH), write_BNH, one_BN,
+        state=DeltaState(recurrent.state_BHEF),
+    )  # fmt: skip
+    return recurrent._replace(state_BHEF=after.state_BHEF)

@@ -1,0 +1,313 @@
+"""Memory across segments: what may reach a token, what is carried, and that all of it is trained."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.config import MeshConfig, UserError
+from rtdlm.models import TMSModel
+from rtdlm.models.memory import load_memory, reset, save_memory
+from rtdlm.models.tms import Params
+from rtdlm.modules.head import LossTerms
+from rtdlm.parallel import make_mesh, partition_spec, path_name
+from tests.models.small import (
+    RICH,
+    ROOMY,
+    assert_trees_close,
+    assert_trees_equal,
+    random_params,
+    small_config,
+)
+
+ALL: dict[str, Any] = {
+    "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "episodic_slots": 8,
+    "episodic_top_k": 3, "task_tokens": 2, "task_slots": 3,
+}  # fmt: skip
+FORMS: dict[str, dict[str, Any]] = {
+    "segments alone": {"memory": {"segment": 4}},
+    "short-term": {"memory": {"segment": 4, "stm_window": 6, "short_conv": 0}},
+    "recurrent": {"memory": {"segment": 4, "recurrent": "gated_delta"}},
+    "episodic, the newest": {"memory": {"segment": 4, "episodic_slots": 4}},
+    "meta-task": {"memory": {"segment": 4, "task_tokens": 2}},
+    "all, rich": {**RICH, "memory": ALL, "zero_init_outputs": True},
+    "all, weighed against each other": {
+        "memory": {
+            **ALL, "recurrent": "channel_decay", "fusion": "cross", "consolidate": 2,
+            "forget": "use", "heads": 2,
+        },
+        "experts": ROOMY, "attention_type": "sliding", "attention": {"window": 3},
+    },
+    "all, one after another, in every second layer": {
+        "memory": {
+            **ALL, "recurrent": "erase_write", "fusion": "hierarchical", "every": 2,
+            "episodic_write": "novel", "episodic_rows": 2, "forget": "adaptive",
+            "ltm_weight": 0.3, "backprop_segments": 2,
+        },
+        "num_layers": 2, "layer_unroll": 1,
+        "position_encoding": "learned", "remat": "full",
+    },
+}  # fmt: skip
+"""Every tier alone, and together in every form of fusion."""
+LENGTH = 12
+
+
+class Remembering:
+    """One model with random parameters, its compiled functions and two random rows."""
+
+    def __init__(self, **form: Any) -> None:
+        self.model = TMSModel(small_config(**{"num_layers": 1} | form))
+        self.params: Params = random_params(self.model)
+        ids = np.random.default_rng(8).integers(64, size=(2, LENGTH), dtype=np.int32)
+        self.ids_BT = jnp.asarray(ids)
+        self.read, self.extend = jax.jit(self.model.read), jax.jit(self.model.extend)
+        self.whole, self.after = self.read(self.params, self.ids_BT)
+
+
+@cache
+def remembering(form: str) -> Remembering:
+    return Remembering(**FORMS[form])
+
+
+TOGETHER = [form for form in FORMS if form.startswith("all")]
+
+
+@pytest.fixture(scope="module", params=["segments alone", "recurrent", *TOGETHER])
+def of_form(request: pytest.FixtureRequest) -> Remembering:
+    return remembering(request.param)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * LENGTH, (6, 6)], ids=str)
+def test_decoding_in_pieces_of_any_size_equals_the_forward_pass(
+    of_form: Remembering, sizes: tuple[int, ...]
+) -> None:
+    cache, start = of_form.model.empty_cache(2, LENGTH), 0
+    for size in sizes:
+        positions = jnp.broadcast_to(jnp.arange(start, start + size)[None], (2, size))
+        here = slice(start, start + size)
+        scores, cache = of_form.extend(
+            of_form.params, of_form.ids_BT[:, here], positions_BT=positions, cache=cache
+        )
+        np.testing.assert_allclose(scores, of_form.whole[:, here], atol=1e-5)
+        start += size
+    for own, wanted in zip(cache.loops, of_form.after.loops, strict=True):
+        assert_trees_close(tuple(layer.memory for layer in own), wanted)
+
+
+def test_rows_stand_still_and_go_on_at_their_own_steps(of_form: Remembering) -> None:
+    """What is read in vain leaves no trace in any tier."""
+    cache, at = of_form.model.empty_cache(2, LENGTH), np.array([6, 3])
+    prompt = jnp.where(jnp.arange(6)[None] < at[:, None], of_form.ids_BT[:, :6], 63)
+    positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
+    _, cache = of_form.extend(
+        of_form.params, prompt, positions_BT=positions, cache=cache, lengths_B=at.astype(np.int32)
+    )
+    for step in range(7):
+        ids = jnp.take_along_axis(of_form.ids_BT, jnp.asarray(at)[:, None], axis=1)
+        running = np.array([step % 3 != 0, step % 4 != 1], np.int32)
+        scores, cache = of_form.extend(
+            of_form.params, ids, positions_BT=jnp.asarray(at)[:, None], cache=cache,
+            lengths_B=running,
+        )  # fmt: skip
+        wanted = of_form.whole[np.array([0, 1]), at]
+        np.testing.assert_allclose(scores[running > 0, 0], wanted[running > 0], atol=1e-5)
+        at = at + running
+    assert at.tolist() == [10, 8]
+
+
+def test_the_past_and_other_rows_do_not_depend_on_the_future(of_form: Remembering) -> None:
+    rng, before = np.random.default_rng(3), np.asarray(of_form.whole)
+    ids = np.asarray(of_form.ids_BT)
+    other = (ids + rng.integers(1, 64, ids.shape)) % 64
+    for t in range(1, LENGTH):
+        changed = ids.copy()
+        changed[0, t:] = other[0, t:]
+        after = np.asarray(of_form.read(of_form.params, changed)[0])
+        np.testing.assert_array_equal(after[0, :t], before[0, :t])
+        np.testing.assert_array_equal(after[1], before[1])
+        assert not np.array_equal(after[0, t], before[0, t])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_memory_reaches_beyond_a_segment(form: str) -> None:
+    of_form = remembering(form)
+    changed = of_form.ids_BT.at[0, 0].add(1)
+    after = np.asarray(of_form.read(of_form.params, changed)[0])
+    is_same = np.array_equal(after[0, 4:], of_form.whole[0, 4:])
+    assert is_same == (form == "segments alone")
+
+
+def test_documents_of_a_row_do_not_see_each_other(of_form: Remembering) -> None:
+    """Two documents with a boundary at a segment's end equal the documents alone."""
+    ids = of_form.ids_BT
+    segments = jnp.array([[1] * 4 + [2] * 8, [1] * 8 + [2] * 4], jnp.int32)
+    positions = jnp.array([[*range(4), *range(8)], [*range(8), *range(4)]], jnp.int32)
+    packed, _ = of_form.read(of_form.params, ids, segment_ids_BT=segments, positions_BT=positions)
+    for first, second in ((slice(0, 4), slice(8, 12)), (slice(4, 12), slice(0, 8))):
+        alone, _ = of_form.read(of_form.params, jnp.stack([ids[0, first], ids[1, second]]))
+        found = np.stack([packed[0, first], packed[1, second]])
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_a_document_that_begins_within_a_segment_is_alone_too(of_form: Remembering) -> None:
+    segments = jnp.array([[1] * 6 + [2] * 6] * 2, jnp.int32)
+    positions = jnp.array([[*range(6), *range(6)]] * 2, jnp.int32)
+    given = {"segment_ids_BT": segments, "positions_BT": positions}
+    before = np.asarray(of_form.read(of_form.params, of_form.ids_BT, **given)[0])
+    changed = of_form.ids_BT.at[:, :6].add(1) % 64
+    after = np.asarray(of_form.read(of_form.params, changed, **given)[0])
+    np.testing.assert_array_equal(after[:, 6:], before[:, 6:])
+    assert not np.array_equal(after[:, :6], before[:, :6])
+
+
+def test_a_stream_of_documents_shares_what_it_is_told_to() -> None:
+    """Short-term memory stays within the document; the others go on where their scope is wider."""
+    segments = jnp.array([[1] * 4 + [2] * 8] * 2, jnp.int32)
+
+    def reaches(**scopes: str) -> bool:
+        memory = {"segment": 4, "stm_window": 6, "recurrent": "gated_delta", "task_tokens": 2}
+        model = TMSModel(small_config(memory=memory | scopes, num_layers=1))
+        params, read = random_params(model), jax.jit(model.read)
+        ids = remembering("recurrent").ids_BT
+        before, _ = read(params, ids, segment_ids_BT=segments)
+        after, _ = read(params, ids.at[:, :4].add(1) % 64, segment_ids_BT=segments)
+        return not np.array_equal(after[:, 4:], before[:, 4:])
+
+    assert not reaches()
+    assert reaches(ltm_scope="stream")
+    assert reaches(mtm_scope="stream")
+
+
+def test_a_stream_in_parts_is_the_whole_stream_and_passes_through_a_file(
+    of_form: Remembering, tmp_path: Path
+) -> None:
+    """Same state and tokens, same result, bitwise; so is what a file gives back."""
+    given = of_form.params, of_form.ids_BT[:, 4:]
+    _, before = of_form.read(of_form.params, of_form.ids_BT[:, :4])
+    first, after = of_form.read(*given, memory=before)
+    again, after_again = of_form.read(*given, memory=before)
+    np.testing.assert_array_equal(first, again)
+    assert_trees_equal(after, after_again)
+    np.testing.assert_allclose(first, of_form.whole[:, 4:], atol=1e-6)
+    assert_trees_close(after, of_form.after)
+    file = tmp_path / "memory.safetensors"
+    save_memory(before, file)
+    loaded = load_memory(of_form.model.empty_memory(2), file)
+    assert_trees_equal(loaded, before)
+    np.testing.assert_array_equal(of_form.read(*given, memory=loaded)[0], first)
+
+
+def test_tiers_are_emptied_and_kept_apart(tmp_path: Path) -> None:
+    of_form = remembering("all, rich")
+    empty, file = of_form.model.empty_memory(2), tmp_path / "memory.safetensors"
+    only_mtm = reset(of_form.after, ("stm", "ltm"))
+    [[layer]] = only_mtm.loops
+    [[was]] = of_form.after.loops
+    assert layer is not None and was is not None
+    assert_trees_equal(layer.mtm, was.mtm)
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves((layer.stm, layer.episodic)))
+    save_memory(of_form.after, file, ["mtm"])
+    assert_trees_equal(load_memory(empty, file, ["mtm"]), only_mtm)
+    with pytest.raises(UserError, match="holds no loop0.layer0.stm"):
+        load_memory(empty, file)
+    with pytest.raises(UserError, match="use the model and the number of rows that wrote it"):
+        load_memory(of_form.model.empty_memory(3), file, ["mtm"])
+    with pytest.raises(UserError, match="memory has no tier 'all'; tiers are stm, ltm, mtm"):
+        reset(of_form.after, ["all"])
+
+
+@pytest.mark.parametrize("form", TOGETHER)
+def test_every_parameter_is_trained(form: str) -> None:
+    """After one step, since an output that starts at zero lets nothing through in the first."""
+    model = TMSModel(small_config(**{"num_layers": 1} | FORMS[form]))
+    rng = np.random.default_rng(0)
+    ids, labels = jnp.asarray(rng.integers(64, size=(2, 2, 16), dtype=np.int32))
+    terms = LossTerms(
+        jnp.ones((2, 16), jnp.float32), jnp.float32(0.0), jnp.float32(0.0), jnp.float32(1.0)
+    )
+
+    @jax.jit
+    def slopes(params: Params) -> Any:
+        def loss(params: Params) -> jax.Array:
+            objective = model.scores(params, ids, labels, terms=terms).objective
+            assert objective is not None
+            return objective
+
+        return jax.grad(loss)(params)
+
+    params = model.init(jax.random.key(0))
+    params = jax.tree.map(lambda x, g: x - 0.003 * jnp.sign(g), params, slopes(params))
+    for path, slope in jax.tree_util.tree_leaves_with_path(slopes(params)):
+        assert np.isfinite(slope).all(), path_name(path)
+        by_layer = slope.reshape(slope.shape[0], -1)
+        if "/layers" not in path_name(path):
+            by_layer = slope.reshape(1, -1)
+        assert np.abs(by_layer).max(axis=1).min() > 0, path_name(path)
+
+
+def test_gradients_are_cut_after_the_segments_that_are_asked_for() -> None:
+    """Token 5 stands in the first segment alone; the loss is of the third."""
+    ids = jnp.array([[5, 1, 1, 1] + [1] * 8], jnp.int32)
+    weights = jnp.array([[0.0] * 8 + [1.0] * 4])
+    zero = jnp.float32(0.0)
+
+    def slope(cut: int | None) -> float:
+        memory = {"segment": 4, "recurrent": "gated_delta", "backprop_segments": cut}
+        model = TMSModel(small_config(memory=memory, num_layers=1))
+        params = random_params(model)
+
+        def loss(params: Params) -> jax.Array:
+            terms = LossTerms(weights, zero, zero, jnp.float32(1.0))
+            objective = model.scores(params, ids, ids, terms=terms).objective
+            assert objective is not None
+            return objective
+
+        return float(np.abs(jax.jit(jax.grad(loss))(params)["decoder"]["embedding"][5]).max())
+
+    assert slope(None) > 0
+    assert slope(2) == 0
+
+
+def test_eight_devices_equal_one() -> None:
+    of_form = Remembering(**FORMS["all, weighed against each other"])
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+
+    def place(path: Any, x: jax.Array) -> jax.Array:
+        spec = partition_spec(path_name(path), x.shape, mesh)
+        return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+
+    params = jax.tree_util.tree_map_with_path(place, of_form.params)
+    ids = jnp.concatenate([of_form.ids_BT] * 2)
+    with jax.set_mesh(mesh):
+        rows = jax.sharding.PartitionSpec(("data", "fsdp"))
+        found, _ = jax.jit(of_form.model.read)(params, jax.device_put(ids, rows))
+    np.testing.assert_allclose(found[:2], of_form.whole, atol=1e-5)
+    np.testing.assert_allclose(found[2:], of_form.whole, atol=1e-5)
+
+
+def test_statistics_say_what_was_let_through_and_found() -> None:
+    of_form = remembering("all, rich")
+    told = of_form.model.scores(of_form.params, of_form.ids_BT, of_form.ids_BT).remembered
+    assert told is not None
+    for value_L in told:
+        assert value_L is not None and value_L.shape == (1,)
+    for name in ("gate_stm", "gate_mtm", "stm_hits", "episodic_hits"):
+        assert (0 < getattr(told, name)).all() and (getattr(told, name) < 1).all()
+    # Before its three segments the store of eight holds 0, 4 and 8 tokens.
+    np.testing.assert_allclose(told.episodic_fill, 0.5, atol=1e-6)
+    # Of ages 0 to 3 in the second, 0 to 7 in the third; nothing in the first.
+    np.testing.assert_allclose(told.episodic_age, (0 + 1.5 + 3.5) / 3, atol=1e-6)
+
+
+def test_without_a_segment_there_is_no_memory_and_nothing_changes() -> None:
+    model = TMSModel(small_config())
+    params = random_params(model)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    scores, memory = model.read(params, ids)
+    assert jax.tree.leaves(memory) == [] and not any("memory" in path for path in params)
+    np.testing.assert_array_equal(scores, model.logits(params, ids))
+    assert model.scores(params, ids, ids).memory is None
