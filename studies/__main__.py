@@ -25,6 +25,7 @@ STUDIES = {
     "recipe": "studies.recipe",
     "kinds": "studies.kinds",
     "needle": "studies.needle",
+    "memory_facts": "studies.memory_facts",
     "formats": "studies.formats",
     "quantize": "studies.quantize",
     "memory_forgetting": "studies.memory_forgetting",

@@ -4,6 +4,7 @@ from rtdlm.config.agi import AGIConfig
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.build import build_config, to_yaml
 from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.presets import PRESETS
 from rtdlm.config.sections import (
@@ -27,6 +28,7 @@ __all__ = [
     "DepthsConfig",
     "EvaluationConfig",
     "ExpertsConfig",
+    "KnowledgeConfig",
     "LossConfig",
     "MeshConfig",
     "MonitoringConfig",

@@ -14,6 +14,7 @@ from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.checks import SCORED, check_together
 from rtdlm.config.effect import Reader, require_effect, require_finite
 from rtdlm.config.memory import MemoryConfig
+from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.sections import (
     CheckpointConfig,
@@ -166,6 +167,7 @@ class AGIConfig:
     depths: DepthsConfig = field(default_factory=DepthsConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -207,6 +209,11 @@ class AGIConfig:
     def memory_heads(self) -> int:
         """Heads of memory after `memory.heads` has had its say."""
         return self.num_heads if self.memory.heads is None else self.memory.heads
+
+    @property
+    def ngram_reach(self) -> int:
+        """Earlier tokens that n-grams read, at the input and in layers; 0 without any."""
+        return max((*self.ngram.orders, *self.knowledge.lengths), default=1) - 1
 
     @property
     def unroll(self) -> int:

@@ -96,6 +96,12 @@ def _check_layers(config: "AGIConfig") -> None:
         _check_depths(config)
     if config.memory.segment is not None:
         _check_memory(config)
+    knowledge = config.knowledge
+    require(
+        knowledge.kind == "none" or knowledge.stride <= config.num_layers,
+        f"knowledge.every={knowledge.stride} exceeds num_layers={config.num_layers}: no layer "
+        "would have a memory; choose less",
+    )
     require(
         experts.layers != "sandwich" or config.num_layers > 2,
         f"experts.layers='sandwich' leaves no layer with experts at num_layers="

@@ -143,6 +143,7 @@ def _beyond(config: AGIConfig) -> dict[str, str]:
         ("short convolutions", config.short_conv > 0, "short_conv=0"),
         ("attention sinks", config.attention.sinks is not None, "attention.sinks=null"),
         ("n-gram tables", bool(config.ngram.orders), "ngram.orders=[]"),
+        ("a parametric memory", config.knowledge.kind != "none", "knowledge.kind=none"),
         ("value residuals", config.value_residual, "value_residual=false"),
         ("value embeddings", config.value_embeddings, "value_embeddings=false"),
         ("residual gates", config.residual_gates, "residual_gates=false"),

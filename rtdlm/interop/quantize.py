@@ -35,6 +35,10 @@ INPUTS: dict[str, tuple[int, ...]] = {
     r"attention/output/w": (-3, -2),
     r"(feedforward|experts|shared)/(gate|up|down)/w": (-2,),
     r"ngram/projection/w": (-3, -2),
+    r"knowledge/query/w": (-4,),
+    r"knowledge/(gate|output)/w": (-2,),
+    r"knowledge/(key|value)/w": (-3, -2),
+    r"knowledge/(keys|values|table)": (-1,),
     r"decoder/(embedding|output|value_embedding)": (-1,),
     r"ngram/table": (-1,),
 }

@@ -4,9 +4,10 @@ What either writes may be normalised too before it is added (Gemma 2, arXiv 2408
 
 With residual gates x is first mixed with what entered the stack, g x + h x0; short convolutions
 may stand on either normalised copy and on queries, keys and values; values may be mixed with the
-first layer's and with those of the token itself.
+first layer's and with those of the token itself; a parametric memory may read the feed-forward
+layer's copy and add to what it writes.
 
-Axes: B batch, T time, S key time, D model, K key-value heads, E head features.
+Axes: B batch, T time, S key time, D model, K key-value heads, E head features, N tables.
 """
 
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
 from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
+from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.parallel import constrain
 
@@ -56,6 +58,8 @@ class BlockInput(NamedTuple):
     """Values of the token's own."""
     tokens: Tokens | None = None
     """For memory; None where there is none."""
+    ngrams_BTN: jax.Array | None = None
+    """Rows of a parametric memory's tables that a hash chose."""
 
 
 class Stream(NamedTuple):
@@ -129,6 +133,8 @@ class Block(hk.Module):
         if told is not None and told.modulation is not None:
             normed = told.modulation(normed)
         thought, statistics = self._feedforward(normed, given)
+        if self.plan.knowledge:
+            thought += self._knowledge(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
         left = None
         if read.cache is not None and cache is not None:
@@ -232,6 +238,14 @@ class Block(hk.Module):
             config.experts, d_ff=config.d_ff, out_scale=self.out_scale, shared=shared
         )
         return experts(x_BTD, weights_BT=given.weights_BT)
+
+    @hk.transparent
+    def _knowledge(self, x_BTD: jax.Array, given: BlockInput) -> jax.Array:
+        knowledge = self.config.knowledge
+        if knowledge.kind == "product_key":
+            return ProductKeyMemory(knowledge, out_scale=self.out_scale)(x_BTD)
+        assert given.ngrams_BTN is not None
+        return HashedMemory(knowledge)(x_BTD, given.ngrams_BTN)
 
 
 def remat(function: Any, policy: str) -> Any:

@@ -82,6 +82,6 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
         for segment in segments(config)
     )
     recent_BJ = None
-    if config.ngram.orders:
-        recent_BJ = jnp.zeros((batch_size, max(config.ngram.orders) - 1), jnp.int32)
+    if config.ngram_reach:
+        recent_BJ = jnp.zeros((batch_size, config.ngram_reach), jnp.int32)
     return DecodeCache(loops, InputCache(recent_BJ, own))

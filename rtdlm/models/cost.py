@@ -1,7 +1,8 @@
 """What a model costs: parameters by part and floating-point operations a token.
 
 A product of an [a, b] matrix with a vector is 2ab operations, a convolution of width w over a
-features 2wa; the backward pass costs twice the forward pass. Looking a row up costs none.
+features 2wa; the backward pass costs twice the forward pass. Looking a row up costs none, and a sum
+of k rows of width d by weights 2kd.
 Attention reads, on average over a row of T tokens, T/2 keys in principle; what is counted is all
 that the kernel computes: T of them if it is dense, about window + 128 if it slides.
 """
@@ -26,18 +27,20 @@ class ParameterCount(NamedTuple):
 
     total: int
     active: int
-    """Those that one token uses; fewer than `total` with sparse experts."""
+    """Those that one token uses; fewer than `total` with sparse experts or a parametric memory,
+    of whose tables only the rows that are read count."""
     embedding: int
     """In tables of which a token reads rows and, if it is one of its own, the output table."""
 
 
 def count_parameters(config: AGIConfig) -> ParameterCount:
     """Parameters by formula; a test holds it to the model's own shapes."""
+    known, read = _knowledge_rows(config)
     embedding, vectors = _tables(config), _vectors(config)
     return ParameterCount(
-        total=embedding + vectors + _products(config, experts=config.experts.num_experts),
-        active=embedding + vectors + _products(config, experts=config.experts.choices),
-        embedding=embedding,
+        total=embedding + known + vectors + _products(config, experts=config.experts.num_experts),
+        active=embedding + read + vectors + _products(config, experts=config.experts.choices),
+        embedding=embedding + known,
     )
 
 
@@ -58,6 +61,7 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         own = _layer_products(config, plan, experts=config.experts.choices)
         own += 2 * config.num_heads * config.head_dim * keys
         own += memory_reads(config, length=length) if plan.memory else 0
+        own += _weighted_rows(config) if plan.knowledge else 0
         total += own * (taken / length if plan.depth else 1)
         if plan.depth:
             total += _router_products(config)
@@ -110,11 +114,41 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" else config.short_conv * prod(shape)
     total += memory_products(config) if plan.memory else 0
+    total += _knowledge_products(config) if plan.knowledge else 0
     matrices = 3 if config.feedforward in GATED else 2
     dense = matrices * d * config.d_ff
     if not plan.experts:
         return total + dense
     return total + (experts + (config.experts.shared or 0)) * dense + d * config.experts.num_experts
+
+
+def _knowledge_products(config: AGIConfig) -> int:
+    """Parameters of one parametric memory but for the rows that it looks up."""
+    knowledge, d = config.knowledge, config.d_model
+    width = knowledge.width(d)
+    if knowledge.kind == "ngram":
+        return 2 * knowledge.num_tables * width * d
+    return knowledge.num_heads * knowledge.query_dim * (d + knowledge.table_rows) + 2 * d * width
+
+
+def _weighted_rows(config: AGIConfig) -> int:
+    """Products of the sum of what one parametric memory found."""
+    knowledge = config.knowledge
+    if knowledge.kind == "ngram":
+        return 0
+    return knowledge.num_heads * knowledge.choices * knowledge.width(config.d_model)
+
+
+def _knowledge_rows(config: AGIConfig) -> tuple[int, int]:
+    """Parameters of the parametric memories' tables: all, and those that one token reads."""
+    knowledge = config.knowledge
+    if knowledge.kind == "ngram":
+        rows, read = knowledge.num_tables * knowledge.table_rows, knowledge.num_tables
+    else:
+        rows, read = knowledge.num_values, knowledge.num_heads * knowledge.choices
+    width = knowledge.width(config.d_model)
+    width *= sum(plan.knowledge for plan in layer_plans(config))
+    return rows * width, min(rows, read) * width
 
 
 def _router_products(config: AGIConfig) -> int:
@@ -138,9 +172,17 @@ def _vectors(config: AGIConfig) -> int:
     plans = layer_plans(config)
     once += sum(plan.depth for plan in plans)  # the predictor's bias
     once += sum(plan.memory for plan in plans) * (token + memory_vectors(config))
+    knowing = sum(plan.knowledge for plan in plans)
+    once += knowing * _knowledge_vectors(config)
     if config.experts.bias_rate is not None:
         once += config.experts.num_experts * sum(plan.experts for plan in plans)
     return once + config.num_layers * (norms + mixes + _biases(config))
+
+
+def _knowledge_vectors(config: AGIConfig) -> int:
+    """Parameters of one parametric memory's norms."""
+    knowledge = config.knowledge
+    return 2 * config.d_model if knowledge.kind == "ngram" else knowledge.query_dim // 2
 
 
 def _biases(config: AGIConfig) -> int:

@@ -171,7 +171,7 @@ class Decoder(hk.Module):
     ) -> Features:
         config = self.config
         conv = config.memory.conv_width if config.memory.has_tiers else 0
-        reach = max(config.short_conv, *config.ngram.orders, conv, 1) - 1
+        reach = max(config.short_conv - 1, conv - 1, config.ngram_reach)
         place_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1])[None], ids_BT.shape)
         reading = Reading(
             positions_BT=positions_BT,
@@ -180,7 +180,7 @@ class Decoder(hk.Module):
                 for name, kind in self._kinds.items()
             },
             weights_BT=(segment_ids_BT > 0).astype(jnp.float32),
-            past=packed_past(segment_ids_BT, reach=reach) if reach else None,
+            past=packed_past(segment_ids_BT, reach=reach) if reach > 0 else None,
             cache=None,
             training=training,
             tokens=self._tokens(ids_BT, segment_ids_BT, segment_ids_BT > 0, place_BT),
@@ -250,6 +250,7 @@ class Decoder(hk.Module):
             start_BTD=x_BTD if config.residual_gates else None,
             value_BTKE=embedded.value_BTKE,
             tokens=reading.tokens,
+            ngrams_BTN=embedded.ngrams_BTN,
         )
 
         stream, loops = Stream(x_BTD, first_BTKE), []

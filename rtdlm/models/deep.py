@@ -120,7 +120,15 @@ def _of_chosen(
             )
         )
     weights_BC = gather(given.weights_BT[..., None], chosen)[..., 0]
-    return BlockInput(rows, turn, weights_BC, past, own(given.start_BTD), own(given.value_BTKE))
+    return BlockInput(
+        rows,
+        turn,
+        weights_BC,
+        past,
+        own(given.start_BTD),
+        own(given.value_BTKE),
+        _own_rows(given.ngrams_BTN, chosen),
+    )
 
 
 def _short(stream: Stream, chosen: Chosen) -> Stream:
@@ -139,6 +147,14 @@ def _merged(stream: Stream, short: Stream, after: Stream, chosen: Chosen) -> Str
         taken_BTKE = chosen.taken_BT[..., None, None]
         first_BTKE = jnp.where(taken_BTKE, scatter(after.first_BTKE, chosen), first_BTKE)
     return Stream(x_BTD, first_BTKE)
+
+
+def _own_rows(ngrams_BTN: jax.Array | None, chosen: Chosen) -> jax.Array | None:
+    """Rows of tables may be too large to be exact as floats; where no token is, any will do."""
+    if ngrams_BTN is None:
+        return None
+    token_BC = jnp.minimum(chosen.token_BC, ngrams_BTN.shape[1] - 1)
+    return jnp.take_along_axis(ngrams_BTN, token_BC[:, :, None], axis=1)
 
 
 def _gather_ints(x_BT: jax.Array, chosen: Chosen) -> jax.Array:

@@ -2,7 +2,7 @@
 
     x = conv(norm(scale E[id] + position[p] + ngrams(id, id before, ...)))   (each where it is on)
 
-Axes: B batch, T time, D model, V vocabulary, K key-value heads, E head features.
+Axes: B batch, T time, D model, V vocabulary, K key-value heads, E head features, N tables.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.cache import InputCache
 from rtdlm.models.convs import Convolutions
 from rtdlm.models.norms import make_norm
-from rtdlm.modules.embedding import NgramTables, lookup
+from rtdlm.modules.embedding import NgramTables, lookup, ngram_rows
 from rtdlm.modules.primitives import Past, dropout, look_back
 from rtdlm.parallel import constrain
 
@@ -25,6 +25,8 @@ class Embedded(NamedTuple):
     x_BTD: jax.Array
     value_BTKE: jax.Array | None
     """Joins every layer's values."""
+    ngrams_BTN: jax.Array | None
+    """int32 rows of the n-grams that layers look up."""
     cache: InputCache | None
 
 
@@ -46,18 +48,16 @@ def embed(
         shape = (config.max_seq_len, config.d_model)
         std = embedding_std(config)
         x_BTD += lookup(positions_BT, shape=shape, std=std, dtype=dtype, name="position")
-    recent_BJ = None
+    tokens, recent_BJ = _recent(config, ids_BT, past, cache)
     if config.ngram.orders:
-        assert past is not None
-        recent_BJ = None if cache is None else cache.recent_BJ
-        added_BTD, recent_BJ = _ngrams(config, ids_BT, past, recent_BJ, dtype)
-        x_BTD += added_BTD
+        tables = NgramTables(config.ngram, vocab_size=config.vocab_size)
+        x_BTD += tables(tokens, d_model=config.d_model, dtype=dtype)
     if config.embedding_norm:
         x_BTD = make_norm(config, "embedding_norm")(x_BTD)
     convolve = Convolutions(config, past, None if cache is None else cache.convs)
     x_BTD = dropout(convolve("input", x_BTD), rate=config.dropout_rate)
     left = None if cache is None else InputCache(recent_BJ, convolve.states)
-    return Embedded(x_BTD, _values(config, ids_BT, dtype), left)
+    return Embedded(x_BTD, _values(config, ids_BT, dtype), _ngrams(config, tokens), left)
 
 
 def embedding_std(config: AGIConfig) -> float:
@@ -65,18 +65,29 @@ def embedding_std(config: AGIConfig) -> float:
     return config.d_model**-0.5 if config.embedding_std is None else config.embedding_std
 
 
-def _ngrams(
-    config: AGIConfig,
-    ids_BT: jax.Array,
-    past: Past,
-    recent_BJ: jax.Array | None,
-    dtype: jnp.dtype,
-) -> tuple[jax.Array, jax.Array | None]:
-    reach = max(config.ngram.orders) - 1
+def _recent(
+    config: AGIConfig, ids_BT: jax.Array, past: Past | None, cache: InputCache | None
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """The tokens that n-grams are made of, and the last ones, for the next call."""
+    if not config.ngram_reach:
+        return [], None
+    assert past is not None
+    state = None if cache is None else cache.recent_BJ
     # 0 stands for what is before the document, so that an id is one more than its number.
-    tokens, recent_BJ = look_back(ids_BT.astype(jnp.int32) + 1, past, reach=reach, state=recent_BJ)
-    tables = NgramTables(config.ngram, vocab_size=config.vocab_size)
-    return tables(tokens, d_model=config.d_model, dtype=dtype), recent_BJ
+    return look_back(ids_BT.astype(jnp.int32) + 1, past, reach=config.ngram_reach, state=state)
+
+
+def _ngrams(config: AGIConfig, tokens: list[jax.Array]) -> jax.Array | None:
+    knowledge = config.knowledge
+    if knowledge.kind != "ngram":
+        return None
+    return ngram_rows(
+        tokens,
+        orders=knowledge.lengths,
+        rows=knowledge.table_rows,
+        heads=knowledge.num_heads,
+        vocab_size=config.vocab_size,
+    )
 
 
 def _values(config: AGIConfig, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array | None:

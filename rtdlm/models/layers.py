@@ -29,6 +29,8 @@ class LayerPlan(NamedTuple):
     """Works on a share of the tokens only."""
     memory: bool = False
     """Reads and writes memory of earlier segments."""
+    knowledge: bool = False
+    """A parametric memory beside the feed-forward layer."""
 
 
 class Segment(NamedTuple):
@@ -62,6 +64,7 @@ def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
             experts=_has_experts(config, layer),
             depth=_is_deep(config, layer),
             memory=_has_memory(config, layer),
+            knowledge=_has_knowledge(config, layer),
         )
         for layer in range(config.num_layers)
     )
@@ -110,6 +113,10 @@ def _is_deep(config: AGIConfig, layer: int) -> bool:
 
 def _has_memory(config: AGIConfig, layer: int) -> bool:
     return config.memory.has_tiers and (layer + 1) % config.memory.stride == 0
+
+
+def _has_knowledge(config: AGIConfig, layer: int) -> bool:
+    return config.knowledge.kind != "none" and (layer + 1) % config.knowledge.stride == 0
 
 
 def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:

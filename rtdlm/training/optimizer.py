@@ -43,6 +43,9 @@ MUON_MATRICES: dict[str, MatrixAxes] = {
     r"(attention|memory)/output/w": ((-3, -2), (-1,)),
     r"(feedforward|experts|shared)/(gate|up|down)/w": ((-2,), (-1,)),
     r"ngram/projection/w": ((-3, -2), (-1,)),
+    r"knowledge/query/w": ((-4,), (-3, -2, -1)),
+    r"knowledge/(gate|output)/w": ((-2,), (-1,)),
+    r"knowledge/(key|value)/w": ((-3, -2), (-1,)),
 }
 UNDECAYED = (
     r"norm/(scale|bias)$",
@@ -50,6 +53,7 @@ UNDECAYED = (
     r"decoder/embedding$",
     r"decoder/(position|value_embedding)$",
     r"ngram/table$",
+    r"knowledge/(keys|values|table)$",
     r"_mix/weights$",
     r"attention/decay_(rate|shift)$",
     r"attention/threshold$",

@@ -263,6 +263,44 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ),
         ({"ngram": {"orders": [2], "dim": 0}}, "ngram.dim=0 must be at least 1"),
         (
+            {"knowledge": {"rows": 64}},
+            "knowledge.rows=64 has no effect with knowledge.kind='none': only 'product_key' or "
+            "'ngram' reads it; remove knowledge.rows or change knowledge.kind",
+        ),
+        (
+            {"knowledge": {"kind": "product_key", "orders": [2]}},
+            "knowledge.orders=(2,) has no effect with knowledge.kind='product_key': only 'ngram' "
+            "reads it; remove knowledge.orders or change knowledge.kind",
+        ),
+        (
+            {"knowledge": {"kind": "ngram", "top_k": 4}},
+            "knowledge.top_k=4 has no effect with knowledge.kind='ngram': only 'product_key' reads "
+            "it; remove knowledge.top_k or change knowledge.kind",
+        ),
+        (
+            {"knowledge": {"kind": "product_key", "rows": 4, "top_k": 5}},
+            "knowledge.top_k=5 is outside 2 to knowledge.rows=4: the share of a single value is "
+            "one whatever its score, which would teach no query",
+        ),
+        (
+            {"knowledge": {"kind": "product_key", "key_dim": 5}},
+            "knowledge.key_dim=5 is odd; a query has two halves, so use an even number",
+        ),
+        (
+            {"knowledge": {"kind": "product_key", "rows": 50000}},
+            "knowledge.rows=50000 makes 2500000000 rows a layer, beyond 2147483647, the largest "
+            "number of 32 bits; use fewer",
+        ),
+        (
+            {"knowledge": {"kind": "ngram", "orders": [2, 2]}},
+            "knowledge.orders=(2, 2) must be different numbers of at least 2, and at least one; "
+            "one token is what the embedding looks up",
+        ),
+        (
+            {"knowledge": {"kind": "ngram", "heads": 0}},
+            "knowledge.heads=0 must be at least 1",
+        ),
+        (
             {"precision": {"initial_loss_scale": 8.0}},
             "precision.initial_loss_scale=8.0 has no effect with precision.compute='auto': only "
             "'float16' reads it; remove precision.initial_loss_scale or change precision.compute",

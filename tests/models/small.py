@@ -43,6 +43,13 @@ RICH: dict[str, Any] = {
     "short_conv_places": ["input", "attention", "queries", "keys", "values", "feedforward"],
     "ngram": {"orders": [2, 4], "buckets": 50, "dim": 8},
 }  # fmt: skip
+# Parametric memories in every layer; n-grams collide in 40 rows.
+KEYS: dict[str, Any] = {
+    "knowledge": {"kind": "product_key", "every": 1, "rows": 6, "heads": 2, "top_k": 3, "dim": 12},
+}
+HASHED: dict[str, Any] = {
+    "knowledge": {"kind": "ngram", "every": 1, "rows": 40, "heads": 2, "orders": [2, 3], "dim": 6},
+}
 
 
 def small_config(**overrides: Any) -> AGIConfig:

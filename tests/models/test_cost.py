@@ -63,6 +63,18 @@ FORMS: dict[str, dict[str, Any]] = {
     "two of four experts and a shared one": {
         "experts": {"num_experts": 4, "capacity_factor": 1.0, "shared": 1, "bias_rate": 0.1},
     },
+    "product keys in every layer": {
+        "knowledge": {"kind": "product_key", "every": 1, "rows": 40, "heads": 2, "top_k": 6},
+    },
+    "narrow values in every second layer, experts": {
+        "knowledge": {
+            "kind": "product_key", "rows": 24, "heads": 3, "top_k": 4, "dim": 48, "key_dim": 32,
+        },
+        "experts": {"num_experts": 4, "capacity_factor": 1.0},
+    },
+    "hashed memory": {
+        "knowledge": {"kind": "ngram", "rows": 100, "heads": 2, "orders": [2, 4], "dim": 24},
+    },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
 }  # fmt: skip
 
@@ -82,7 +94,25 @@ def test_parameters_equal_the_models_own_shapes(form: str) -> None:
     count = count_parameters(config)
     assert count.total == sum(leaf.size for leaf in jax.tree.leaves(shapes))
     tables = [*shapes["decoder"].values(), *shapes.get("decoder/ngram", {}).values()]
+    memories = [own for module, own in shapes.items() if module.endswith("/knowledge")]
+    tables += [own[name] for own in memories for name in ("values", "table") if name in own]
     assert count.embedding == sum(leaf.size for leaf in tables)
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "rows", "read"),
+    [
+        ({"kind": "product_key", "rows": 8, "heads": 2, "top_k": 3, "dim": 10}, 64, 6),
+        ({"kind": "product_key", "rows": 2, "heads": 3, "top_k": 2, "dim": 10}, 4, 4),
+        ({"kind": "ngram", "rows": 50, "heads": 3, "orders": [2, 3], "dim": 10}, 300, 6),
+    ],
+)
+def test_of_a_memory_only_the_rows_that_are_read_are_active(
+    knowledge: dict[str, Any], rows: int, read: int
+) -> None:
+    config = AGIConfig.from_dict(WIDE | {"num_layers": 5, "knowledge": knowledge})
+    count = count_parameters(config)
+    assert count.total - count.active == 2 * (rows - read) * 10, "in two of five layers"
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -13,7 +13,7 @@ from rtdlm.models.cache import DecodeCache
 from rtdlm.models.layers import segments
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
-from tests.models.small import GPT, RICH, ROOMY, random_params, small_config
+from tests.models.small import GPT, HASHED, KEYS, RICH, ROOMY, random_params, small_config
 
 FORMS: dict[str, dict[str, Any]] = {
     "gqa, tied, capped": {"tie_embeddings": True, "logit_soft_cap": 3.0},
@@ -39,6 +39,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "linear": {"attention_type": "linear"},
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "spiking": {"attention_type": "spiking"},
+    "product keys": KEYS,
+    "hashed memory in every second layer, experts": {
+        "knowledge": {**HASHED["knowledge"], "every": 2}, "experts": ROOMY,
+    },
+    "hashed memory, rich, half of the tokens": {
+        **RICH, **HASHED, "depths": {"capacity": 0.5, "every": 1},
+    },
     "experts between dense layers": {
         "num_layers": 4, "experts": {**ROOMY, "layers": "sandwich"},
     },

@@ -18,7 +18,7 @@ from rtdlm.modules.attention import KINDS, rotation
 from rtdlm.modules.depths import Chosen, DepthRouter
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_sums, loss_terms
-from tests.models.small import RICH, ROOMY, packed_batch, random_params, small_config
+from tests.models.small import HASHED, KEYS, RICH, ROOMY, packed_batch, random_params, small_config
 
 HALF: dict[str, Any] = {"depths": {"capacity": 0.5}}
 
@@ -73,7 +73,11 @@ def test_the_block_sees_the_chosen_tokens_alone() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", [{}, {"experts": ROOMY}, RICH], ids=["dense", "experts", "rich"])
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"experts": ROOMY}, RICH, KEYS, HASHED],
+    ids=["dense", "experts", "rich", "product keys", "hashed"],
+)
 def test_every_parameter_of_a_chosen_layer_gets_a_gradient(form: dict[str, Any]) -> None:
     model = TMSModel(small_config(**HALF, **form))
     params, batch = random_params(model), packed_batch(model.config, rows=3)

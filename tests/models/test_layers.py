@@ -38,6 +38,13 @@ def test_every_second_layer_has_experts() -> None:
     assert found == (Segment((DENSE, SPARSE), 3),)
 
 
+@pytest.mark.parametrize("kind", ["product_key", "ngram"])
+def test_every_third_layer_has_a_memory(kind: str) -> None:
+    found = segments(config(7, knowledge={"kind": kind, "every": 3}))
+    knowing = GLOBAL._replace(knowledge=True)
+    assert found == (Segment((GLOBAL, GLOBAL, knowing), 2), Segment((GLOBAL,), 1))
+
+
 @pytest.mark.parametrize(
     ("sparse", "every", "layers"),
     [
@@ -68,6 +75,10 @@ def test_loops_run_every_layer_in_order(layers: int, every: int, sparse: str) ->
         (
             {"attention_type": "sliding", "attention": {"global_every": 1}},
             "attention.global_every=1 must be at least 2",
+        ),
+        (
+            {"knowledge": {"kind": "ngram", "every": 5}},
+            "knowledge.every=5 exceeds num_layers=4: no layer would have a memory",
         ),
         ({"experts": {"every": 2}}, "experts.every=2 has no effect with experts.num_experts=0"),
         (

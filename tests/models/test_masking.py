@@ -14,6 +14,8 @@ from rtdlm.models import TMSModel
 from rtdlm.models.passing import Scores
 from tests.models.small import (
     DROPLESS,
+    HASHED,
+    KEYS,
     RICH,
     ROOMY,
     TIGHT,
@@ -53,6 +55,9 @@ FORMS: dict[str, dict[str, Any]] = {
         "norm_outputs": True, "feedforward": "geglu",
     },
     "rich": RICH,
+    "product keys": KEYS,
+    "hashed memory": HASHED,
+    "hashed memory, half of the tokens": {**HASHED, "depths": {"capacity": 0.5}},
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
     "dropless experts": {"experts": DROPLESS},
@@ -125,6 +130,8 @@ def measurement(form: str) -> Callable[[Batch], Result]:
         "spiking",
         "half of the tokens",
         "rich",
+        "product keys",
+        "hashed memory",
         "experts with room",
         "dropless experts",
     ],
@@ -151,7 +158,9 @@ def test_packed_documents_equal_separate_documents(form: str) -> None:
     assert_trees_close(together.gradients, apart.gradients, atol=9e-5 if form == "delta" else 1e-5)
 
 
-@pytest.mark.parametrize("form", ["gqa", "rich", "experts that drop"])
+@pytest.mark.parametrize(
+    "form", ["gqa", "rich", "product keys", "hashed memory", "experts that drop"]
+)
 def test_padding_contributes_nothing(form: str) -> None:
     """Whatever ids and labels it holds, at the end of rows and in rows of nothing else."""
     batch = pad_rows(packed_batch(small_config(), rows=3, seed=5), ROWS)

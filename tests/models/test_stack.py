@@ -17,6 +17,8 @@ from rtdlm.models.layers import segments as segments_of
 from rtdlm.models.passing import Scores
 from rtdlm.modules.attention import Rows, causal_mask, rotation
 from tests.models.small import (
+    HASHED,
+    KEYS,
     ROOMY,
     assert_trees_close,
     packed_batch,
@@ -70,6 +72,15 @@ def test_neither_unrolling_nor_recomputing_changes_scores_gradients_or_dropout(
 ) -> None:
     config = small_config(**DEEP | change, experts=ROOMY, dropout_rate=0.3)
     assert_trees_close(scores_and_gradients(config, KEY), plain)
+
+
+@pytest.mark.parametrize("form", [KEYS, HASHED], ids=["product keys", "hashed"])
+@pytest.mark.parametrize("change", [{"layer_unroll": 3}, {"remat": "full"}], ids=str)
+def test_a_memory_is_the_same_unrolled_and_recomputed(
+    form: dict[str, Any], change: dict[str, Any]
+) -> None:
+    plain = scores_and_gradients(small_config(**DEEP, **form))
+    assert_trees_close(scores_and_gradients(small_config(**DEEP | change, **form)), plain)
 
 
 PATTERNS: dict[str, dict[str, Any]] = {

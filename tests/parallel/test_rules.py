@@ -93,7 +93,22 @@ SPIKING = {
     f"{BLOCK}/attention/drive/w": ((3, 16, 2), P(None, "fsdp", "tensor")),
     f"{BLOCK}/attention/threshold": ((3, 2), P(None, "tensor")),
 }
-EVERY = DEPTHS | DELTA | SPARSE | SPIKING | DENSE | EXPERTS | RICH | BIASED
+KEYS = {
+    f"{BLOCK}/knowledge/query/w": ((3, 16, 2, 2, 32), P(None, "fsdp", "tensor", None, None)),
+    f"{BLOCK}/knowledge/query_norm/scale": ((3, 32), P(None, None)),
+    f"{BLOCK}/knowledge/keys": ((3, 2, 2, 6, 32), P(None, "tensor", None, "fsdp", None)),
+    f"{BLOCK}/knowledge/values": ((3, 36, 12), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/knowledge/gate/w": ((3, 16, 12), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/knowledge/output/w": ((3, 12, 16), P(None, "tensor", "fsdp")),
+}
+HASHED = {
+    f"{BLOCK}/knowledge/table": ((3, 160, 6), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/knowledge/key/w": ((3, 4, 6, 16), P(None, None, "tensor", "fsdp")),
+    f"{BLOCK}/knowledge/value/w": ((3, 4, 6, 16), P(None, None, "tensor", "fsdp")),
+    f"{BLOCK}/knowledge/query_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/knowledge/key_norm/scale": ((3, 16), P(None, None)),
+}
+EVERY = KEYS | HASHED | DEPTHS | DELTA | SPARSE | SPIKING | DENSE | EXPERTS | RICH | BIASED
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -120,8 +135,10 @@ def test_the_table_above_is_complete() -> None:
         "delta": {"attention_type": "delta", "num_kv_heads": None},
         "sparse": {"attention_type": "sparse"},
         "spiking": {"attention_type": "spiking"},
+        "product keys": options.KEYS,
+        "hashed memory": options.HASHED,
     }
-    tables = (DEPTHS, DELTA, SPARSE, SPIKING)
+    tables = (DEPTHS, DELTA, SPARSE, SPIKING, KEYS, HASHED)
     for form, table in zip(forms.values(), tables, strict=True):
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}

@@ -23,7 +23,7 @@ from rtdlm.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from tests.models.small import RICH, small_config
+from tests.models.small import HASHED, KEYS, RICH, small_config
 from tests.training import optimizers as papers
 
 BLOCK = "decoder/layers/block"
@@ -314,9 +314,10 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
     assert changed == {path for path in SHAPES if re.search(pattern, path)}
 
 
-def test_decay_leaves_tables_and_small_parameters_alone() -> None:
+@pytest.mark.parametrize("memory", [{}, KEYS, HASHED], ids=["none", "product keys", "hashed"])
+def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:
     """With no gradient, decay alone moves a parameter."""
-    shapes = TMSModel(small_config(position_encoding="learned", **RICH)).shapes
+    shapes = TMSModel(small_config(position_encoding="learned", **RICH, **memory)).shapes
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     zeros = jax.tree.map(jnp.zeros_like, ones)
     optimizer = make_optimizer(OptimizerConfig(name="sgd", **COMMON))
@@ -337,11 +338,14 @@ def test_muon_moves_exactly_these_paths() -> None:
         *(f"{BLOCK}/feedforward/{name}/w" for name in ("gate", "up", "down")),
         *(f"{BLOCK}/experts/{name}/w" for name in ("gate", "up", "down")),
         "decoder/ngram/projection/w",
+        *(f"{BLOCK}/knowledge/{name}/w" for name in ("query", "gate", "output", "key", "value")),
     }
     rest = {
         "decoder/position",
         "decoder/value_embedding",
         "decoder/ngram/table",
+        *(f"{BLOCK}/knowledge/{name}" for name in ("keys", "values", "table")),
+        *(f"{BLOCK}/knowledge/{name}_norm/scale" for name in ("query", "key")),
         "decoder/embedding_norm/scale",
         f"{BLOCK}/residual_mix/weights",
         f"{BLOCK}/attention/value_mix/weights",
@@ -358,7 +362,9 @@ def test_muon_moves_exactly_these_paths() -> None:
         f"{BLOCK}/experts/router/w",
     }
     rich = small_config(position_encoding="learned", **RICH)
-    for config in (AGIConfig.from_preset("tiny"), small_config(experts={"num_experts": 4}), rich):
+    knowing = (small_config(**KEYS), small_config(**HASHED))
+    sparse = small_config(experts={"num_experts": 4})
+    for config in (AGIConfig.from_preset("tiny"), sparse, rich, *knowing):
         shapes = TMSModel(config).shapes
         state = jax.eval_shape(make_optimizer(OptimizerConfig(name="muon")).init, shapes)
         leaves = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]

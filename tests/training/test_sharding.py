@@ -14,6 +14,8 @@ from rtdlm.training.step import Metrics
 from tests.models.small import (
     DROPLESS,
     GPT,
+    HASHED,
+    KEYS,
     RICH,
     TIGHT,
     assert_trees_close,
@@ -50,6 +52,8 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
+    "product keys": {"optimizer": PLAIN, **KEYS},
+    "hashed memory": {"optimizer": PLAIN, **HASHED},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
     "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},
 }  # fmt: skip
@@ -97,6 +101,8 @@ def alone() -> dict[str, Result]:
         ("half of the tokens", (2, 2, 2)),
         ("ring", (1, 2, 2, 2)),
         ("rich", (2, 2, 2)),
+        ("product keys", (2, 2, 2)),
+        ("hashed memory", (2, 2, 2)),
         ("experts that drop", (2, 2, 2)),
         ("dropless experts", (2, 2, 2)),
     ],
