@@ -4,15 +4,17 @@ A fact is (subject, relation) -> object: a subject of two letters, one token eac
 object, all drawn at random, so that nothing but the fact itself tells the object. Every fact is a
 document of its own, shown as often as every other, and only objects count. A dense model and the
 same with a memory are trained by the same steps on the same batches; all have the same number of
-operations a token, which the width of the feed-forward layers is chosen for. Every kind gets that
-learning rate of a grid which holds most facts of a set of its own.
+operations a token, which the width of the feed-forward layers is chosen for. Every kind gets those
+learning rates of a grid which hold most facts of a set of its own.
 
 What a model holds is told without what guessing gets: of N facts with M objects, of which it
 answers a share a, N (a - 1/M) / (1 - 1/M).
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +55,8 @@ class Size(NamedTuple):
     config: Mapping[str, Any]
     knowledge: Mapping[str, Mapping[str, Any]]
     rates: tuple[float, ...]
+    rules: Mapping[str, Sequence[Mapping[str, float]]]
+    """Kind -> `optimizer.learning_rate_rules` to be tried with each of the rates."""
     epochs: int
     """Times that every fact is shown."""
 
@@ -83,10 +87,20 @@ WHOLE = Size(
         },
         "ngram": {"kind": "ngram", "rows": 4096, "heads": 2, "orders": [3], "dim": 16},
     },
-    rates=(0.01, 0.02, 0.04), epochs=40,
+    rates=(0.01, 0.03),
+    rules={
+        "dense": ({}, {"decoder/(embedding|output)": 0.3}, {"decoder/(embedding|output)": 3.0}),
+        "product_key": (
+            {},
+            {"knowledge/values": 3.0, "knowledge/keys": 0.1},
+            {"knowledge/values": 10.0, "knowledge/keys": 0.1, "knowledge/query/w": 0.3},
+        ),
+        "ngram": ({}, {"knowledge/table": 0.3}, {"knowledge/table": 3.0}),
+    },
+    epochs=20,
 )  # fmt: skip
 SMOKE = WHOLE._replace(
-    facts=64, facts_a_row=8, epochs=2, rates=(0.01, 0.02), config={**WHOLE.config, "batch_size": 4}
+    facts=64, facts_a_row=8, epochs=2, rates=(0.01,), config={**WHOLE.config, "batch_size": 4}
 )
 
 
@@ -96,6 +110,18 @@ class Facts(NamedTuple):
     told_NT: np.ndarray
     """Two letters and a relation; no two facts are told alike."""
     object_N: np.ndarray
+
+
+class Rates(NamedTuple):
+    """One point of the grid."""
+
+    rate: float
+    rules: Mapping[str, float]
+    """Path -> what the rate is multiplied by."""
+
+    def __str__(self) -> str:
+        own = [f"{path.split('/', 1)[1]} {factor:g} times" for path, factor in self.rules.items()]
+        return ", ".join([f"rate {self.rate:g}", *own])
 
 
 class Ran(NamedTuple):
@@ -125,25 +151,23 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     configs = kinds(size)
     best, found = {}, []
     for name, config in configs.items():
-        held = {rate: Run(size, config, rate).train(TUNING_SEED).held for rate in size.rates}
-        for rate, facts in held.items():
-            tell(f"{name}, rate {rate}: {facts:.0f} facts")
-            found.append(Result(f"{name}, rate {rate}/facts when tuning", facts, "facts"))
-        best[name] = Run(size, config, max(held, key=held.__getitem__))
+        tried = []
+        for point in product(size.rates, size.rules[name]):
+            run = Run(size, config, Rates(*point))
+            tried.append((run.train(TUNING_SEED).held, run))
+            tell(f"{name}, {run.rates}: {tried[-1][0]:.0f} facts")
+            found.append(Result(f"{name}, {run.rates}/facts when tuning", tried[-1][0], "facts"))
+        best[name] = max(tried, key=itemgetter(0))[1]
     ran: dict[str, list[Ran]] = {name: [] for name in configs}
     for seed in range(seeds):
         for name, run in best.items():
             ran[name].append(run.train(seed))
             tell(f"{name}, seed {seed}: {ran[name][-1].held:.0f} facts")
-        rates = {name: run.rate for name, run in best.items()}
-        yield [*results(size, configs, rates, ran), *found]
+        yield [*results(size, configs, ran), *found]
 
 
 def results(
-    size: Size,
-    configs: Mapping[str, AGIConfig],
-    rates: Mapping[str, float],
-    ran: Mapping[str, list[Ran]],
+    size: Size, configs: Mapping[str, AGIConfig], ran: Mapping[str, list[Ran]]
 ) -> list[Result]:
     """Everything that is told of all kinds, and by what they pass."""
     found, dense = [], [run.held for run in ran["dense"]]
@@ -160,7 +184,6 @@ def results(
             Result(f"{name}/parameters a token uses", float(count.active), ""),
             Result(f"{name}/forward operations a token", float(flops), ""),
             Result(f"{name}/width of the feed-forward layer", float(config.d_ff), ""),
-            Result(f"{name}/learning rate", rates[name], ""),
             Result.mean(f"{name}/CPU of training", [run.cpu for run in runs], "s"),
         ]
     return [*found, Result("facts that were shown/facts", float(size.facts), "facts")]
@@ -211,12 +234,16 @@ def batches(size: Size, facts: Facts, order_N: np.ndarray) -> Iterator[Batch]:
 
 
 class Run:
-    """One kind of memory at one rate with its compiled step."""
+    """One kind of memory at one point of the grid with its compiled step."""
 
-    def __init__(self, size: Size, config: AGIConfig, rate: float) -> None:
-        self.rate = rate
-        rates = {"learning_rate": rate, "adam_learning_rate": rate}
-        self._size, self._config = size, config.replace(optimizer=rates)
+    def __init__(self, size: Size, config: AGIConfig, rates: Rates) -> None:
+        self.rates = rates
+        told = {
+            "learning_rate": rates.rate,
+            "adam_learning_rate": rates.rate,
+            "learning_rate_rules": rates.rules,
+        }
+        self._size, self._config = size, config.replace(optimizer=told)
         self._mesh = make_mesh(config.mesh, jax.devices()[:1])
         self._optimizer = make_optimizer(self._config.optimizer)
         model = TMSModel(self._config)

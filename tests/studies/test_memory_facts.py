@@ -8,7 +8,7 @@ import pytest
 from rtdlm.evaluation.results import read_results
 from rtdlm.models.cost import forward_flops_per_token
 from studies.__main__ import main
-from studies.memory_facts import SMOKE, WHOLE, Ran, Size, batches, draw, held, kinds, results
+from studies.memory_facts import SMOKE, WHOLE, Ran, Rates, Size, batches, draw, held, kinds, results
 
 
 @pytest.mark.parametrize("size", [WHOLE, SMOKE], ids=["whole", "smoke"])
@@ -52,15 +52,23 @@ def test_what_guessing_gets_is_not_held() -> None:
     assert held(WHOLE, 65 / 128) == pytest.approx(WHOLE.facts / 2)
 
 
+def test_every_kind_tries_as_many_rates() -> None:
+    for size in (WHOLE, SMOKE):
+        assert set(size.rules) == set(kinds(size))
+        assert {len(tried) for tried in size.rules.values()} == {3}
+    assert str(Rates(0.01, {})) == "rate 0.01"
+    told = str(Rates(0.03, {"knowledge/values": 10.0, "knowledge/query/w": 0.3}))
+    assert told == "rate 0.03, values 10 times, query/w 0.3 times"
+
+
 def test_ratios_are_paired_by_seed() -> None:
     configs = kinds(SMOKE)
     ran = {"dense": [Ran(10.0, 1.0), Ran(20.0, 1.0)], "ngram": [Ran(40.0, 1.0), Ran(20.0, 1.0)]}
-    told = results(SMOKE, configs, {"dense": 0.1, "ngram": 0.2}, ran)
+    told = results(SMOKE, configs, ran)
     found = {result.name: result for result in told}
     ratio = found["ngram/facts over dense"]
     assert (ratio.value, ratio.spread, ratio.holds) == (2.5, (1.0, 4.0), True)
     assert found["dense/facts"].value == 15.0
-    assert found["ngram/learning rate"].value == 0.2
     assert "dense/facts over dense" not in found
 
 
