@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 WHOLE = Size(
     Recall(), Recall(pairs=15), side.BASE,
-    stages=(Stage(3, 32, 450), Stage(24, 6, 170)), short=(Stage(3, 32, 800),),
+    stages=(Stage(3, 32, 500), Stage(24, 6, 200)), short=(Stage(3, 32, 800),),
     segments=(3, 16, 128), rows=64,
 )  # fmt: skip
 SMOKE = Size(
@@ -58,10 +58,7 @@ TIERS: Mapping[str, Sequence[Tree]] = {
     "STM": (side.STM,),
     "gated delta": (side.RECURRENT,),
     SHORT: (side.RECURRENT,),
-    "channel decay": (side.RECURRENT, {"recurrent": "channel_decay"}),
-    "erase and write": (side.RECURRENT, {"recurrent": "erase_write"}),
     "episodic": (side.EPISODIC,),
-    "STM, gated delta, episodic": (side.STM, side.RECURRENT, side.EPISODIC),
 }
 """What each side remembers with, tier on tier."""
 

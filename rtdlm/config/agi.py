@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.checks import SCORED, check_together
 from rtdlm.config.effect import Reader, require_effect, require_finite
-from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.knowledge import KnowledgeConfig
+from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.sections import (
     CheckpointConfig,

@@ -176,7 +176,9 @@ class MemoryConfig:
             f"{' '.join(self.tiers)}; use 'gated' or another tier",
         )
         self._require_reader(
-            "episodic_rows", self.episodic_write == "novel", f"episodic_write={self.episodic_write!r}"
+            "episodic_rows",
+            self.episodic_write == "novel",
+            f"episodic_write={self.episodic_write!r}",
         )
         self._require_reader("consolidate", self.recurrent != "none", "memory.recurrent='none'")
         for name in ("episodic_top_k", "episodic_rows", "consolidate", "task_slots"):

@@ -37,8 +37,8 @@ from rtdlm.modules.attention import (
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
-from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
 from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
+from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.parallel import constrain
 

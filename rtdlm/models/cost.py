@@ -60,7 +60,7 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         keys = kind.keys_computed(taken, head_dim=config.head_dim)
         own = _layer_products(config, plan, experts=config.experts.choices)
         own += 2 * config.num_heads * config.head_dim * keys
-        own += memory_reads(config, length=length) if plan.memory else 0
+        own += round(memory_reads(config, length=length)) if plan.memory else 0
         own += _weighted_rows(config) if plan.knowledge else 0
         total += own * (taken / length if plan.depth else 1)
         if plan.depth:

@@ -127,7 +127,7 @@ def _of_chosen(
         past,
         own(given.start_BTD),
         own(given.value_BTKE),
-        _own_rows(given.ngrams_BTN, chosen),
+        ngrams_BTN=_own_rows(given.ngrams_BTN, chosen),
     )
 
 

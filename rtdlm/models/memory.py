@@ -47,9 +47,7 @@ def empty_memory(config: AGIConfig, batch_size: int, *, dtype: jnp.dtype) -> Mem
     )
 
 
-def empty_pending(
-    config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype
-) -> Pending:
+def empty_pending(config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype) -> Pending:
     """What waits for the end of a segment in decoding, before its first token."""
     assert config.memory.segment is not None
     heads = (config.memory_heads, config.head_dim)
@@ -111,8 +109,9 @@ def load_memory(
         got = found[name]
         if (got.shape, got.dtype) != (like.shape, like.dtype):
             raise UserError(
-                f"{name} in {file} is {got.dtype}{list(got.shape)} where this model and batch have "
-                f"{like.dtype}{list(like.shape)}; use the model and the number of rows that wrote it"
+                f"{name} in {file} is {got.dtype}{list(got.shape)} where this model and batch "
+                f"have {like.dtype}{list(like.shape)}; use the model and the number of rows that "
+                "wrote it"
             )
         return jnp.asarray(got)
 

@@ -1,4 +1,4 @@
-"""What one layer's memory costs: parameters and operations a token, as `rtdlm.models.cost` counts."""
+"""What a layer's memory costs: parameters and operations, counted as in `rtdlm.models.cost`."""
 
 from math import prod
 
@@ -63,7 +63,9 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
         rows += features + 3 * memory.task_tokens
         rows += memory.task_tokens * (4 * memory.task_tokens + 3 * features) / segment
     if memory.consolidate:
-        rows += memory.consolidate * (4 * min(memory.consolidate, DELTA_CHUNK) + 3 * features) / segment
+        rows += (
+            memory.consolidate * (4 * min(memory.consolidate, DELTA_CHUNK) + 3 * features) / segment
+        )
     fused = len(memory.tiers) * (2 if memory.fusion == "cross" else 1)
     bank = memory_once(config) / segment if memory.task_slots else 0.0
     return heads * features * (rows + fused) + bank

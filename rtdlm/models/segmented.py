@@ -1,8 +1,8 @@
 """Rows longer than a segment, read segment by segment with memory in between.
 
-Attention, convolutions and n-grams see a segment of S tokens, and positions count from its start, or
-from a document's within it. What is older reaches a token through memory alone, which is carried by
-a scan: compiling takes the time of one segment, however long the row.
+Attention, convolutions and n-grams see a segment of S tokens, and positions count from its start,
+or from a document's within it. What is older reaches a token through memory alone, which is carried
+by a scan: compiling takes the time of one segment, however long the row.
 
 Axes: B batch, T time, S tokens of a segment, N segments, V vocabulary.
 """
@@ -56,15 +56,11 @@ def read_segments(
     parts = _cut(row, segment if length > segment else length)
     count = parts.ids_BS.shape[0]
 
-    def step(
-        memory: MemoryState, given: tuple[Part, jax.Array]
-    ) -> tuple[MemoryState, Any]:
+    def step(memory: MemoryState, given: tuple[Part, jax.Array]) -> tuple[MemoryState, Any]:
         part, number = given
         if backprop is not None:
             cut = number % backprop == 0
-            memory = jax.tree.map(
-                lambda x: jnp.where(cut, jax.lax.stop_gradient(x), x), memory
-            )
+            memory = jax.tree.map(lambda x: jnp.where(cut, jax.lax.stop_gradient(x), x), memory)
         own_key = None if key is None else jax.random.fold_in(key, number)
         result, memory = read(part, memory, own_key)
         return memory, result
@@ -93,9 +89,7 @@ def _cut(row: Part, segment: int) -> Part:
     return parts._replace(positions_BS=jnp.minimum(parts.positions_BS, place_S[None, None]))
 
 
-Extend = Callable[
-    [jax.Array, jax.Array, DecodeCache, jax.Array], tuple[jax.Array, DecodeCache]
-]
+Extend = Callable[[jax.Array, jax.Array, DecodeCache, jax.Array], tuple[jax.Array, DecodeCache]]
 """Of ids, positions within the segment, a cache and lengths: logits, and the longer cache."""
 
 
@@ -128,7 +122,7 @@ def extend_segments(
         end_B = jnp.minimum((number + 1) * segment - offset_B, lengths_B)
         count_B = jnp.clip(end_B - begin_B, 0, width)
         start_B = jnp.where(number == 0, offset_B, 0)
-        # A row that has read all of its tokens reads on beyond its last slot, where nothing is kept.
+        # A row that has read all its tokens reads on beyond its last slot, where nothing is kept.
         start_B = jnp.where(count_B > 0, start_B, segment)
         token_BW = jnp.clip(begin_B[:, None] + place_W[None], 0, length - 1)
         own_BW = jnp.take_along_axis(ids_BT, token_BW, axis=1)

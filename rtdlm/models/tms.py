@@ -179,10 +179,10 @@ class TMSModel:
         row = Part(ids_BT, rows["positions_BT"], rows["segment_ids_BT"], labels_BT, weights)
         found, memory = self._read_segments(read, row, memory, key)
         length = ids_BT.shape[1]
-        return Scores(
-            jax.tree.map(lambda x: joined(x, length), found.tokens),
-            None if found.objective is None else jnp.sum(found.objective),
-            *jax.tree.map(lambda x: jnp.mean(x, axis=0), found[2:-1]),
+        means = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+        return means._replace(
+            tokens=jax.tree.map(lambda x: joined(x, length), found.tokens),
+            objective=None if found.objective is None else jnp.sum(found.objective),
             memory=memory,
         )
 

@@ -1,4 +1,4 @@
-"""Memory across segments: what may reach a token, what is carried, and that all of it is trained."""
+"""Memory across segments: what may reach a token, what is carried, and what is trained."""
 
 from functools import cache
 from pathlib import Path
@@ -296,7 +296,7 @@ def test_statistics_say_what_was_let_through_and_found() -> None:
     for value_L in told:
         assert value_L is not None and value_L.shape == (1,)
     for name in ("gate_stm", "gate_mtm", "stm_hits", "episodic_hits"):
-        assert (0 < getattr(told, name)).all() and (getattr(told, name) < 1).all()
+        assert (getattr(told, name) > 0).all() and (getattr(told, name) < 1).all()
     # Before its three segments the store of eight holds 0, 4 and 8 tokens.
     np.testing.assert_allclose(told.episodic_fill, 0.5, atol=1e-6)
     # Of ages 0 to 3 in the second, 0 to 7 in the third; nothing in the first.

@@ -1,8 +1,8 @@
 """How what the tiers read becomes one.
 
-    gated           y = sum_i g_i r_i                     g_i = sigmoid(x W_i + b_i + logit(prior_i))
+    gated           y = sum_i g_i r_i        g_i = sigmoid(x W_i + b_i + logit(prior_i))
     hierarchical    y = g_1 r_1 + (1 - g_1) (g_2 r_2 + (1 - g_2) (...)), the last with what is left
-    cross           y = sum_i a_i r_i                     a = softmax_i(q W r_i / sqrt(E) + log prior_i)
+    cross           y = sum_i a_i r_i        a = softmax_i(q W r_i + log prior_i)
 
 for every head; x is the layer's input, q the token's query.
 

@@ -4,9 +4,9 @@
     y = fuse(what each tier reads for q) W_o
 
 Queries, keys and values are shared by the tiers. The recurrent matrix goes on from token to token;
-the others are written at a segment's end, from all of its keys and values, so that what a token reads
-there is older than its segment. In training a call is a whole segment. In decoding it is a part of
-one, whose keys and values wait in `Pending` until the segment is complete.
+the others are written at a segment's end, from all of its keys and values, so that what a token
+reads there is older than its segment. In training a call is a whole segment. In decoding it is a
+part of one, whose keys and values wait in `Pending` until the segment is complete.
 
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import Meta, Modulation, modulation, read_meta, unit, write_meta
+from rtdlm.modules.memory.read import read_store
 from rtdlm.modules.memory.recurrent import Recurrent, read_recurrent
 from rtdlm.modules.memory.short_term import (
     FIRST_SCALE,
@@ -29,7 +30,6 @@ from rtdlm.modules.memory.short_term import (
     read_window,
     write_window,
 )
-from rtdlm.modules.memory.read import read_store
 from rtdlm.modules.memory.store import Store, consolidation_rows, mark_used
 from rtdlm.modules.memory.tokens import Tokens, last_label, where_rows
 from rtdlm.modules.memory.write import write_store
@@ -229,9 +229,7 @@ class MemoryLayer(hk.Module):
             return None
         assert memory.mtm is not None
         own = self._task_tokens(tokens)
-        return modulation(
-            own, memory.mtm, slots=slots, model=x_BTD.shape[-1], dtype=x_BTD.dtype
-        )
+        return modulation(own, memory.mtm, slots=slots, model=x_BTD.shape[-1], dtype=x_BTD.dtype)
 
     @hk.transparent
     def _write(
@@ -289,9 +287,7 @@ class MemoryLayer(hk.Module):
         def mean(x_BTH: jax.Array) -> jax.Array:
             return jnp.sum(jnp.mean(x_BTH, axis=2) * weight_BT) / total
 
-        gates = {
-            tier: mean(share_BTHN[..., place]) for place, tier in enumerate(self.config.tiers)
-        }
+        gates = {tier: mean(share_BTHN[..., place]) for place, tier in enumerate(self.config.tiers)}
         fill = age = None
         if memory.episodic is not None:
             store = memory.episodic
@@ -301,9 +297,15 @@ class MemoryLayer(hk.Module):
             age = jnp.sum(old_BM * held_BM) / jnp.maximum(jnp.sum(held_BM), 1.0)
         hits = {tier: mean(x_BTH) for tier, x_BTH in found.items()}
         return MemoryStatistics(
-            *(gates.get(tier) for tier in ("stm", "episodic", "recurrent", "mtm")),
-            hits.get("stm"), hits.get("episodic"), fill, age,
-        )  # fmt: skip
+            gate_stm=gates.get("stm"),
+            gate_episodic=gates.get("episodic"),
+            gate_recurrent=gates.get("recurrent"),
+            gate_mtm=gates.get("mtm"),
+            stm_hits=hits.get("stm"),
+            episodic_hits=hits.get("episodic"),
+            episodic_fill=fill,
+            episodic_age=age,
+        )
 
 
 def _of_last_document(label_BS: jax.Array, store: Store) -> tuple[jax.Array, Store]:

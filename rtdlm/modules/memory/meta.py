@@ -68,7 +68,9 @@ class Modulation(NamedTuple):
         return x_BTD * (1 + self.scale_BTD) + self.shift_BTD
 
 
-def modulation(tokens: Tokens, memory: Meta, *, slots: int, model: int, dtype: jnp.dtype) -> Modulation:
+def modulation(
+    tokens: Tokens, memory: Meta, *, slots: int, model: int, dtype: jnp.dtype
+) -> Modulation:
     """What the bank's entries come to for every token; before anything was read, their mean."""
     heads, features = memory.state_BHEF.shape[1:3]
     spread = hk.initializers.RandomNormal(features**-0.5)

@@ -63,9 +63,10 @@ def read_recurrent(
     same_B = memory.label_B == label_BT[:, 0]
     given = DeltaState(where_rows(same_B, memory.state_BHEF, jnp.zeros_like(memory.state_BHEF)))
     if label_BT.shape[1] == 1:
-        step = (x[:, 0] for x in (query_BTHE, key_BTHE, value_BTHE, decay, write))
+        query, key, value = query_BTHE[:, 0], key_BTHE[:, 0], value_BTHE[:, 0]
+        erase = None if erase is None else erase[:, 0]
         read_BHE, after = gated_delta_step(
-            *step, given, erase=None if erase is None else erase[:, 0]
+            query, key, value, decay[:, 0], write[:, 0], given, erase=erase
         )
         read_BTHE = read_BHE[:, None]
     else:

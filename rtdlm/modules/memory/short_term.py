@@ -5,8 +5,8 @@ own document with a softmax of its own, beside attention within the segment:
 
     score_ts = c q_t k_s - m (distance of t and s) / W        a = softmax over s and nothing
 
-with q and k of length 1 and one learned scale c, slope m and score of "nothing" a head; what nothing
-gives is zero, so that an empty window reads zero.
+with q and k of length 1 and one learned scale c, slope m and score of "nothing" a head; what
+nothing gives is zero, so that an empty window reads zero.
 
 Axes: B batch, T time, W slots of the window, S tokens of a segment, H heads, E head features.
 """
@@ -79,9 +79,7 @@ def positive(name: str, heads: int, first: float) -> jax.Array:
     return jnp.exp(hk.get_parameter(name, (heads,), jnp.float32, start))
 
 
-def softmax_or_nothing(
-    score: jax.Array, may: jax.Array, nothing: jax.Array
-) -> jax.Array:
+def softmax_or_nothing(score: jax.Array, may: jax.Array, nothing: jax.Array) -> jax.Array:
     """Softmax in float32 over the last axis and one more place, whose weight is left out.
 
     Args:
