@@ -122,6 +122,11 @@ class MemoryConfig:
         return min(self.episodic_slots, 32 if self.episodic_top_k is None else self.episodic_top_k)
 
     @property
+    def needs_novelty(self) -> bool:
+        """What is stored or forgotten depends on how unlike the store a token is."""
+        return self.stored_rows is not None or self.forget in ("surprise", "adaptive")
+
+    @property
     def stored_rows(self) -> int | None:
         """Tokens of a segment that are stored; None is all."""
         if self.segment is None or self.episodic_write in (None, "all"):

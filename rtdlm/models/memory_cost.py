@@ -7,6 +7,10 @@ from rtdlm.models.convs import memory_conv_features
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
 
+SEARCH = 35
+"""What finding the best of all scores costs for each, in multiplications with additions."""
+
+
 def memory_products(config: AGIConfig) -> int:
     """Parameters that multiply a token's features."""
     memory, d = config.memory, config.d_model
@@ -55,8 +59,8 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     assert memory.segment is not None
     segment = min(memory.segment, length)
     rows = 2.0 * (memory.stm_window + memory.episodic_slots)
-    if memory.episodic_write == "novel":
-        rows += memory.episodic_slots  # each token's key beside every stored one
+    if memory.needs_novelty:
+        rows += memory.episodic_slots + segment  # each token's key beside all others
     if memory.recurrent != "none":
         rows += 4 * min(segment, DELTA_CHUNK) + 3 * features
     if memory.task_tokens:
@@ -68,7 +72,8 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
         )
     fused = len(memory.tiers) * (2 if memory.fusion == "cross" else 1)
     bank = memory_once(config) / segment if memory.task_slots else 0.0
-    return heads * features * (rows + fused) + bank
+    search = heads * memory.episodic_slots * SEARCH
+    return heads * features * (rows + fused) + bank + search
 
 
 def memory_bytes(config: AGIConfig, *, rows: int, bytes_each: int) -> int:

@@ -263,6 +263,43 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         ),
         ({"ngram": {"orders": [2], "dim": 0}}, "ngram.dim=0 must be at least 1"),
         (
+            {"memory": {"stm_window": 8}},
+            "memory has a tier and no segment to carry it across; set memory.segment, for instance "
+            "to 64",
+        ),
+        (
+            {"memory": {"segment": 8, "heads": 2}},
+            "memory.heads=2 has no effect without a tier; set memory.stm_window, memory.recurrent, "
+            "memory.episodic_slots or memory.task_tokens, or remove it",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8, "forget": "use"}},
+            "memory.forget='use' has no effect with memory.episodic_slots=0; remove it",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8, "fusion": "cross"}},
+            "memory.fusion='cross' weighs tiers against each other and there is only stm; use "
+            "'gated' or another tier",
+        ),
+        (
+            {"memory": {"segment": 8, "episodic_slots": 4}},
+            "memory.episodic_slots=4 cannot hold the 8 tokens that a segment stores; choose more "
+            "slots or a smaller segment",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8, "stm_weight": 1.0}},
+            "memory.stm_weight=1.0 is outside (0, 1)",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8, "every": 9}},
+            "memory.every=9 exceeds num_layers=4: no layer would have memory; choose less",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8}, "depths": {"capacity": 0.5}},
+            "memory.segment=8 cannot be combined with depths.capacity=0.5 yet: memory reads all "
+            "tokens of a segment; remove one",
+        ),
+        (
             {"knowledge": {"rows": 64}},
             "knowledge.rows=64 has no effect with knowledge.kind='none': only 'product_key' or "
             "'ngram' reads it; remove knowledge.rows or change knowledge.kind",

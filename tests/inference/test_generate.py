@@ -187,6 +187,18 @@ def test_a_prompt_beyond_the_context_is_refused_before_anything_is_written() -> 
     )
 
 
+def test_with_memory_a_text_may_be_longer_than_a_training_row() -> None:
+    memory = {"segment": 16, "stm_window": 8, "episodic_slots": 16, "task_tokens": 2}
+    model, params = letters_model(num_layers=1, memory=memory)
+    prompt = "to be or not to be, that is the question " * 3
+    [completion] = Generator(model, params, byte_tokenizer()).generate([prompt], GREEDY)
+    ids, start = written(prompt, completion), completion.prompt_tokens
+    assert start > 2 * model.config.max_seq_len - 10
+    logits = jax.jit(model.logits)(params, ids[None])[0, :, :VOCABULARY]
+    assert ids[start:].tolist() == logits[start - 1 : -1].argmax(-1).tolist()
+    assert len(completion.tokens) == 20
+
+
 def test_a_tokenizer_that_the_model_has_no_rows_for_is_refused() -> None:
     model = TMSModel(AGIConfig.from_preset("tiny", vocab_size=256))
     with pytest.raises(UserError) as raised:

@@ -41,6 +41,9 @@ FORMS: dict[str, dict[str, Any]] = {
         "attention_type": "sliding", "attention": {"window": 4, "global_every": 2},
     },
     "linear": {"num_layers": 1, "attention_type": "linear"},
+    "memory": {
+        "num_layers": 1, "memory": {"segment": 4, "stm_window": 6, "recurrent": "gated_delta"},
+    },
 }  # fmt: skip
 
 

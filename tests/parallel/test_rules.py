@@ -108,7 +108,56 @@ HASHED = {
     f"{BLOCK}/knowledge/query_norm/scale": ((3, 16), P(None, None)),
     f"{BLOCK}/knowledge/key_norm/scale": ((3, 16), P(None, None)),
 }
-EVERY = KEYS | HASHED | DEPTHS | DELTA | SPARSE | SPIKING | DENSE | EXPERTS | RICH | BIASED
+MEMORY = {
+    f"{BLOCK}/memory_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/memory/query/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/key/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/value/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/output/w": ((3, 4, 4, 16), P(None, "tensor", None, "fsdp")),
+    f"{BLOCK}/memory/memory_queries_conv/kernel": ((3, 4, 4, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/memory/memory_keys_conv/kernel": ((3, 4, 4, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/memory/memory_values_conv/kernel": ((3, 4, 4, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/memory/gates/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/gates/b": ((3, 4, 4), P(None, "tensor", None)),
+    f"{BLOCK}/memory/scale": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/slope": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/nothing": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/episodic_scale": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/episodic_nothing": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/decay/w": ((3, 16, 4), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/memory/write/w": ((3, 16, 4), P(None, "fsdp", "tensor")),
+    f"{BLOCK}/memory/decay_rate": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/decay_shift": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/probe": ((3, 2, 4, 4), P(None, None, "tensor", None)),
+    f"{BLOCK}/memory/probe_scale": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/forget": ((3, 4), P(None, "tensor")),
+    f"{BLOCK}/memory/put": ((3, 2, 4), P(None, None, "tensor")),
+    f"{BLOCK}/memory/question": ((3, 4, 4), P(None, "tensor", None)),
+    f"{BLOCK}/memory/task_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/memory/address/w": ((3, 16, 3), P(None, "fsdp", None)),
+    f"{BLOCK}/memory/bank": ((3, 3, 2, 16), P(None, None, None, "fsdp")),
+}
+CHANNELS = {
+    f"{BLOCK}/memory/across/w": ((3, 4, 4, 4), P(None, "tensor", None, None)),
+    f"{BLOCK}/memory/decay_shifts": ((3, 4, 4), P(None, "tensor", None)),
+    f"{BLOCK}/memory/decay_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/write_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+    f"{BLOCK}/memory/erase_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
+}
+EVERY = (
+    MEMORY
+    | CHANNELS
+    | KEYS
+    | HASHED
+    | DEPTHS
+    | DELTA
+    | SPARSE
+    | SPIKING
+    | DENSE
+    | EXPERTS
+    | RICH
+    | BIASED
+)
 
 
 def paths(config: AGIConfig) -> dict[str, tuple[int, ...]]:
@@ -143,6 +192,17 @@ def test_the_table_above_is_complete() -> None:
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}
+    memory = {
+        "segment": 4, "stm_window": 4, "episodic_slots": 8, "recurrent": "gated_delta",
+        "task_tokens": 2, "task_slots": 3,
+    }  # fmt: skip
+    by_head = paths(small_config(num_layers=3, memory=memory))
+    missing = {path: shape for path, shape in by_head.items() if path not in DENSE}
+    assert missing == {path: shape for path, (shape, _) in MEMORY.items()}
+    wider = memory | {"recurrent": "erase_write", "fusion": "cross"}
+    by_feature = paths(small_config(num_layers=3, memory=wider))
+    missing = {path: shape for path, shape in by_feature.items() if path not in DENSE | MEMORY}
+    assert missing == {path: shape for path, (shape, _) in CHANNELS.items()}
     rounds = {"num_experts": 4, "every": 3}
     mixed = small_config(num_layers=12, experts=rounds, depths={"capacity": 0.5})
     for path, shape in paths(mixed).items():

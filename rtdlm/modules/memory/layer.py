@@ -271,6 +271,8 @@ class MemoryLayer(hk.Module):
             store = write_store(
                 store, key, value, label_BS, id_BS,
                 rows=config.stored_rows, forget=config.forget or "age",
+                # Nobody asks how new a token is where the newest are kept.
+                surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
             )  # fmt: skip
         return LayerMemory(stm, store, recurrent, mtm)
 

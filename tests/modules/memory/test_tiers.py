@@ -1,0 +1,167 @@
+"""Short-term and meta-task memory and fusion against NumPy loops written from their formulas."""
+
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.modules.memory import Meta, ShortTerm, Tokens
+from rtdlm.modules.memory.fusion import fuse
+from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
+from rtdlm.modules.memory.short_term import read_window, write_window
+from rtdlm.modules.memory.tokens import last_label
+
+ROWS, TIME, HEADS, FEATURES, SLOTS = 2, 5, 2, 4, 3
+
+
+def unit(*shape: int, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def normal(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def tokens(label_BT: np.ndarray, place: int = 0) -> Tokens:
+    label_BT = jnp.asarray(label_BT, jnp.int32)
+    place_BT = jnp.broadcast_to(place + jnp.arange(label_BT.shape[1])[None], label_BT.shape)
+    return Tokens(label_BT, label_BT > 0, jnp.zeros_like(label_BT), place_BT)
+
+
+def with_random_params(function: Any, *given: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """The parameters that `function` makes, at random, and its result with them."""
+    transformed = hk.transform(function)
+    shapes = jax.eval_shape(transformed.init, jax.random.key(0), *given)
+    rng = np.random.default_rng(7)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    result = jax.jit(transformed.apply)(params, None, *given)
+    return {f"{m}/{n}": x for m, own in params.items() for n, x in own.items()}, result
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_window_is_read_with_a_softmax_of_its_own(place: int) -> None:
+    query, key = (
+        unit(ROWS, TIME, HEADS, FEATURES, seed=0),
+        unit(ROWS, SLOTS, HEADS, FEATURES, seed=1),
+    )
+    value = normal(ROWS, SLOTS, HEADS, FEATURES, seed=2)
+    held, asking = np.array([[1, 1, 2], [0, 3, 3]]), np.array([[2, 2, 2, 3, 0], [3, 3, 4, 4, 4]])
+    window = ShortTerm(jnp.asarray(key), jnp.asarray(value), jnp.asarray(held, jnp.int32))
+    params, (read, share) = with_random_params(
+        lambda query: read_window(query, tokens(asking, place), window), jnp.asarray(query)
+    )
+    scale, slope = np.exp(params["~/scale"]), np.exp(params["~/slope"])
+    for b in range(ROWS):
+        for t in range(TIME):
+            for h in range(HEADS):
+                total, expected = np.exp(params["~/nothing"][h]), np.zeros(FEATURES)
+                for w in range(SLOTS):
+                    if asking[b, t] == held[b, w] > 0:
+                        away = (place + t + SLOTS - w) / SLOTS
+                        score = scale[h] * (query[b, t, h] @ key[b, w, h]) - slope[h] * away
+                        total += np.exp(score)
+                        expected += np.exp(score) * value[b, w, h]
+                np.testing.assert_allclose(read[b, t, h], expected / total, atol=1e-5)
+                found = 1 - np.exp(params["~/nothing"][h]) / total
+                np.testing.assert_allclose(share[b, t, h], found, atol=1e-5)
+    assert not np.asarray(read[0, 3:]).any(), "nothing of its document is in the window"
+
+
+def test_a_window_holds_the_last_tokens() -> None:
+    window = ShortTerm.empty(1, SLOTS, 1, 1, dtype=jnp.float32)
+    for start in (0, 2, 4):
+        new = jnp.arange(start, start + 2, dtype=jnp.float32).reshape(1, 2, 1, 1)
+        window = write_window(window, new, -new, jnp.full((1, 2), start // 2 + 1, jnp.int32))
+    assert window.key_BWHE.ravel().tolist() == [3, 4, 5]
+    assert window.value_BWHE.ravel().tolist() == [-3, -4, -5]
+    assert window.label_BW.tolist() == [[2, 3, 3]]
+
+
+def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
+    """The last document's tokens alone; the state of another document gives way to it."""
+    probes, labels = 2, np.array([[1, 1, 2, 2, 0], [3, 3, 3, 3, 3]])
+    key, value = (
+        unit(ROWS, TIME, HEADS, FEATURES, seed=3),
+        normal(ROWS, TIME, HEADS, FEATURES, seed=4),
+    )
+    state = normal(ROWS, HEADS, FEATURES, FEATURES, seed=5)
+    memory = Meta(jnp.asarray(state), jnp.array([1, 3], jnp.int32))
+    params, after = with_random_params(
+        lambda key, value: write_meta(
+            memory, key, value, jnp.asarray(labels, jnp.int32), probes=probes
+        ),
+        jnp.asarray(key), jnp.asarray(value),
+    )  # fmt: skip
+    assert after.label_B.tolist() == [2, 3]
+    for b, (own, start) in enumerate(((labels[0] == 2, 0.0), (labels[1] == 3, 1.0))):
+        for h in range(HEADS):
+            kept = np.exp(-np.log1p(np.exp(params["~/forget"][h])))
+            expected = start * kept * state[b, h].astype(np.float64)
+            for n in range(probes):
+                score = (
+                    np.exp(params["~/probe_scale"][h]) * key[b, own, h] @ params["~/probe"][n, h]
+                )
+                weight = np.exp(score - score.max()) / np.exp(score - score.max()).sum()
+                k, v = weight @ key[b, own, h], weight @ value[b, own, h]
+                k = k / np.sqrt(k @ k + 1e-6)
+                put = 1 / (1 + np.exp(-params["~/put"][n, h]))
+                expected += put * np.outer(k, v - expected.T @ k)
+            np.testing.assert_allclose(after.state_BHEF[b, h], expected, atol=1e-5)
+    query = unit(ROWS, TIME, HEADS, FEATURES, seed=6)
+    asking = np.array([[2, 1, 2, 0, 2], [3, 3, 4, 3, 3]])
+    read = np.asarray(read_meta(jnp.asarray(query), tokens(asking), after))
+    expected = np.einsum("BTHE,BHEF->BTHF", query, after.state_BHEF)
+    is_own = asking == np.array([[2], [3]])
+    np.testing.assert_allclose(read, expected * is_own[..., None, None], atol=1e-5)
+
+
+def test_a_bank_of_tasks_scales_and_shifts() -> None:
+    """Tokens of another document take the mean entry."""
+    memory = Meta(jnp.asarray(normal(1, HEADS, FEATURES, FEATURES, seed=5)), jnp.array([1]))
+    own = tokens(np.array([[1, 2]]))
+    params, (scale, shift) = with_random_params(
+        lambda: modulation(own, memory, slots=3, model=6, dtype=jnp.float32)
+    )
+    found = np.einsum("HE,BHEF->BHF", params["~/question"], memory.state_BHEF).reshape(-1)
+    normed = found / np.sqrt((found**2).mean() + 1e-4) * params["task_norm/scale"]
+    logits = normed @ params["address/w"]
+    chosen = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    bank = params["~/bank"]
+    for got, entry in ((scale, 0), (shift, 1)):
+        np.testing.assert_allclose(got[0, 0], chosen @ bank[:, entry], atol=1e-5)
+        np.testing.assert_allclose(got[0, 1], bank[:, entry].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["gated", "hierarchical", "cross"])
+def test_tiers_become_one(how: str) -> None:
+    x, query = normal(ROWS, TIME, 6, seed=0), unit(ROWS, TIME, HEADS, FEATURES, seed=1)
+    reads = [normal(ROWS, TIME, HEADS, FEATURES, seed=seed) for seed in (2, 3, 4)]
+    priors = (0.2, 0.5, 0.7)
+    params, (fused, share) = with_random_params(
+        lambda x, query: fuse(x, query, [jnp.asarray(r) for r in reads], priors=priors, how=how),
+        jnp.asarray(x), jnp.asarray(query),
+    )  # fmt: skip
+    if how == "cross":
+        asked = np.einsum("BTHE,HEF->BTHF", query, params["across/w"])
+        score = np.stack([(asked * read).sum(-1) for read in reads], -1) + np.log(priors)
+        expected = np.exp(score) / np.exp(score).sum(-1, keepdims=True)
+    else:
+        opened = np.einsum("BTD,DHN->BTHN", x, params["gates/w"]) + params["gates/b"]
+        prior = np.array(priors)[: opened.shape[-1]]
+        expected = 1 / (1 + np.exp(-(opened + np.log(prior / (1 - prior)))))
+    if how == "hierarchical":
+        first, second = expected[..., 0], expected[..., 1]
+        expected = np.stack([first, (1 - first) * second, (1 - first) * (1 - second)], -1)
+    np.testing.assert_allclose(share, expected, atol=1e-5)
+    wanted = sum(expected[..., n, None] * read for n, read in enumerate(reads))
+    np.testing.assert_allclose(fused, wanted, atol=1e-5)
+
+
+def test_the_last_document_is_that_of_the_last_token_that_counts() -> None:
+    label = jnp.array([[1, 2, 0], [5, 0, 0], [0, 0, 0]], jnp.int32)
+    before = jnp.array([7, 8, 9], jnp.int32)
+    assert last_label(label, label > 0, before).tolist() == [2, 5, 9]
