@@ -6,7 +6,6 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.convs import memory_conv_features
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
-
 SEARCH = 35
 """What finding the best of all scores costs for each, in multiplications with additions."""
 
