@@ -3,7 +3,8 @@
 Pairs of a key and a value stand in the first segment of a row, and up to 127 segments later the
 keys ask for their values (`studies.memory_tasks.Recall`). A side is a tier of memory; all have the
 same number of parameters and learn from the same rows, first short and then longer ones, of which
-the longest of the test are several times as long. One side meets short rows only.
+the longest of the test are several times as long. Two sides meet short rows only: the recurrent one
+once more, to see what growing rows are worth, and the episodic one, which needs no others.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -33,16 +34,20 @@ class Size(NamedTuple):
     base: Tree
     stages: Sequence[Stage]
     short: Sequence[Stage]
-    """Of the side that meets no long rows."""
+    """Of the sides that meet no long rows."""
     segments: Sequence[int]
     """Of the rows of the test; the first are those with more pairs, too."""
     rows: int
 
+    def stages_of(self, name: str) -> Sequence[Stage]:
+        """How a side is trained."""
+        return self.short if name in (SHORT, EPISODIC) else self.stages
+
 
 WHOLE = Size(
     Recall(), Recall(pairs=15), side.BASE,
-    stages=(Stage(3, 32, 500), Stage(24, 6, 200)), short=(Stage(3, 32, 800),),
-    segments=(3, 16, 128), rows=64,
+    stages=(Stage(3, 32, 500), Stage(24, 6, 200)), short=(Stage(3, 32, 600),),
+    segments=(3, 16, 128), rows=32,
 )  # fmt: skip
 SMOKE = Size(
     Recall(segment=16, pairs=2, keys=4, values=4, noise=4, queries=2),
@@ -53,12 +58,13 @@ SMOKE = Size(
 )  # fmt: skip
 
 SHORT = "gated delta, short rows only"
+EPISODIC = "episodic, short rows only"
 TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),
     "STM": (side.STM,),
     "gated delta": (side.RECURRENT,),
     SHORT: (side.RECURRENT,),
-    "episodic": (side.EPISODIC,),
+    EPISODIC: (side.EPISODIC,),
 }
 """What each side remembers with, tier on tier."""
 
@@ -107,7 +113,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     ran: dict[str, list[Ran]] = {name: [] for name in runs}
     for seed in range(seeds):
         for name, run in runs.items():
-            ran[name].append(one(run, size, seed, size.short if name == SHORT else size.stages))
+            ran[name].append(one(run, size, seed, size.stages_of(name)))
             shares = ", ".join(f"{n}: {share:.1%}" for n, share in ran[name][-1].right.items())
             tell(f"{name}, seed {seed}: right by segments {shares}")
             yield results(
