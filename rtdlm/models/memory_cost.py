@@ -75,17 +75,5 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     return heads * features * (rows + fused) + bank + search
 
 
-def memory_bytes(config: AGIConfig, *, rows: int, bytes_each: int) -> int:
-    """What all layers remember of `rows` rows; `bytes_each` of an activation [bytes]."""
-    memory, heads, features = config.memory, config.memory_heads, config.head_dim
-    kept = memory.stm_window + memory.episodic_slots
-    total = 2 * kept * heads * features * bytes_each + 4 * memory.stm_window
-    total += 20 * memory.episodic_slots + 4 if memory.episodic_slots else 0
-    matrices = (memory.recurrent != "none") + (memory.task_tokens > 0)
-    total += matrices * (4 * heads * features**2 + 4)
-    layers = config.num_layers // memory.stride if memory.has_tiers else 0
-    return total * layers * rows
-
-
 def _gates(fusion: str | None, tiers: int) -> int:
     return tiers - 1 if fusion == "hierarchical" and tiers > 1 else tiers

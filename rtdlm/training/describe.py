@@ -55,7 +55,8 @@ def step_memory(config: AGIConfig) -> Memory:
 
 def describe(config: AGIConfig) -> str:
     """The resolved config, parameter counts, cost and memory, for a person."""
-    config = TMSModel(config).config
+    model = TMSModel(config)
+    config = model.config
     count, memory = count_parameters(config), step_memory(config)
     tokens = config.batch_size * config.max_seq_len
     rows = {
@@ -68,8 +69,20 @@ def describe(config: AGIConfig) -> str:
         f"{jax.device_count()} x {jax.devices()[0].device_kind}: {_megabytes(memory.arguments)} "
         f"state and batch, {_megabytes(memory.temporary)} activations, gradients and work space",
     }
+    if config.memory.has_tiers:
+        rows["memory state"] = remembered(model)
     lines = [f"{name + ':':18}{value}" for name, value in rows.items()]
     return "\n".join([to_yaml(config), *lines])
+
+
+def remembered(model: TMSModel) -> str:
+    """How much memory of earlier segments a row has, however long it is."""
+    config = model.config
+    state = jax.eval_shape(lambda: model.empty_memory(1))
+    return (
+        f"{_megabytes(_bytes(state))} a row, in segments of {config.memory.segment} tokens: "
+        f"{', '.join(config.memory.tiers)}"
+    )
 
 
 def _bytes(tree: Any) -> int:

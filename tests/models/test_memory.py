@@ -15,6 +15,7 @@ from rtdlm.models.memory import load_memory, reset, save_memory
 from rtdlm.models.tms import Params
 from rtdlm.modules.head import LossTerms
 from rtdlm.parallel import make_mesh, partition_spec, path_name
+from rtdlm.training.describe import remembered
 from tests.models.small import (
     RICH,
     ROOMY,
@@ -311,3 +312,15 @@ def test_without_a_segment_there_is_no_memory_and_nothing_changes() -> None:
     assert jax.tree.leaves(memory) == [] and not any("memory" in path for path in params)
     np.testing.assert_array_equal(scores, model.logits(params, ids))
     assert model.scores(params, ids, ids).memory is None
+
+
+def test_a_plan_tells_how_much_is_remembered() -> None:
+    """Two layers of four heads of four features: a window of 100 and a matrix, in float32."""
+    memory = {"segment": 4, "stm_window": 100, "recurrent": "gated_delta"}
+    model = TMSModel(small_config(memory=memory))
+    window, matrix = 2 * 100 * 16 * 4 + 4 * 100, 4 * 4 * 4 * 4 + 4
+    assert 2 * (window + matrix) == 26_928 and remembered(model) == (
+        "0.0 MB a row, in segments of 4 tokens: stm, recurrent"
+    )
+    wide = TMSModel(small_config(memory=memory | {"stm_window": 100_000}))
+    assert remembered(wide).startswith("26.4 MB a row")

@@ -233,7 +233,6 @@ def test_result_files_are_named_after_what_was_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIED)
 def test_a_study_runs(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("rtdlm.models.memory")
     out = tmp_path / f"{name}.json"
     assert main([name, "--smoke", "--out", str(out)]) == 0
     found = named(read_results(out).results)
