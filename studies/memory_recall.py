@@ -67,6 +67,8 @@ TIERS: Mapping[str, Sequence[Tree]] = {
     EPISODIC: (side.EPISODIC,),
 }
 """What each side remembers with, tier on tier."""
+POSITIONS: Mapping[str, str] = {EPISODIC: "rope"}
+"""`position_encoding` of a side that learns faster with another than the rest, which have none."""
 
 
 class Ran(NamedTuple):
@@ -94,7 +96,12 @@ def file_name(flags: Namespace) -> str | None:
 
 def sides(size: Size) -> dict[str, Tree]:
     """Each side's configuration, all of the same number of parameters."""
-    every = {name: side.with_memory(size.base, *tiers) for name, tiers in TIERS.items()}
+    every = {
+        name: side.with_memory(
+            {**size.base, "position_encoding": POSITIONS.get(name, "none")}, *tiers
+        )
+        for name, tiers in TIERS.items()
+    }
     return side.matched(every, size.task)
 
 
