@@ -5,6 +5,7 @@ commands run as a user's do, on one device.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ hk.config.set(check_jax_usage=True)
 # `precision.compute=auto` is float32 in tests, whatever the processor has; here, since some models
 # are made when their test module is imported.
 tms.fastest_format = lambda: "float32"
+
+MOST_MAPS = 25_000
+"""Linux ends a process of more than 65,530 maps, and every compiled program has some."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Lets go of the compiled programs of past modules before they are too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+
 
 # A first example compiles, so that its time says nothing; the same examples in every run.
 hypothesis.settings.register_profile("rtdlm", deadline=None, derandomize=True, database=None)
