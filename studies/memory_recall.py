@@ -53,8 +53,8 @@ SMOKE = Size(
     Recall(segment=16, pairs=2, keys=4, values=4, noise=4, queries=2),
     Recall(segment=16, pairs=3, keys=4, values=4, noise=4, queries=2),
     side.SMALL,
-    stages=(Stage(2, 4, 2), Stage(3, 2, 2)), short=(Stage(2, 4, 2),),
-    segments=(3, 4), rows=4,
+    stages=(Stage(3, 4, 2),), short=(Stage(3, 4, 2),),
+    segments=(3,), rows=4,
 )  # fmt: skip
 
 SHORT = "gated delta, short rows only"

@@ -48,8 +48,8 @@ WHOLE = Size(
 )  # fmt: skip
 SMOKE = Size(
     Rule(segment=16, inputs=6, maps=2, examples=2, noise=4, queries=4),
-    side.SMALL,
-    stages=(Stage(2, 4, 2), Stage(3, 2, 2)), later=(2, 3),
+    {**side.SMALL, "num_layers": 1},
+    stages=(Stage(3, 4, 2),), later=(2,),
     session_stages=(Stage(2, 4, 2),), session_segments=(2,),
     rows=4,
 )  # fmt: skip
@@ -58,9 +58,8 @@ TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),
     "STM": (side.STM,),
     "recurrent": (side.RECURRENT,),
-    "episodic": (side.EPISODIC,),
     "MTM": (side.TASK,),
-    "all": (side.STM, side.RECURRENT, side.EPISODIC, side.TASK),
+    "all": (side.STM, side.RECURRENT, side.TASK),
 }
 SESSIONS: Mapping[str, Sequence[str]] = {
     "MTM alone": CLEARED,
