@@ -121,6 +121,12 @@ def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
     )
 
 
+_WITHOUT_MEMORY = (
+    "memory.segment=null memory.stm_window=0 memory.recurrent=none memory.episodic_slots=0 "
+    "memory.task_tokens=0"
+)
+
+
 def _beyond(config: AGIConfig) -> dict[str, str]:
     """What the model has and no family knows, with the setting that leaves it away."""
     experts, kind = config.experts, config.attention_type
@@ -143,6 +149,7 @@ def _beyond(config: AGIConfig) -> dict[str, str]:
         ("short convolutions", config.short_conv > 0, "short_conv=0"),
         ("attention sinks", config.attention.sinks is not None, "attention.sinks=null"),
         ("n-gram tables", bool(config.ngram.orders), "ngram.orders=[]"),
+        ("a memory of earlier segments", config.memory.segment is not None, _WITHOUT_MEMORY),
         ("a parametric memory", config.knowledge.kind != "none", "knowledge.kind=none"),
         ("value residuals", config.value_residual, "value_residual=false"),
         ("value embeddings", config.value_embeddings, "value_embeddings=false"),

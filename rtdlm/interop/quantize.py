@@ -31,8 +31,8 @@ GROUP: dict[Kind, int | None] = {"int8": None, "int4": 32, "nf4": 64}
 """Inputs that share a scale; None is all of an output."""
 # Path -> axes that are summed over, counted from the end; what matches none stays as it is.
 INPUTS: dict[str, tuple[int, ...]] = {
-    r"attention/(query|key|value)/w": (-3,),
-    r"attention/output/w": (-3, -2),
+    r"(attention|memory)/(query|key|value)/w": (-3,),
+    r"(attention|memory)/output/w": (-3, -2),
     r"(feedforward|experts|shared)/(gate|up|down)/w": (-2,),
     r"ngram/projection/w": (-3, -2),
     r"knowledge/query/w": (-4,),

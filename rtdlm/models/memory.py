@@ -100,7 +100,10 @@ def load_memory(
     Raises:
         UserError: the file cannot be read, or holds memory of another model or number of rows.
     """
-    found, fields = read_tensors(Path(file)), _fields(tiers)
+    fields = _fields(tiers)
+    if not Path(file).is_file():
+        raise UserError(f"there is no memory file {file}; check the path, or save one there first")
+    found = read_tensors(Path(file))
 
     def read(path: tuple[Any, ...], like: jax.Array) -> jax.Array:
         name = _name(path)

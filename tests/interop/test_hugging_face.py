@@ -80,6 +80,7 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     ("form", "sentence"),
     [
         ({"short_conv": 3}, "no Hugging Face family has short convolutions"),
+        ({"memory": {"segment": 4}}, "no Hugging Face family has a memory of earlier segments"),
         ({"qk_norm": True, "biases": "qkv"}, "no Hugging Face family combines"),
         ({"feedforward": "relu2", "qk_norm": False}, "feedforward='relu2'"),
         ({"norm": "layer"}, "norm='layer'"),

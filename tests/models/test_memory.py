@@ -217,6 +217,8 @@ def test_tiers_are_emptied_and_kept_apart(tmp_path: Path) -> None:
         load_memory(empty, file)
     with pytest.raises(UserError, match="use the model and the number of rows that wrote it"):
         load_memory(of_form.model.empty_memory(3), file, ["mtm"])
+    with pytest.raises(UserError, match="there is no memory file .*missing; check the path"):
+        load_memory(empty, tmp_path / "missing")
     with pytest.raises(UserError, match="memory has no tier 'all'; tiers are stm, ltm, mtm"):
         reset(of_form.after, ["all"])
 
