@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.models.cache import DecodeCache
+from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.memory import MemoryState
+from rtdlm.modules.primitives import where_rows
 
 
 class Part(NamedTuple):
@@ -142,18 +143,15 @@ def extend_segments(
 def begin_segment(cache: DecodeCache, rows_B: jax.Array) -> DecodeCache:
     """`cache` with nothing but memory in the rows that `rows_B` marks."""
 
-    def emptied(x: jax.Array, axis: int) -> jax.Array:
-        shape = [1] * x.ndim
-        shape[axis] = -1
-        return jnp.where(rows_B.reshape(shape), jnp.zeros_like(x), x)
+    def begin(cache: DecodeCache) -> DecodeCache:
+        def emptied(layer: LayerCache) -> LayerCache:
+            rest = layer._replace(memory=None)
+            none = jax.tree.map(jnp.zeros_like, rest)
+            return where_rows(rows_B, none, rest, axis=1)._replace(memory=layer.memory)
 
-    loops = tuple(
-        tuple(
-            jax.tree.map(lambda x: emptied(x, 1), layer._replace(memory=None))._replace(
-                memory=layer.memory
-            )
-            for layer in loop
-        )
-        for loop in cache.loops
-    )
-    return DecodeCache(loops, jax.tree.map(lambda x: emptied(x, 0), cache.input))
+        loops = tuple(tuple(emptied(layer) for layer in loop) for loop in cache.loops)
+        none = jax.tree.map(jnp.zeros_like, cache.input)
+        return DecodeCache(loops, where_rows(rows_B, none, cache.input))
+
+    # Of the tokens that are decoded one by one, few begin a segment.
+    return jax.lax.cond(jnp.any(rows_B), begin, lambda cache: cache, cache)

@@ -30,6 +30,8 @@ from rtdlm.modules.primitives import (
     RMSNorm,
     gated_delta,
     gated_delta_step,
+    unit,
+    where_rows,
 )
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
@@ -71,7 +73,7 @@ class Linear(_Recurrent):
             return linear_attention(*heads.qkv, one_row, state=cache, counts_BT=counts_BT)
         query, key, value = (x[:, 0] for x in heads.qkv)
         read_BHE, after = linear_step(query, key, value, cache)
-        return read_BHE[:, None], _where(counts_BT[:, 0], after, cache)
+        return read_BHE[:, None], where_rows(counts_BT[:, 0], after, cache)
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> LinearState:
         *rows, _, heads, features = shape
@@ -134,13 +136,7 @@ def _delta_inputs(
     shift_H = hk.get_parameter("decay_shift", (count,), jnp.float32, _shifts)
     decay_BTH = -jnp.exp(rate_H)[None, None] * jax.nn.softplus(opened_BTH + shift_H[None, None])
     write_BTH = jax.nn.sigmoid(Projection("BTD,DH->BTH", shape=shape, name="write")(x_BTD))
-    return _unit(query), _unit(key), value, decay_BTH, write_BTH
-
-
-def _unit(x_BTHE: jax.Array) -> jax.Array:
-    x_f32 = x_BTHE.astype(jnp.float32)
-    square = jnp.sum(jnp.square(x_f32), axis=-1, keepdims=True)
-    return x_f32 * jax.lax.rsqrt(square + 1e-6)
+    return unit(query), unit(key), value, decay_BTH, write_BTH
 
 
 def _normalised(read_BTHE: jax.Array) -> jax.Array:
@@ -156,13 +152,3 @@ def _shifts(shape: Sequence[int], dtype: Any) -> jax.Array:
     """softplus^-1 of time steps spread evenly by their logarithm."""
     steps = jnp.exp(jnp.linspace(np.log(SHORTEST), np.log(LONGEST), shape[0], dtype=dtype))
     return steps + jnp.log(-jnp.expm1(-steps))
-
-
-def _where(counts_B: jax.Array, after: LinearState, before: LinearState) -> LinearState:
-    """`after` in the rows that count."""
-    chosen: LinearState = jax.tree.map(
-        lambda new, old: jnp.where(counts_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
-        after,
-        before,
-    )
-    return chosen

@@ -18,10 +18,10 @@ from rtdlm.modules.memory.layer import (
     MemoryStatistics,
     Pending,
 )
-from rtdlm.modules.memory.meta import Meta, Modulation
+from rtdlm.modules.memory.matrix import Matrix
+from rtdlm.modules.memory.meta import Modulation
 from rtdlm.modules.memory.novelty import novelty
 from rtdlm.modules.memory.read import Reading, read_store
-from rtdlm.modules.memory.recurrent import Recurrent
 from rtdlm.modules.memory.short_term import ShortTerm
 from rtdlm.modules.memory.store import Replay, Store, consolidation_rows, mark_used
 from rtdlm.modules.memory.tokens import Tokens
@@ -30,14 +30,13 @@ from rtdlm.modules.memory.write import write_store
 __all__ = [
     "FORGET",
     "LayerMemory",
+    "Matrix",
     "MemoryLayer",
     "MemoryOutput",
     "MemoryStatistics",
-    "Meta",
     "Modulation",
     "Pending",
     "Reading",
-    "Recurrent",
     "Replay",
     "ShortTerm",
     "Store",

@@ -20,20 +20,23 @@ import jax.numpy as jnp
 
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.modules.memory.fusion import fuse
-from rtdlm.modules.memory.meta import Meta, Modulation, modulation, read_meta, unit, write_meta
+from rtdlm.modules.memory.matrix import Matrix
+from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.read import read_store
-from rtdlm.modules.memory.recurrent import Recurrent, read_recurrent
-from rtdlm.modules.memory.short_term import (
-    FIRST_SCALE,
-    ShortTerm,
-    positive,
-    read_window,
-    write_window,
-)
+from rtdlm.modules.memory.recurrent import read_recurrent
+from rtdlm.modules.memory.scores import FIRST_SCALE, positive
+from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
 from rtdlm.modules.memory.store import Store, consolidation_rows, mark_used
-from rtdlm.modules.memory.tokens import Tokens, last_label, where_rows
+from rtdlm.modules.memory.tokens import Tokens, last_label
 from rtdlm.modules.memory.write import write_store
-from rtdlm.modules.primitives import DeltaState, Projection, gated_delta, project_all
+from rtdlm.modules.primitives import (
+    DeltaState,
+    Projection,
+    gated_delta,
+    project_all,
+    unit,
+    where_rows,
+)
 
 Convolve = Callable[[str, jax.Array], jax.Array]
 
@@ -43,8 +46,8 @@ class LayerMemory(NamedTuple):
 
     stm: ShortTerm | None
     episodic: Store | None
-    recurrent: Recurrent | None
-    mtm: Meta | None
+    recurrent: Matrix | None
+    mtm: Matrix | None
 
     @classmethod
     def empty(
@@ -55,8 +58,8 @@ class LayerMemory(NamedTuple):
         return cls(
             ShortTerm.empty(*rows, window, *shape, dtype=dtype) if window else None,
             Store.empty(*rows, slots, *shape, dtype=dtype) if slots else None,
-            Recurrent.empty(*rows, *shape) if config.recurrent != "none" else None,
-            Meta.empty(*rows, *shape) if config.task_tokens else None,
+            Matrix.empty(*rows, *shape) if config.recurrent != "none" else None,
+            Matrix.empty(*rows, *shape) if config.task_tokens else None,
         )
 
 
@@ -246,8 +249,16 @@ class MemoryLayer(hk.Module):
         pending = pending.put(key_BTHE, value_BTHE, tokens)
         # Places fill in order, so that the last one says whether the segment is complete.
         complete_B = pending.label_BS[:, -1] > 0
-        written = self._write_segment(memory, pending)
-        memory = jax.tree.map(lambda new, old: where_rows(complete_B, new, old), written, memory)
+
+        def write(memory: LayerMemory, pending: Pending) -> LayerMemory:
+            return where_rows(complete_B, self._write_segment(memory, pending), memory)
+
+        def wait(memory: LayerMemory, pending: Pending) -> LayerMemory:
+            del pending
+            return memory
+
+        # Of the tokens that are decoded one by one, few complete a segment.
+        memory = hk.cond(jnp.any(complete_B), write, wait, memory, pending)
         label_BS = where_rows(complete_B, jnp.zeros_like(pending.label_BS), pending.label_BS)
         return memory, pending._replace(label_BS=label_BS)
 
@@ -326,7 +337,7 @@ def _of_last_document(label_BS: jax.Array, store: Store) -> tuple[jax.Array, Sto
     return jnp.where(label_BS == newest_B[:, None], label_BS, 0), jax.tree.map(kept, store)
 
 
-def _consolidate(store: Store, recurrent: Recurrent, *, rows: int) -> Recurrent:
+def _consolidate(store: Store, recurrent: Matrix, *, rows: int) -> Matrix:
     """The matrix after it was told the most read rows of the store once more."""
     key_BNHE, value_BNHE, used_BN = consolidation_rows(store, rows)
     heads, weight_BN = key_BNHE.shape[2], (used_BN > 0).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Meta-task memory: which task this is, written once a segment (arXiv 2407.04841, 2207.06881).
+"""Matrix-task memory: which task this is, written once a segment (arXiv 2407.04841, 2207.06881).
 
 At a segment's end, m learned probes p each pool the keys and values of its last document,
 
@@ -22,36 +22,16 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.memory.short_term import FIRST_SCALE, positive
-from rtdlm.modules.memory.tokens import Tokens, last_label, where_rows
-from rtdlm.modules.primitives import (
-    DeltaState,
-    Projection,
-    RMSNorm,
-    dot,
-    gated_delta,
-)
+from rtdlm.modules.memory.matrix import Matrix
+from rtdlm.modules.memory.scores import FIRST_SCALE, positive
+from rtdlm.modules.memory.tokens import Tokens, last_label
+from rtdlm.modules.primitives import Projection, RMSNorm, dot, gated_delta, unit, where_rows
 
 FIRST_DECAY = 0.01
 """Share that is forgotten a segment before training."""
 
 
-class Meta(NamedTuple):
-    """What earlier segments left behind, float32; zeros are nothing."""
-
-    state_BHEF: jax.Array
-    label_B: jax.Array
-    """int32; the document that it is of."""
-
-    @classmethod
-    def empty(cls, *shape: int) -> "Meta":
-        """For `shape`: (layers,) batch, heads, features."""
-        *rows, heads, features = shape
-        state = jnp.zeros((*rows, heads, features, features), jnp.float32)
-        return cls(state, jnp.zeros(rows, jnp.int32))
-
-
-def read_meta(query_BTHE: jax.Array, tokens: Tokens, memory: Meta) -> jax.Array:
+def read_meta(query_BTHE: jax.Array, tokens: Tokens, memory: Matrix) -> jax.Array:
     """What each query reads `[B, T, H, E]`; zero for a token of another document."""
     read_BTHE = jnp.einsum("BTHE,BHEF->BTHF", query_BTHE.astype(jnp.float32), memory.state_BHEF)
     return jnp.where(_own(tokens, memory)[..., None, None], read_BTHE, 0.0).astype(query_BTHE.dtype)
@@ -69,7 +49,7 @@ class Modulation(NamedTuple):
 
 
 def modulation(
-    tokens: Tokens, memory: Meta, *, slots: int, model: int, dtype: jnp.dtype
+    tokens: Tokens, memory: Matrix, *, slots: int, model: int, dtype: jnp.dtype
 ) -> Modulation:
     """What the bank's entries come to for every token; before anything was read, their mean."""
     heads, features = memory.state_BHEF.shape[1:3]
@@ -89,13 +69,13 @@ def modulation(
 
 
 def write_meta(
-    memory: Meta,
+    memory: Matrix,
     key_BSHE: jax.Array,
     value_BSHE: jax.Array,
     label_BS: jax.Array,
     *,
     probes: int,
-) -> Meta:
+) -> Matrix:
     """The memory after a whole segment."""
     heads, features = key_BSHE.shape[2:]
     spread = hk.initializers.RandomNormal(features**-0.5)
@@ -117,22 +97,14 @@ def write_meta(
     batch = len(key_BSHE)
     decay_BNH = jnp.zeros((batch, probes, heads)).at[:, 0].set(decay_H[None])
     write_BNH = jnp.broadcast_to(write_NH[None], (batch, probes, heads))
-    same_B = memory.label_B == label_B
-    given = DeltaState(where_rows(same_B, memory.state_BHEF, jnp.zeros_like(memory.state_BHEF)))
     one_BN = jnp.ones((batch, probes), jnp.int32)
     _, after = gated_delta(
-        key_BNHE, key_BNHE, value_BNHE, decay_BNH, write_BNH, one_BN, state=given
+        key_BNHE, key_BNHE, value_BNHE, decay_BNH, write_BNH, one_BN, state=memory.given(label_B)
     )
     written_B = jnp.any(own_BS, axis=1)
-    return Meta(where_rows(written_B, after.state_BHEF, memory.state_BHEF), label_B)
+    return Matrix(where_rows(written_B, after.state_BHEF, memory.state_BHEF), label_B)
 
 
-def unit(x: jax.Array) -> jax.Array:
-    """`x` in float32 with its last axis at length 1."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-
-
-def _own(tokens: Tokens, memory: Meta) -> jax.Array:
+def _own(tokens: Tokens, memory: Matrix) -> jax.Array:
     """bool `[B, T]`: tokens of the document that the memory is of."""
     return (tokens.label_BT == memory.label_B[:, None]) & (tokens.label_BT > 0)

@@ -15,15 +15,16 @@ Axes: B batch, T time, D model, H heads, E key features, F value features.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtdlm.modules.memory.tokens import Tokens, last_label, where_rows
-from rtdlm.modules.primitives import DeltaState, Projection, gated_delta, gated_delta_step
+from rtdlm.modules.memory.matrix import Matrix
+from rtdlm.modules.memory.tokens import Tokens, last_label
+from rtdlm.modules.primitives import Projection, gated_delta, gated_delta_step, where_rows
 
 CHUNK, CHANNEL_CHUNK = 64, 32
 """Tokens computed at once; with a decay a feature, whose products are several, fewer are faster."""
@@ -32,36 +33,20 @@ SHORTEST, LONGEST = 1e-4, 1e-2
 tokens."""
 
 
-class Recurrent(NamedTuple):
-    """What was read, float32; zeros are nothing."""
-
-    state_BHEF: jax.Array
-    label_B: jax.Array
-    """int32; the document that it is of."""
-
-    @classmethod
-    def empty(cls, *shape: int) -> "Recurrent":
-        """For `shape`: (layers,) batch, heads, features."""
-        *rows, heads, features = shape
-        state = jnp.zeros((*rows, heads, features, features), jnp.float32)
-        return cls(state, jnp.zeros(rows, jnp.int32))
-
-
 def read_recurrent(
     x_BTD: jax.Array,
     query_BTHE: jax.Array,
     key_BTHE: jax.Array,
     value_BTHE: jax.Array,
     tokens: Tokens,
-    memory: Recurrent,
+    memory: Matrix,
     *,
     form: str,
-) -> tuple[jax.Array, Recurrent]:
+) -> tuple[jax.Array, Matrix]:
     """What each query reads `[B, T, H, E]`, its own token's writing included, and what is left."""
     decay, write, erase = _gates(x_BTD, *query_BTHE.shape[2:], form=form)
     label_BT, counts_BT = tokens.filled_BT, tokens.counts_BT
-    same_B = memory.label_B == label_BT[:, 0]
-    given = DeltaState(where_rows(same_B, memory.state_BHEF, jnp.zeros_like(memory.state_BHEF)))
+    given = memory.given(label_BT[:, 0])
     if label_BT.shape[1] == 1:
         query, key, value = query_BTHE[:, 0], key_BTHE[:, 0], value_BTHE[:, 0]
         erase = None if erase is None else erase[:, 0]
@@ -77,7 +62,7 @@ def read_recurrent(
         )  # fmt: skip
     is_read_B = jnp.any(counts_BT, axis=1)
     state_BHEF = where_rows(is_read_B, after.state_BHEF, memory.state_BHEF)
-    left = Recurrent(state_BHEF, last_label(tokens.label_BT, counts_BT, memory.label_B))
+    left = Matrix(state_BHEF, last_label(tokens.label_BT, counts_BT, memory.label_B))
     return read_BTHE.astype(query_BTHE.dtype), left
 
 

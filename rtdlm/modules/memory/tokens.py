@@ -39,8 +39,3 @@ def last_label(label_BT: jax.Array, counts_BT: jax.Array, before_B: jax.Array) -
     newest_B = jnp.max(jnp.where(counts_BT, time_T, 0), axis=1)
     own_B = jnp.take_along_axis(label_BT, jnp.maximum(newest_B - 1, 0)[:, None], axis=1)[:, 0]
     return jnp.where(newest_B > 0, own_B, before_B)
-
-
-def where_rows(rows_B: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """`new` in the rows that `rows_B` marks, `old` in the others; any `[B, ...]`."""
-    return jnp.where(rows_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -17,9 +17,10 @@ from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
 from rtdlm.modules.primitives.move import move
 from rtdlm.modules.primitives.narrow import narrow
-from rtdlm.modules.primitives.norm import RMSNorm
+from rtdlm.modules.primitives.norm import RMSNorm, unit
 from rtdlm.modules.primitives.product import PRODUCT, dot, product, row_major, weight_gradient
 from rtdlm.modules.primitives.projection import Projection, project_all
+from rtdlm.modules.primitives.rows import where_rows
 from rtdlm.modules.primitives.short_conv import ShortConv
 from rtdlm.modules.primitives.tiling import TILE, Tiling, most_tiles, tile_pairs
 
@@ -58,5 +59,7 @@ __all__ = [
     "states_at_start",
     "tile_pairs",
     "to_chunks",
+    "unit",
     "weight_gradient",
+    "where_rows",
 ]

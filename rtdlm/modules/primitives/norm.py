@@ -1,4 +1,4 @@
-"""RMSNorm (arXiv 1910.07467): y = scale * x / sqrt(mean(x^2) + eps), computed in float32.
+"""RMSNorm (arXiv 1910.07467): y = scale * x / sqrt(mean(x^2) + eps), computed in float32; length 1.
 
 A centred one keeps scale - 1 as its parameter, which weight decay then draws to zero (Gemma, arXiv
 2403.08295).
@@ -27,3 +27,9 @@ class RMSNorm(hk.Module):
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + self.epsilon)
         y = x_f32 * inverse * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
         return y.astype(x.dtype)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """`x` in float32 with its last axis at length 1; zeros stay zeros."""
+    x_f32 = x.astype(jnp.float32)
+    return x_f32 * jax.lax.rsqrt(jnp.sum(jnp.square(x_f32), axis=-1, keepdims=True) + 1e-6)

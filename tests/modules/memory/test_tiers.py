@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.memory import Meta, ShortTerm, Tokens
+from rtdlm.modules.memory import Matrix, ShortTerm, Tokens
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
 from rtdlm.modules.memory.short_term import read_window, write_window
@@ -89,7 +89,7 @@ def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
         normal(ROWS, TIME, HEADS, FEATURES, seed=4),
     )
     state = normal(ROWS, HEADS, FEATURES, FEATURES, seed=5)
-    memory = Meta(jnp.asarray(state), jnp.array([1, 3], jnp.int32))
+    memory = Matrix(jnp.asarray(state), jnp.array([1, 3], jnp.int32))
     params, after = with_random_params(
         lambda key, value: write_meta(
             memory, key, value, jnp.asarray(labels, jnp.int32), probes=probes
@@ -121,7 +121,7 @@ def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
 
 def test_a_bank_of_tasks_scales_and_shifts() -> None:
     """Tokens of another document take the mean entry."""
-    memory = Meta(jnp.asarray(normal(1, HEADS, FEATURES, FEATURES, seed=5)), jnp.array([1]))
+    memory = Matrix(jnp.asarray(normal(1, HEADS, FEATURES, FEATURES, seed=5)), jnp.array([1]))
     own = tokens(np.array([[1, 2]]))
     params, (scale, shift) = with_random_params(
         lambda: modulation(own, memory, slots=3, model=6, dtype=jnp.float32)
