@@ -9,17 +9,21 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
+from rtdlm.config.effect import require
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
 if TYPE_CHECKING:
     from rtdlm.inference import Completion, Generator
+    from rtdlm.models.memory import MemoryState
 
 DESCRIPTION = """Continues prompts with a checkpoint, streaming to the terminal.
 
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "import" "class" --preset creative
   python -m rtdlm.generate --checkpoint runs/tiny --prompt "" --temperature 0 --stop "\\n\\n"
-  python -m rtdlm.generate --checkpoint runs/large --draft runs/tiny --prompt "def" """
+  python -m rtdlm.generate --checkpoint runs/large --draft runs/tiny --prompt "def"
+  python -m rtdlm.generate --checkpoint runs/memory --prompt "I am Ada." --keep-memory ada.memory
+  python -m rtdlm.generate --checkpoint runs/memory --prompt "Who?" --memory ada.memory"""
 
 # Flag -> the sampling option it sets, its type, what it takes and what it means.
 OPTIONS: dict[str, tuple[type, str, str]] = {
@@ -43,11 +47,20 @@ def _main(arguments: Sequence[str]) -> None:
     sampling = _sampling(flags)
     from rtdlm.inference import Drafting, load_generator
 
+    require(
+        flags.keep_memory is None or len(flags.prompt) == 1,
+        f"--keep-memory is of one prompt and its text, found {len(flags.prompt)} prompts; give one",
+    )
     drafting = Drafting(flags.draft, flags.draft_layers, flags.draft_tokens)
     generator = load_generator(flags.checkpoint, drafting=drafting, notice=tell)
+    memory = _memory(generator, flags)
     done: list[Completion] = []
-    for piece in _pieces(generator, flags.prompt, sampling, done):
+    for piece in _pieces(generator, flags.prompt, sampling, memory, done):
         print(piece, end="", flush=True)
+    if flags.keep_memory is not None:
+        from rtdlm.inference.remember import keep_memory
+
+        keep_memory(generator, flags.prompt[0] + done[0].text, memory, flags.keep_memory)
     if drafting != Drafting():
         tokens, calls = (
             sum(getattr(found, name) for found in done) for name in ("sampled", "calls")
@@ -84,7 +97,24 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--draft-tokens", type=int, metavar="K", help="tokens that are proposed (default: 4)"
     )
+    parser.add_argument(
+        "--memory", type=path, metavar="FILE",
+        help="what a model with episodic memory remembers before the prompt; see --keep-memory",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-memory", type=path, metavar="FILE",
+        help="where to write what it remembers after the text; `rtdlm memory` looks into the file",
+    )  # fmt: skip
     return parser
+
+
+def _memory(generator: "Generator", flags: Namespace) -> "MemoryState | None":
+    """What the rows begin with."""
+    if flags.memory is None and flags.keep_memory is None:
+        return None
+    from rtdlm.inference.remember import no_memory, read_memory
+
+    return no_memory(generator) if flags.memory is None else read_memory(generator, flags.memory)
 
 
 def _sampling(flags: Namespace) -> SamplingConfig:
@@ -99,18 +129,19 @@ def _pieces(
     generator: "Generator",
     prompts: Sequence[str],
     sampling: SamplingConfig,
+    memory: "MemoryState | None",
     done: "list[Completion]",
 ) -> Iterator[str]:
     """What to print: one prompt's text as it comes, several one after the other; fills `done`."""
     if len(prompts) == 1:
         yield prompts[0]
-        for chunk in generator.stream(prompts[0], sampling):
+        for chunk in generator.stream(prompts[0], sampling, memory=memory):
             yield chunk.text
             if chunk.completion is not None:
                 done.append(chunk.completion)
         yield "\n"
         return
-    done += generator.generate(prompts, sampling)
+    done += generator.generate(prompts, sampling, memory=memory)
     for number, completion in enumerate(done):
         yield f"--- {number + 1} of {len(prompts)} ---\n{prompts[number]}{completion.text}\n"
 

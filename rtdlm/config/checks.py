@@ -125,6 +125,11 @@ def _check_depths(config: "AGIConfig") -> None:
 def _check_memory(config: "AGIConfig") -> None:
     memory = config.memory
     require(
+        memory.segment is None or memory.segment <= config.max_seq_len,
+        f"memory.segment={memory.segment} exceeds max_seq_len={config.max_seq_len}: no row would "
+        "have a second segment; choose a smaller segment or longer rows",
+    )
+    require(
         memory.stride <= config.num_layers,
         f"memory.every={memory.every} exceeds num_layers={config.num_layers}: no layer would have "
         "memory; choose less",

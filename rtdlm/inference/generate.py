@@ -30,13 +30,16 @@ from rtdlm.inference.layout import (
     LayerParams,
     SplitCache,
     decoding_model,
+    join_params,
     split_cache,
     split_params,
+    with_memory,
 )
 from rtdlm.inference.sampling import make_sampler
 from rtdlm.inference.speculate import Pair, PairParams, SpeculativeState, speculate
 from rtdlm.inference.text import TextStream
 from rtdlm.models import TMSModel
+from rtdlm.models.memory import MemoryState
 from rtdlm.models.tms import Params
 
 PREFILL_TOKENS = 256
@@ -95,6 +98,7 @@ class Generator:
         self._place = _whole(jax.tree.leaves(params)[0].sharding)
         self._params = jax.jit(partial(split_params, dtype=self.model.dtype))(params)
         self._prefill = self._compiled(partial(prefill, self.model))
+        self._remember = jax.jit(partial(_remember, self.model), out_shardings=self._place)
         self._draft: _Reader | None = None
         if draft is None:
             function: Any = partial(decode, self.model)
@@ -107,27 +111,55 @@ class Generator:
             function = partial(speculate, pair, num_drafted=draft.tokens)
         self._decode = self._compiled(partial(function, document_id=tokenizer.document_id))
 
-    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[Completion]:
-        """The completion of every prompt, in their order.
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: SamplingConfig,
+        *,
+        memory: MemoryState | None = None,
+    ) -> list[Completion]:
+        """The completion of every prompt, in their order; see `stream`.
 
         Raises:
             UserError: a prompt is longer than the model reads.
         """
-        chunks = self.stream(prompts, sampling)
+        chunks = self.stream(prompts, sampling, memory=memory)
         done = {chunk.row: chunk.completion for chunk in chunks if chunk.completion is not None}
         return [done[row] for row in range(len(prompts))]
 
-    def stream(self, prompts: str | Sequence[str], sampling: SamplingConfig) -> Iterator[Chunk]:
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        sampling: SamplingConfig,
+        *,
+        memory: MemoryState | None = None,
+    ) -> Iterator[Chunk]:
         """Pieces of text as they become certain, all prompts at once.
 
-        A piece holds whole characters and nothing that a stop string may still claim.
+        A piece holds whole characters and nothing that a stop string may still claim. `memory`, of
+        one row, is what every prompt's row remembers before it begins; a draft knows nothing of it.
 
         Raises:
             UserError: a prompt is longer than the model reads.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = [self._row(number, text, sampling) for number, text in enumerate(texts)]
-        return self._run(rows, sampling) if rows else iter(())
+        return self._run(rows, sampling, memory) if rows else iter(())
+
+    def remember(self, text: str, memory: MemoryState | None = None) -> MemoryState:
+        """What one row remembers after it read `text` as `generate` reads a prompt, and wrote it.
+
+        None remembers nothing before. A text that ends within a segment ends it.
+        """
+        segment = self.model.config.memory.segment
+        assert segment is not None, "a model without memory.segment remembers nothing"
+        ids = [self.tokenizer.document_id, *self.tokenizer.encode(text)]
+        # Few lengths, so that few programs are compiled.
+        width = segment * _power_of_two(-(-len(ids) // segment), 1)
+        ids_1T, own_1T = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
+        ids_1T[0, : len(ids)], own_1T[0, : len(ids)] = ids, 1
+        given = self.model.empty_memory(1) if memory is None else memory
+        return self._remember(self._params, given, ids_1T, own_1T)
 
     def _compiled(self, function: partial) -> jax.stages.Wrapped:
         """`function` of (parameters, own state, ...), the state updated in place."""
@@ -154,8 +186,10 @@ class Generator:
         stream = TextStream(self.tokenizer, sampling.stop)
         return Row(prompt, left=left, stream=stream, document_id=document_id)
 
-    def _run(self, rows: list[Row], sampling: SamplingConfig) -> Iterator[Chunk]:
-        target = self._read(rows)
+    def _run(
+        self, rows: list[Row], sampling: SamplingConfig, memory: MemoryState | None
+    ) -> Iterator[Chunk]:
+        target = self._read(rows, memory)
         state: DecodeState | SpeculativeState = target
         params: LayerParams | PairParams = self._params
         if self._draft is not None:
@@ -175,9 +209,9 @@ class Generator:
                     if text or row.completion:
                         yield Chunk(number, text, row.completion)
 
-    def _read(self, rows: list[Row]) -> DecodeState:
+    def _read(self, rows: list[Row], memory: MemoryState | None) -> DecodeState:
         """The state after all tokens of every prompt but the last."""
-        cache = self._fill(_Reader(self.model, self._params, self._prefill), rows)
+        cache = self._fill(_Reader(self.model, self._params, self._prefill), rows, memory)
         seen_BV = np.zeros((len(rows), self.tokenizer.vocab_size), np.bool_)
         for number, row in enumerate(rows):
             seen_BV[number, row.prompt] = True
@@ -188,12 +222,16 @@ class Generator:
         rest = jax.device_put((newest_B, position_B, seen_BV), self._place)
         return DecodeState(cache, *rest)
 
-    def _fill(self, reader: _Reader, rows: list[Row]) -> SplitCache:
+    def _fill(
+        self, reader: _Reader, rows: list[Row], memory: MemoryState | None = None
+    ) -> SplitCache:
         """A model's cache after all tokens of every prompt but the last."""
         length_B = np.array([len(row.prompt) for row in rows], np.int32)
         slots = _power_of_two(max(len(row.prompt) + row.left - 1 for row in rows), MIN_SLOTS)
         shapes = jax.eval_shape(lambda: split_cache(reader.model.empty_cache(len(rows), slots)))
         cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._place), shapes)
+        if memory is not None:
+            cache = jax.device_put(with_memory(cache, memory, len(rows)), self._place)
         to_read = int(length_B.max()) - 1
         ids_BT = np.zeros((len(rows), to_read + PREFILL_TOKENS), np.int32)
         for number, row in enumerate(rows):
@@ -204,6 +242,16 @@ class Generator:
             counted_B = np.clip(length_B - 1 - start, 0, width)
             cache = reader.prefill(reader.params, cache, part_BT, np.int32(start), counted_B)
         return cache
+
+
+def _remember(
+    model: TMSModel,
+    params: LayerParams,
+    memory: MemoryState,
+    ids_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+) -> MemoryState:
+    return model.read(join_params(params), ids_BT, segment_ids_BT=segment_ids_BT, memory=memory)[1]
 
 
 def _whole(sharding: Sharding) -> Sharding:

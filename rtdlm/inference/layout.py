@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from rtdlm.config import PrecisionConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
+from rtdlm.models.memory import MemoryState
 from rtdlm.models.tms import Params
+from rtdlm.modules.memory import LayerMemory
 from rtdlm.parallel import is_stacked
 
 LayerParams = Mapping[str, Mapping[str, Any]]
@@ -117,6 +119,23 @@ def split_cache(cache: DecodeCache) -> SplitCache:
         return tuple(jax.tree.map(lambda x, at=at: x[at], loop) for at in range(count))
 
     return SplitCache(tuple(rounds(loop) for loop in cache.loops), cache.input)
+
+
+def with_memory(cache: SplitCache, memory: MemoryState, rows: int) -> SplitCache:
+    """`cache` of so many rows, each of which remembers what `memory`, of one row, does."""
+
+    def given(layer: LayerCache, own: LayerMemory | None, at: int) -> LayerCache:
+        every = jax.tree.map(lambda x: jnp.repeat(x[at], rows, axis=0), own)
+        return layer._replace(memory=every)
+
+    loops = tuple(
+        tuple(
+            tuple(given(layer, own, at) for layer, own in zip(one, layers, strict=True))
+            for at, one in enumerate(rounds)
+        )
+        for rounds, layers in zip(cache.loops, memory.loops, strict=True)
+    )
+    return cache._replace(loops=loops)
 
 
 def join_cache(cache: SplitCache) -> DecodeCache:

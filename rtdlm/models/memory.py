@@ -19,7 +19,7 @@ from rtdlm.checkpoint.tensors import read_tensors, write_tensors
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.disk import replace_with
 from rtdlm.models.layers import LayerPlan, segments
-from rtdlm.modules.memory import LayerMemory, Pending
+from rtdlm.modules.memory import LayerMemory, Pending, Store
 
 TIERS = {"stm": ("stm",), "ltm": ("episodic", "recurrent"), "mtm": ("mtm",)}
 """Name of a tier -> the fields of `LayerMemory` that it is made of."""
@@ -79,6 +79,37 @@ def reset(memory: MemoryState, tiers: Sequence[str]) -> MemoryState:
         return layer._replace(**zeros)
 
     return MemoryState(tuple(tuple(empty(layer) for layer in loop) for loop in memory.loops))
+
+
+def stores(memory: MemoryState) -> list[Store]:
+    """The episodic store of each layer that has one, first layer first."""
+    found = []
+    for loop in memory.loops:
+        for at in range(_rounds(loop)):
+            kept = [layer.episodic for layer in loop if layer is not None]
+            found += [jax.tree.map(lambda x, at=at: x[at], store) for store in kept if store]
+    return found
+
+
+def with_stores(memory: MemoryState, found: Sequence[Store]) -> MemoryState:
+    """`memory` with other stores, in the order of `stores`."""
+    rest = iter(found)
+
+    def put(loop: tuple[LayerMemory | None, ...]) -> tuple[LayerMemory | None, ...]:
+        places = [at for at, layer in enumerate(loop) if layer is not None and layer.episodic]
+        own = [[next(rest) for _ in places] for _ in range(_rounds(loop))]
+        joined = list(loop)
+        for place, rounds in zip(places, zip(*own, strict=True), strict=True):
+            store = jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds)
+            joined[place] = loop[place]._replace(episodic=store)  # type: ignore[union-attr]
+        return tuple(joined)
+
+    return MemoryState(tuple(put(loop) for loop in memory.loops))
+
+
+def _rounds(loop: tuple[LayerMemory | None, ...]) -> int:
+    leaves = jax.tree.leaves(loop)
+    return leaves[0].shape[0] if leaves else 0
 
 
 def save_memory(memory: MemoryState, file: str | Path, tiers: Sequence[str] = tuple(TIERS)) -> None:

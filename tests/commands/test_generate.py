@@ -62,6 +62,9 @@ def test_a_draft_writes_the_same_greedy_text_and_says_how_much_it_helped(
         (("--preset", "balance"), "unknown sampling preset 'balance'; did you mean 'balanced'?"),
         (("--temperature", "-1"), "temperature=-1.0 must be 0 (greedy) or a positive number"),
         (("--preset", "deterministic", "--top-k", "4"), "top_k=4 has no effect with temperature=0"),
+        (("--memory", "x"), "the checkpoint has no episodic memory to read from a file or keep"),
+        (("--keep-memory", "x"), "the checkpoint has no episodic memory to read from a file or"),
+        (("b", "--keep-memory", "x"), "--keep-memory is of one prompt and its text, found 2"),
     ],
 )
 def test_bad_options_end_with_one_sentence(

@@ -291,6 +291,11 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "memory.stm_weight=1.0 is outside (0, 1)",
         ),
         (
+            {"memory": {"segment": 16, "stm_window": 8}, "max_seq_len": 8},
+            "memory.segment=16 exceeds max_seq_len=8: no row would have a second segment; choose a "
+            "smaller segment or longer rows",
+        ),
+        (
             {"memory": {"segment": 8, "stm_window": 8, "every": 9}},
             "memory.every=9 exceeds num_layers=4: no layer would have memory; choose less",
         ),
