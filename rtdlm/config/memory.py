@@ -50,6 +50,11 @@ class MemoryConfig:
     consolidate: int | None = None
     """Stored tokens, the most read, that are written into the recurrent matrix once more at the end
     of every segment; None is none [tokens]."""
+    summary_slots: int = 0
+    """Long-term memory in summaries: one key and value of every chunk of a segment, of which so
+    many are kept (arXiv 1911.05507); 0 is none [chunks]."""
+    summary_chunk: int | None = None
+    """Tokens that a summary is of; None is 16, or the segment if it is shorter [tokens]."""
     task_tokens: int = 0
     """Meta-task memory: summaries that each segment leaves behind for all later ones, in a matrix
     that is written once a segment (arXiv 2407.04841); 0 is none [tokens]."""
@@ -91,6 +96,7 @@ class MemoryConfig:
             "stm": self.stm_window > 0,
             "episodic": self.episodic_slots > 0,
             "recurrent": self.recurrent != "none",
+            "summaries": self.summary_slots > 0,
             "mtm": self.task_tokens > 0,
         }
         return tuple(name for name, has in given.items() if has)
@@ -103,8 +109,8 @@ class MemoryConfig:
 
     @property
     def has_long_term(self) -> bool:
-        """Either form."""
-        return self.recurrent != "none" or self.episodic_slots > 0
+        """Any form."""
+        return self.recurrent != "none" or self.episodic_slots > 0 or self.summary_slots > 0
 
     @property
     def stride(self) -> int:
@@ -115,6 +121,12 @@ class MemoryConfig:
     def conv_width(self) -> int:
         """Tokens under a short convolution; 0 is none."""
         return 4 if self.short_conv is None else self.short_conv
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that a summary is of."""
+        segment = 16 if self.segment is None else self.segment
+        return min(segment, 16) if self.summary_chunk is None else self.summary_chunk
 
     @property
     def top_k(self) -> int:
@@ -151,7 +163,8 @@ class MemoryConfig:
             require(
                 value is None or self.has_tiers,
                 f"memory.{name}={value!r} has no effect without a tier; set memory.stm_window, "
-                "memory.recurrent, memory.episodic_slots or memory.task_tokens, or remove it",
+                "memory.recurrent, memory.episodic_slots, memory.summary_slots or "
+                "memory.task_tokens, or remove it",
             )
         width = self.short_conv
         require(
@@ -160,12 +173,13 @@ class MemoryConfig:
         )
 
     def _require_tiers(self) -> None:
-        for name in ("stm_window", "episodic_slots", "task_tokens"):
+        for name in ("stm_window", "episodic_slots", "summary_slots", "task_tokens"):
             value = getattr(self, name)
             require(value >= 0, f"memory.{name}={value} must be at least 0")
         stored = ("episodic_top_k", "episodic_write", "forget", "consolidate")
         for name in stored:
             self._require_reader(name, self.episodic_slots > 0, "memory.episodic_slots=0")
+        self._require_reader("summary_chunk", self.summary_slots > 0, "memory.summary_slots=0")
         self._require_reader("task_slots", self.task_tokens > 0, "memory.task_tokens=0")
         self._require_reader("mtm_scope", self.task_tokens > 0, "memory.task_tokens=0")
         self._require_reader("ltm_scope", self.has_long_term, "no long-term memory")
@@ -186,7 +200,13 @@ class MemoryConfig:
             f"episodic_write={self.episodic_write!r}",
         )
         self._require_reader("consolidate", self.recurrent != "none", "memory.recurrent='none'")
-        for name in ("episodic_top_k", "episodic_rows", "consolidate", "task_slots"):
+        for name in (
+            "episodic_top_k",
+            "episodic_rows",
+            "consolidate",
+            "summary_chunk",
+            "task_slots",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"memory.{name}={value} must be at least 1")
         for name in ("episodic_top_k", "consolidate"):
@@ -204,6 +224,11 @@ class MemoryConfig:
         require(
             self.segment is None or rows is None or rows <= self.segment,
             f"memory.episodic_rows={rows} exceeds memory.segment={self.segment}",
+        )
+        require(
+            self.segment is None or self.summary_chunk is None or self.segment % self.chunk == 0,
+            f"memory.summary_chunk={self.summary_chunk} does not divide memory.segment="
+            f"{self.segment}; use one of its divisors",
         )
 
     def _require_reader(self, name: str, is_read: bool, why: str) -> None:

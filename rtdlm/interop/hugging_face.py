@@ -123,7 +123,7 @@ def foreign_config(config: AGIConfig) -> tuple[Family, dict[str, Any]]:
 
 _WITHOUT_MEMORY = (
     "memory.segment=null memory.stm_window=0 memory.recurrent=none memory.episodic_slots=0 "
-    "memory.task_tokens=0"
+    "memory.summary_slots=0 memory.task_tokens=0"
 )
 
 

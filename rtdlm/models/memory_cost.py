@@ -34,6 +34,7 @@ def memory_once(config: AGIConfig) -> int:
     """Parameters that multiply what a whole segment left behind."""
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
     total = memory.task_tokens * heads * features
+    total += heads * features if memory.summary_slots else 0
     if memory.task_slots:
         total += memory.task_slots * (heads * features + 2 * config.d_model) + heads * features
     return total
@@ -45,6 +46,7 @@ def memory_vectors(config: AGIConfig) -> int:
     total = 0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.tiers))
     total += 3 * heads if memory.stm_window else 0
     total += 2 * heads if memory.episodic_slots else 0
+    total += 4 * heads if memory.summary_slots else 0
     if memory.recurrent != "none":
         total += heads * (2 if memory.recurrent == "gated_delta" else 1 + features)
     if memory.task_tokens:
@@ -59,7 +61,8 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
     assert memory.segment is not None
     segment = min(memory.segment, length)
-    rows = 2.0 * (memory.stm_window + memory.episodic_slots)
+    rows = 2.0 * (memory.stm_window + memory.episodic_slots + memory.summary_slots)
+    rows += 3 if memory.summary_slots else 0  # each token's share of the one that is pooled
     if memory.needs_novelty:
         rows += memory.episodic_slots + segment  # each token's key beside all others
     if memory.recurrent != "none":

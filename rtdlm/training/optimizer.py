@@ -58,7 +58,7 @@ UNDECAYED = (
     r"attention/decay_(rate|shift)$",
     r"attention/threshold$",
     r"_conv/kernel$",
-    r"memory/(episodic_|probe_)?(scale|slope|nothing)$",
+    r"memory/(episodic_|summary_|(summary_)?probe_)?(scale|slope|nothing)$",
     r"memory/(decay_(rate|shifts?)|forget|put)$",
 )
 

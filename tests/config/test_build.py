@@ -270,7 +270,7 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         (
             {"memory": {"segment": 8, "heads": 2}},
             "memory.heads=2 has no effect without a tier; set memory.stm_window, memory.recurrent, "
-            "memory.episodic_slots or memory.task_tokens, or remove it",
+            "memory.episodic_slots, memory.summary_slots or memory.task_tokens, or remove it",
         ),
         (
             {"memory": {"segment": 8, "stm_window": 8, "forget": "use"}},
@@ -289,6 +289,14 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
         (
             {"memory": {"segment": 8, "stm_window": 8, "stm_weight": 1.0}},
             "memory.stm_weight=1.0 is outside (0, 1)",
+        ),
+        (
+            {"memory": {"segment": 8, "summary_slots": 4, "summary_chunk": 3}},
+            "memory.summary_chunk=3 does not divide memory.segment=8; use one of its divisors",
+        ),
+        (
+            {"memory": {"segment": 8, "stm_window": 8, "summary_chunk": 4}},
+            "memory.summary_chunk=4 has no effect with memory.summary_slots=0; remove it",
         ),
         (
             {"memory": {"segment": 16, "stm_window": 8}, "max_seq_len": 8},

@@ -80,6 +80,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "short-term and meta-task memory": {
         "memory": {"segment": 64, "stm_window": 32, "task_tokens": 4, "task_slots": 3},
     },
+    "memory in summaries": {
+        "memory": {"segment": 64, "summary_slots": 32, "summary_chunk": 8},
+    },
     "episodic memory": {
         "memory": {"segment": 64, "episodic_slots": 64, "heads": 2, "fusion": "hierarchical"},
     },

@@ -34,12 +34,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "short-term": {"memory": {"segment": 4, "stm_window": 6, "short_conv": 0}},
     "recurrent": {"memory": {"segment": 4, "recurrent": "gated_delta"}},
     "episodic, the newest": {"memory": {"segment": 4, "episodic_slots": 4}},
+    "summaries": {"memory": {"segment": 4, "summary_slots": 3, "summary_chunk": 2}},
     "meta-task": {"memory": {"segment": 4, "task_tokens": 2}},
     "all, rich": {**RICH, "memory": ALL, "zero_init_outputs": True},
     "all, weighed against each other": {
         "memory": {
             **ALL, "recurrent": "channel_decay", "fusion": "cross", "consolidate": 2,
-            "forget": "use", "heads": 2,
+            "forget": "use", "heads": 2, "summary_slots": 3, "summary_chunk": 2,
         },
         "experts": ROOMY, "attention_type": "sliding", "attention": {"window": 3},
     },
@@ -170,7 +171,10 @@ def test_a_stream_of_documents_shares_what_it_is_told_to() -> None:
     segments = jnp.array([[1] * 4 + [2] * 8] * 2, jnp.int32)
 
     def reaches(**scopes: str) -> bool:
-        memory = {"segment": 4, "stm_window": 6, "recurrent": "gated_delta", "task_tokens": 2}
+        memory = {
+            "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "summary_slots": 2,
+            "task_tokens": 2,
+        }  # fmt: skip
         model = TMSModel(small_config(memory=memory | scopes, num_layers=1))
         params, read = random_params(model), jax.jit(model.read)
         ids = remembering("recurrent").ids_BT
@@ -293,12 +297,12 @@ def test_eight_devices_equal_one() -> None:
 
 
 def test_statistics_say_what_was_let_through_and_found() -> None:
-    of_form = remembering("all, rich")
+    of_form = remembering("all, weighed against each other")
     told = of_form.model.scores(of_form.params, of_form.ids_BT, of_form.ids_BT).remembered
     assert told is not None
     for value_L in told:
         assert value_L is not None and value_L.shape == (1,)
-    for name in ("gate_stm", "gate_mtm", "stm_hits", "episodic_hits"):
+    for name in ("gate_stm", "gate_mtm", "stm_hits", "episodic_hits", "summary_hits"):
         assert (getattr(told, name) > 0).all() and (getattr(told, name) < 1).all()
     # Before its three segments the store of eight holds 0, 4 and 8 tokens.
     np.testing.assert_allclose(told.episodic_fill, 0.5, atol=1e-6)

@@ -27,6 +27,7 @@ from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
 from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
 from rtdlm.modules.memory.store import Store, consolidation_rows, mark_used
+from rtdlm.modules.memory.summaries import read_summaries, write_summaries
 from rtdlm.modules.memory.tokens import Tokens, last_label
 from rtdlm.modules.memory.write import write_store
 from rtdlm.modules.primitives import (
@@ -47,6 +48,7 @@ class LayerMemory(NamedTuple):
     stm: ShortTerm | None
     episodic: Store | None
     recurrent: Matrix | None
+    summaries: ShortTerm | None
     mtm: Matrix | None
 
     @classmethod
@@ -55,10 +57,12 @@ class LayerMemory(NamedTuple):
     ) -> "LayerMemory":
         """For `rows`: (layers,) batch."""
         shape, window, slots = (heads, features), config.stm_window, config.episodic_slots
+        kept = config.summary_slots
         return cls(
             ShortTerm.empty(*rows, window, *shape, dtype=dtype) if window else None,
             Store.empty(*rows, slots, *shape, dtype=dtype) if slots else None,
             Matrix.empty(*rows, *shape) if config.recurrent != "none" else None,
+            ShortTerm.empty(*rows, kept, *shape, dtype=dtype) if kept else None,
             Matrix.empty(*rows, *shape) if config.task_tokens else None,
         )
 
@@ -99,10 +103,12 @@ class MemoryStatistics(NamedTuple):
     """Share with which a tier is let through."""
     gate_episodic: jax.Array | None
     gate_recurrent: jax.Array | None
+    gate_summaries: jax.Array | None
     gate_mtm: jax.Array | None
     stm_hits: jax.Array | None
     """Share of short-term reading that falls on something."""
     episodic_hits: jax.Array | None
+    summary_hits: jax.Array | None
     episodic_fill: jax.Array | None
     """Share of the store's slots that hold something."""
     episodic_age: jax.Array | None
@@ -216,6 +222,10 @@ class MemoryLayer(hk.Module):
                 x_BTD, query, key, value, long_term, memory.recurrent, form=config.recurrent
             )
             memory = memory._replace(recurrent=recurrent)
+        if memory.summaries is not None:
+            reads["summaries"], found["summaries"] = read_summaries(
+                query, long_term, memory.summaries, chunk=config.chunk
+            )
         if memory.mtm is not None:
             reads["mtm"] = read_meta(query, self._task_tokens(tokens), memory.mtm)
         return reads, memory, found
@@ -267,12 +277,15 @@ class MemoryLayer(hk.Module):
         config = self.config
         key, value, label_BS, id_BS = segment
         merged_BS = (label_BS > 0).astype(jnp.int32)
-        stm, store, recurrent, mtm = memory
+        stm, store, recurrent, kept, mtm = memory
         if stm is not None:
             stm = write_window(stm, key, value, label_BS)
         if mtm is not None:
             own_BS = merged_BS if config.mtm_scope == "stream" else label_BS
             mtm = write_meta(mtm, key, value, own_BS, probes=config.task_tokens)
+        if kept is not None:
+            own_BS = merged_BS if config.ltm_scope == "stream" else label_BS
+            kept = write_summaries(kept, key, value, own_BS, chunk=config.chunk)
         if store is not None:
             if config.ltm_scope != "stream":
                 label_BS, store = _of_last_document(label_BS, store)
@@ -285,7 +298,7 @@ class MemoryLayer(hk.Module):
                 # Nobody asks how new a token is where the newest are kept.
                 surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
             )  # fmt: skip
-        return LayerMemory(stm, store, recurrent, mtm)
+        return LayerMemory(stm, store, recurrent, kept, mtm)
 
     def _statistics(
         self,
@@ -313,9 +326,11 @@ class MemoryLayer(hk.Module):
             gate_stm=gates.get("stm"),
             gate_episodic=gates.get("episodic"),
             gate_recurrent=gates.get("recurrent"),
+            gate_summaries=gates.get("summaries"),
             gate_mtm=gates.get("mtm"),
             stm_hits=hits.get("stm"),
             episodic_hits=hits.get("episodic"),
+            summary_hits=hits.get("summaries"),
             episodic_fill=fill,
             episodic_age=age,
         )

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.memory.matrix import Matrix
-from rtdlm.modules.memory.scores import FIRST_SCALE, positive
+from rtdlm.modules.memory.scores import pool
 from rtdlm.modules.memory.tokens import Tokens, last_label
-from rtdlm.modules.primitives import Projection, RMSNorm, dot, gated_delta, unit, where_rows
+from rtdlm.modules.primitives import Projection, RMSNorm, gated_delta, where_rows
 
 FIRST_DECAY = 0.01
 """Share that is forgotten a segment before training."""
@@ -77,20 +77,10 @@ def write_meta(
     probes: int,
 ) -> Matrix:
     """The memory after a whole segment."""
-    heads, features = key_BSHE.shape[2:]
-    spread = hk.initializers.RandomNormal(features**-0.5)
-    probe_NHE = hk.get_parameter("probe", (probes, heads, features), jnp.float32, spread)
-    scale_H = positive("probe_scale", heads, FIRST_SCALE)
+    heads = key_BSHE.shape[2]
     label_B = last_label(label_BS, label_BS > 0, memory.label_B)
     own_BS = (label_BS == label_B[:, None]) & (label_BS > 0)
-    score_BHNS = dot("NHE,BSHE->BHNS", probe_NHE.astype(key_BSHE.dtype), key_BSHE)
-    score_BHNS = jnp.where(own_BS[:, None, None], score_BHNS * scale_H[None, :, None, None], -1e9)
-    weight_BHNS = jax.nn.softmax(score_BHNS, axis=-1)
-    key_BNHE, value_BNHE = (
-        jnp.einsum("BHNS,BSHE->BNHE", weight_BHNS, x.astype(jnp.float32))
-        for x in (key_BSHE, value_BSHE)
-    )
-    key_BNHE = unit(key_BNHE)
+    key_BNHE, value_BNHE = pool("probe", key_BSHE, value_BSHE, own_BS, probes=probes)
     start = hk.initializers.Constant(jnp.log(jnp.expm1(FIRST_DECAY)))
     decay_H = -jax.nn.softplus(hk.get_parameter("forget", (heads,), jnp.float32, start))
     write_NH = jax.nn.sigmoid(hk.get_parameter("put", (probes, heads), jnp.float32, jnp.zeros))

@@ -1,11 +1,13 @@
-"""How the tiers score what they read: learned numbers a head, and a softmax that may say "nothing".
+"""What tiers share: learned numbers a head, a softmax that may say "nothing", and pooling.
 
-Axes: N places.
+Axes: B batch, S tokens, N places or probes, H heads, E features.
 """
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+
+from rtdlm.modules.primitives import dot, unit
 
 FIRST_SCALE = 8.0
 """Scale of the product of a query and a key of length 1, before training."""
@@ -30,3 +32,32 @@ def softmax_or_nothing(score: jax.Array, may: jax.Array, nothing: jax.Array) -> 
     raised = jnp.exp(score - jax.lax.stop_gradient(top))
     none = jnp.exp(nothing[..., None] - jax.lax.stop_gradient(top))
     return raised / (jnp.sum(raised, axis=-1, keepdims=True) + none)
+
+
+def pool(
+    name: str, key_BSHE: jax.Array, value_BSHE: jax.Array, own_BS: jax.Array, *, probes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Keys of length 1 and values, float32 `[B, N, H, E]`, of tokens pooled by learned probes.
+
+        a_ns = softmax_s(c p_n k_s)        k'_n = unit(sum_s a_ns k_s)        v'_n = sum_s a_ns v_s
+
+    Args:
+        name: of the parameter p; c is that of its scale.
+        key_BSHE: of length 1.
+        value_BSHE: like it.
+        own_BS: bool; the tokens that are pooled. Where there is none, what is returned means
+            nothing.
+        probes: N.
+    """
+    heads, features = key_BSHE.shape[2:]
+    spread = hk.initializers.RandomNormal(features**-0.5)
+    probe_NHE = hk.get_parameter(name, (probes, heads, features), jnp.float32, spread)
+    scale_H = positive(f"{name}_scale", heads, FIRST_SCALE)
+    score_BHNS = dot("NHE,BSHE->BHNS", probe_NHE.astype(key_BSHE.dtype), key_BSHE)
+    score_BHNS = jnp.where(own_BS[:, None, None], score_BHNS * scale_H[None, :, None, None], -1e9)
+    weight_BHNS = jax.nn.softmax(score_BHNS, axis=-1)
+    key_BNHE, value_BNHE = (
+        jnp.einsum("BHNS,BSHE->BNHE", weight_BHNS, x.astype(jnp.float32))
+        for x in (key_BSHE, value_BSHE)
+    )
+    return unit(key_BNHE), value_BNHE

@@ -23,7 +23,7 @@ from rtdlm.modules.primitives import dot
 
 
 class ShortTerm(NamedTuple):
-    """A window, oldest token first; zeros are an empty one."""
+    """A window, oldest slot first; zeros are an empty one."""
 
     key_BWHE: jax.Array
     value_BWHE: jax.Array
@@ -38,16 +38,25 @@ class ShortTerm(NamedTuple):
 
 
 def read_window(
-    query_BTHE: jax.Array, tokens: Tokens, window: ShortTerm
+    query_BTHE: jax.Array, tokens: Tokens, window: ShortTerm, *, prefix: str = "", chunk: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """What each query reads `[B, T, H, E]`, and the share that fell on something `[B, T, H]`."""
+    """What each query reads `[B, T, H, E]`, and the share that fell on something `[B, T, H]`.
+
+    Args:
+        query_BTHE: of length 1.
+        tokens: whose queries they are.
+        window: what stood before their segment.
+        prefix: of the names of parameters.
+        chunk: tokens that a slot stands for.
+    """
     slots, heads = window.label_BW.shape[1], query_BTHE.shape[2]
-    scale_H = positive("scale", heads, FIRST_SCALE)
-    slope_H = positive("slope", heads, 1.0)
-    nothing_H = hk.get_parameter("nothing", (heads,), jnp.float32, jnp.zeros)
+    scale_H = positive(f"{prefix}scale", heads, FIRST_SCALE)
+    slope_H = positive(f"{prefix}slope", heads, 1.0)
+    nothing_H = hk.get_parameter(f"{prefix}nothing", (heads,), jnp.float32, jnp.zeros)
     score_BHTW = dot("BTHE,BWHE->BHTW", query_BTHE, window.key_BWHE)
     score_BHTW = score_BHTW * scale_H[None, :, None, None]
-    away_BTW = (tokens.place_BT[..., None] + slots - jnp.arange(slots)[None, None]) / slots
+    away_W = slots - jnp.arange(slots, dtype=jnp.float32)
+    away_BTW = (tokens.place_BT[..., None] / chunk + away_W[None, None]) / slots
     score_BHTW -= slope_H[None, :, None, None] * away_BTW[:, None]
     may_BTW = (tokens.label_BT[..., None] == window.label_BW[:, None]) & (
         window.label_BW[:, None] > 0

@@ -12,6 +12,7 @@ from rtdlm.modules.memory import Matrix, ShortTerm, Tokens
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
 from rtdlm.modules.memory.short_term import read_window, write_window
+from rtdlm.modules.memory.summaries import write_summaries
 from rtdlm.modules.memory.tokens import last_label
 
 ROWS, TIME, HEADS, FEATURES, SLOTS = 2, 5, 2, 4, 3
@@ -79,6 +80,38 @@ def test_a_window_holds_the_last_tokens() -> None:
     assert window.key_BWHE.ravel().tolist() == [3, 4, 5]
     assert window.value_BWHE.ravel().tolist() == [-3, -4, -5]
     assert window.label_BW.tolist() == [[2, 3, 3]]
+
+
+def test_chunks_are_pooled_and_the_newest_kept() -> None:
+    """Of each chunk the last document's tokens; the last chunk of a segment is a part of one."""
+    labels, chunk = np.array([[1, 2, 2, 2, 0], [0, 0, 3, 3, 3]]), 2
+    key = unit(ROWS, TIME, HEADS, FEATURES, seed=3)
+    value = normal(ROWS, TIME, HEADS, FEATURES, seed=4)
+    before = ShortTerm(
+        jnp.asarray(unit(ROWS, 4, HEADS, FEATURES, seed=5)),
+        jnp.asarray(normal(ROWS, 4, HEADS, FEATURES, seed=6)),
+        jnp.full((ROWS, 4), 1, jnp.int32),
+    )
+    params, after = with_random_params(
+        lambda key, value: write_summaries(
+            before, key, value, jnp.asarray(labels, jnp.int32), chunk=chunk
+        ),
+        jnp.asarray(key), jnp.asarray(value),
+    )  # fmt: skip
+    assert after.label_BW.tolist() == [[1, 2, 2, 0], [1, 0, 3, 3]]
+    np.testing.assert_array_equal(after.key_BWHE[:, 0], before.key_BWHE[:, 3])
+    pooled = {(0, 1): [1], (0, 2): [2, 3], (1, 2): [2, 3], (1, 3): [4]}
+    for (b, slot), own in pooled.items():
+        for h in range(HEADS):
+            scale = np.exp(params["~/summary_probe_scale"][h])
+            weight = np.exp(scale * key[b, own, h] @ params["~/summary_probe"][0, h])
+            weight /= weight.sum()
+            k = weight @ key[b, own, h]
+            expected = k / np.sqrt(k @ k + 1e-6)
+            np.testing.assert_allclose(after.key_BWHE[b, slot, h], expected, atol=1e-5)
+            np.testing.assert_allclose(
+                after.value_BWHE[b, slot, h], weight @ value[b, own, h], atol=1e-5
+            )
 
 
 def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
