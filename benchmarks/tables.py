@@ -1,10 +1,14 @@
 """`python -m benchmarks tables`: tables and pictures of the documents, from the result files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.pictures import FILE, draw_attention
+from benchmarks.pictures import FILE as ATTENTION
+from benchmarks.pictures import draw_attention
 from rtdlm.disk import replace_file
 from rtdlm.evaluation.results import ResultFile, fill_tables, read_results
+from studies.pictures import FILE as MEMORY
+from studies.pictures import PANELS, draw_memory
 
 RESULTS = ("benchmarks/results", "studies/results")
 DOCUMENTS = (
@@ -40,9 +44,20 @@ def update_tables(root: Path) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         replace_file(path, fill_tables(text, files).encode())
     written = documents(root)
-    if "attention" in files:
-        picture = root / FILE
+    for name, png in pictures(files).items():
+        picture = root / name
         picture.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(picture, draw_attention(files["attention"].results))
+        replace_file(picture, png)
         written.append(picture)
     return written
+
+
+def pictures(files: Mapping[str, ResultFile]) -> dict[str, bytes]:
+    """Every picture that there are results for, as PNG, by its place."""
+    found = {}
+    if "attention" in files:
+        found[ATTENTION] = draw_attention(files["attention"].results)
+    studied = {panel.study: files[panel.study].results for panel in PANELS if panel.study in files}
+    if studied:
+        found[MEMORY] = draw_memory(studied)
+    return found

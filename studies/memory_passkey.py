@@ -8,20 +8,19 @@ quarter of the longest in the test. A key is right if all its digits are.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.runner import tell
 from rtdlm.evaluation.results import Bar, Result
-from rtdlm.parallel import keep_compiled_programs
-from rtdlm.training.allocator import keep_freed_memory
 from studies import memory_side as side
+from studies import memory_sides
 from studies.library_text import library_text
 from studies.memory_side import Run, Stage
+from studies.memory_sides import shares_told
 from studies.memory_tasks import Passkey
-from studies.recipe import named_with
-from studies.variants import Tree, Variant, merged
+from studies.variants import Tree, merged
 
 DESCRIPTION = "a passkey in real text, 16 to 64 windows behind"
 SEEDS = 3
@@ -73,14 +72,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    parser.add_argument(
-        "--only", default="", metavar="WORD", help="sides with this in their name",
-    )  # fmt: skip
+    memory_sides.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return None if flags.smoke or flags.only else "memory_passkey"
+    return memory_sides.whole_name(flags, "memory_passkey")
 
 
 def tasks(size: Size) -> tuple[Passkey, Passkey]:
@@ -94,38 +91,25 @@ def tasks(size: Size) -> tuple[Passkey, Passkey]:
     return train, test
 
 
-def sides(size: Size, task: Passkey) -> dict[str, Tree]:
-    """Each side's configuration, all of the same number of parameters."""
-    every = {name: side.with_memory(size.base, *tiers) for name, tiers in TIERS.items()}
-    return side.matched(every, task)
-
-
 def measure(flags: Namespace) -> Iterator[list[Result]]:
     """The results so far, after every side and seed.
 
     Raises:
         UserError: no side has the word in its name.
     """
-    keep_freed_memory()
-    keep_compiled_programs()
     size = SMOKE if flags.smoke else WHOLE
-    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
     train, test = tasks(size)
-    every = (Variant(name, tree) for name, tree in sides(size, train).items())
-    chosen = named_with(flags.only, every)
-    runs = {variant.name: Run(variant.change, train) for variant in chosen}
-    ran: dict[str, list[Ran]] = {name: [] for name in runs}
-    parameters = {name: run.parameters for name, run in runs.items()}
-    for seed in range(seeds):
-        for name, run in runs.items():
-            ran[name].append(one(run, test, size, seed))
-            shares = ", ".join(f"{n}: {share:.1%}" for n, share in ran[name][-1].right.items())
-            tell(f"{name}, seed {seed}: keys found by segments {shares}")
-            yield results(size, ran, parameters=parameters)
+    sides = memory_sides.equal_sides(size.base, TIERS, train)
+    runs = memory_sides.runs_of(flags, sides, train)
+    one = partial(judged, size, test)
+    seeds = memory_sides.seeds_of(flags, SEEDS)
+    for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+        yield results(size, ran, runs)
 
 
-def one(run: Run, test: Passkey, size: Size, seed: int) -> Ran:
+def judged(size: Size, test: Passkey, name: str, run: Run, seed: int) -> Ran:
     """Trains and judges one side."""
+    del name
     params, cpu = run.train(seed, size.stages)
     right = {
         n: run.right(params, segments=n, rows=size.rows, task=test, together=True)
@@ -134,20 +118,13 @@ def one(run: Run, test: Passkey, size: Size, seed: int) -> Ran:
     return Ran(right, cpu)
 
 
-def results(
-    size: Size, ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]
-) -> list[Result]:
+def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
-    for name, runs in ran.items():
-        if not runs:
-            continue
+    for name, own in ran.items():
         for segments in size.segments:
-            shares = [100 * run.right[segments] for run in runs]
+            shares = [100 * one.right[segments] for one in own]
             what = f"{name}/keys found, {segments} segments"
             found.append(Result.mean(what, shares, "%", bar=BARS.get(name)))
-        found += [
-            Result.mean(f"{name}/CPU of training", [run.cpu for run in runs], "s"),
-            Result(f"{name}/parameters", float(parameters[name]), ""),
-        ]
+        found += memory_sides.costs(name, own, runs[name])
     return found

@@ -9,17 +9,16 @@ once more, to see what growing rows are worth, and the episodic one, which needs
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from benchmarks.runner import tell
 from rtdlm.evaluation.results import Bar, Result
-from rtdlm.parallel import keep_compiled_programs
-from rtdlm.training.allocator import keep_freed_memory
 from studies import memory_side as side
+from studies import memory_sides
 from studies.memory_side import Run, Stage
+from studies.memory_sides import shares_told
 from studies.memory_tasks import Recall
-from studies.recipe import named_with
-from studies.variants import Tree, Variant
+from studies.variants import Tree
 
 DESCRIPTION = "recall of pairs up to 127 segments old: no memory, each kind of it"
 SEEDS = 3
@@ -84,14 +83,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    parser.add_argument(
-        "--only", default="", metavar="WORD", help="sides with this in their name",
-    )  # fmt: skip
+    memory_sides.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return None if flags.smoke or flags.only else "memory_recall"
+    return memory_sides.whole_name(flags, "memory_recall")
 
 
 def sides(size: Size) -> dict[str, Tree]:
@@ -111,26 +108,17 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     Raises:
         UserError: no side has the word in its name.
     """
-    keep_freed_memory()
-    keep_compiled_programs()
     size = SMOKE if flags.smoke else WHOLE
-    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
-    chosen = named_with(flags.only, (Variant(name, tree) for name, tree in sides(size).items()))
-    runs = {variant.name: Run(variant.change, size.task) for variant in chosen}
-    ran: dict[str, list[Ran]] = {name: [] for name in runs}
-    for seed in range(seeds):
-        for name, run in runs.items():
-            ran[name].append(one(run, size, seed, size.stages_of(name)))
-            shares = ", ".join(f"{n}: {share:.1%}" for n, share in ran[name][-1].right.items())
-            tell(f"{name}, seed {seed}: right by segments {shares}")
-            yield results(
-                size, ran, parameters={name: run.parameters for name, run in runs.items()}
-            )
+    runs = memory_sides.runs_of(flags, sides(size), size.task)
+    one = partial(judged, size)
+    seeds = memory_sides.seeds_of(flags, SEEDS)
+    for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+        yield results(size, ran, runs)
 
 
-def one(run: Run, size: Size, seed: int, stages: Sequence[Stage]) -> Ran:
+def judged(size: Size, name: str, run: Run, seed: int) -> Ran:
     """Trains and judges one side."""
-    params, cpu = run.train(seed, stages)
+    params, cpu = run.train(seed, size.stages_of(name))
     right = {n: run.right(params, segments=n, rows=size.rows) for n in size.segments}
     more = run.right(params, segments=size.segments[0], rows=size.rows, task=size.more)
     return Ran(right, more, cpu)
@@ -147,22 +135,15 @@ def bar(name: str, segments: int, task: Recall) -> Bar | None:
     return (">=", 95.0 if segments <= 16 else 70.0)
 
 
-def results(
-    size: Size, ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]
-) -> list[Result]:
+def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
-    for name, runs in ran.items():
-        if not runs:
-            continue
+    for name, own in ran.items():
         for segments in size.segments:
-            shares = [100 * run.right[segments] for run in runs]
+            shares = [100 * one.right[segments] for one in own]
             what = f"{name}/right, {segments} segments"
             found.append(Result.mean(what, shares, "%", bar=bar(name, segments, size.task)))
         what = f"{name}/right, {size.segments[0]} segments, {size.more.pairs} pairs"
-        found += [
-            Result.mean(what, [100 * run.more for run in runs], "%"),
-            Result.mean(f"{name}/CPU of training", [run.cpu for run in runs], "s"),
-            Result(f"{name}/parameters", float(parameters[name]), ""),
-        ]
+        found.append(Result.mean(what, [100 * one.more for one in own], "%"))
+        found += memory_sides.costs(name, own, runs[name])
     return [*found, Result("guessing/right", 100 * size.task.chance, "%")]

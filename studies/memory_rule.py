@@ -9,14 +9,14 @@ of this session (LTM) is cleared. The control clears MTM too.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
-from benchmarks.runner import tell
 from rtdlm.evaluation.results import Bar, Result
-from rtdlm.parallel import keep_compiled_programs
-from rtdlm.training.allocator import keep_freed_memory
 from studies import memory_side as side
-from studies.memory_side import Run, Stage
+from studies import memory_sides
+from studies.memory_side import Run, Stage, Trained
+from studies.memory_sides import shares_told
 from studies.memory_tasks import Rule
 from studies.variants import Tree, merged
 
@@ -44,7 +44,7 @@ WHOLE = Size(
     Rule(), merged(side.BASE, {"num_layers": 2}),
     stages=(Stage(3, 32, 600), Stage(24, 6, 170)), later=(2, 15, 64),
     session_stages=(Stage(2, 32, 700),), session_segments=(2, 16),
-    rows=64,
+    rows=256,
 )  # fmt: skip
 SMOKE = Size(
     Rule(segment=16, inputs=6, maps=2, examples=2, noise=4, queries=4),
@@ -79,40 +79,29 @@ class Ran(NamedTuple):
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """This study takes none of its own."""
+    """Adds what only this study takes."""
+    memory_sides.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
-    """Name of the result file."""
-    return None if flags.smoke else "memory_rule"
-
-
-def sides(size: Size) -> dict[str, Tree]:
-    """Each side's configuration, all of the same number of parameters."""
-    every = {name: side.with_memory(size.base, *tiers) for name, tiers in TIERS.items()}
-    return side.matched(every, size.task)
+    """Name of the result file; None for a part of the study."""
+    return memory_sides.whole_name(flags, "memory_rule")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
-    """The results so far, after every side and seed."""
-    keep_freed_memory()
-    keep_compiled_programs()
+    """The results so far, after every side and seed.
+
+    Raises:
+        UserError: no side has the word in its name.
+    """
     size = SMOKE if flags.smoke else WHOLE
-    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
-    trees = sides(size)
-    runs = {name: Run(tree, size.task) for name, tree in trees.items()}
-    apart = Run(trees["all"], two_sessions(size), cleared=CLEARED)
-    ran: dict[str, list[Ran]] = {name: [] for name in (*runs, *SESSIONS)}
-    parameters = {name: run.parameters for name, run in runs.items()}
-    for seed in range(seeds):
-        for name, run in runs.items():
-            ran[name].append(one(run, size, seed))
-            _tell(name, seed, ran[name][-1])
-            yield results(size, ran, parameters=parameters)
-        for name, found in in_sessions(apart, size, seed).items():
-            ran[name].append(found)
-            _tell(name, seed, found)
-        yield results(size, ran, parameters=parameters)
+    sides = memory_sides.equal_sides(size.base, TIERS, size.task)
+    runs = memory_sides.runs_of(flags, sides, size.task)
+    if "all" in runs:
+        runs |= dict.fromkeys(SESSIONS, Run(sides["all"], two_sessions(size), cleared=CLEARED))
+    one, told = Judge(size), lambda ran: shares_told(ran.right)
+    for ran in memory_sides.each(runs, one, told, seeds=memory_sides.seeds_of(flags, SEEDS)):
+        yield results(size, ran, runs)
 
 
 def two_sessions(size: Size) -> Rule:
@@ -120,24 +109,30 @@ def two_sessions(size: Size) -> Rule:
     return size.task._replace(sessions=2)
 
 
-def one(run: Run, size: Size, seed: int) -> Ran:
-    """Trains and judges one side."""
-    params, cpu = run.train(seed, size.stages)
-    right = {n: run.right(params, segments=n + 1, rows=size.rows) for n in size.later}
-    return Ran(right, cpu)
+class Judge:
+    """Trains and judges one side; that of two sessions once for all that is asked of it."""
 
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._in_sessions = cache(self._train_in_sessions)
 
-def in_sessions(run: Run, size: Size, seed: int) -> dict[str, Ran]:
-    """Trains on two sessions and judges with each choice of what is cleared between them."""
-    params, cpu = run.train(seed, size.session_stages)
-    found = {}
-    for name, cleared in SESSIONS.items():
+    def __call__(self, name: str, run: Run, seed: int) -> Ran:
+        """The side `name` with one seed."""
+        size = self._size
+        if name not in SESSIONS:
+            params, cpu = run.train(seed, size.stages)
+            right = {n: run.right(params, segments=n + 1, rows=size.rows) for n in size.later}
+            return Ran(right, cpu)
+        params, cpu = self._in_sessions(run, seed)
+        cleared = SESSIONS[name]
         right = {
             n: run.right(params, segments=n, rows=size.rows, cleared=cleared)
             for n in size.session_segments
         }
-        found[name] = Ran(right, cpu)
-    return found
+        return Ran(right, cpu)
+
+    def _train_in_sessions(self, run: Run, seed: int) -> Trained:
+        return run.train(seed, self._size.session_stages)
 
 
 def bar(name: str, later: int, size: Size) -> Bar | None:
@@ -149,29 +144,16 @@ def bar(name: str, later: int, size: Size) -> Bar | None:
     return None if name == "nothing cleared" else (">=", 95.0)
 
 
-def results(
-    size: Size, ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]
-) -> list[Result]:
+def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
-    for name, runs in ran.items():
-        if not runs:
-            continue
+    for name, own in ran.items():
         session = name in SESSIONS
         for place in size.session_segments if session else size.later:
             what = f"two sessions of {place} segments" if session else f"{place} segments later"
-            shares = [100 * run.right[place] for run in runs]
+            shares = [100 * one.right[place] for one in own]
             what = f"{name}/right, {what}"
             found.append(Result.mean(what, shares, "%", bar=bar(name, place, size)))
         if not session:
-            cpu = [run.cpu for run in runs]
-            found += [
-                Result.mean(f"{name}/CPU of training", cpu, "s"),
-                Result(f"{name}/parameters", float(parameters[name]), ""),
-            ]
+            found += memory_sides.costs(name, own, runs[name])
     return [*found, Result("guessing/right", 100 * size.task.chance, "%")]
-
-
-def _tell(name: str, seed: int, ran: Ran) -> None:
-    shares = ", ".join(f"{n}: {share:.1%}" for n, share in ran.right.items())
-    tell(f"{name}, seed {seed}: right by segments {shares}")

@@ -9,20 +9,18 @@ seed of a side is below the best one without memory: above 0 is beyond the sprea
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.runner import tell
 from benchmarks.text import CharacterText, read_characters
 from rtdlm.evaluation.results import Bar, Result
-from rtdlm.parallel import keep_compiled_programs
-from rtdlm.training.allocator import keep_freed_memory
-from studies import library_text
+from studies import library_text, memory_sides
 from studies import memory_side as side
 from studies.memory_side import Run, Stage
 from studies.memory_tasks import Text
-from studies.recipe import named_with, text_file
-from studies.variants import Tree, Variant, merged
+from studies.recipe import text_file
+from studies.variants import Tree, merged
 
 DESCRIPTION = "held-out loss on long text: no memory, each tier alone, all"
 SEEDS = 3
@@ -77,23 +75,13 @@ def add_flags(parser: ArgumentParser) -> None:
         "--text", default=library_text.NAME, metavar="FILE",
         help=f"text to train on (default: {library_text.NAME})",
     )  # fmt: skip
-    parser.add_argument(
-        "--only", default="", metavar="WORD", help="sides with this in their name",
-    )  # fmt: skip
+    memory_sides.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
-    if flags.smoke or flags.only:
-        return None
     other = "" if flags.text == library_text.NAME else f"-{Path(flags.text).stem}"
-    return f"memory_text{other}"
-
-
-def sides(size: Size, task: Text) -> dict[str, Tree]:
-    """Each side's configuration, all of the same number of parameters."""
-    every = {name: side.with_memory(size.base, *tiers) for name, tiers in TIERS.items()}
-    return side.matched(every, task)
+    return memory_sides.whole_name(flags, f"memory_text{other}")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -102,22 +90,15 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     Raises:
         UserError: the text cannot be read, or no side has the word in its name.
     """
-    keep_freed_memory()
-    keep_compiled_programs()
     size = SMOKE if flags.smoke else WHOLE
-    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
-    every = (Variant(name, tree) for name, tree in sides(size, train).items())
-    chosen = named_with(flags.only, every)
-    runs = {variant.name: Run(variant.change, train) for variant in chosen}
-    ran: dict[str, list[Ran]] = {name: [] for name in runs}
-    parameters = {name: run.parameters for name, run in runs.items()}
-    for seed in range(seeds):
-        for name, run in runs.items():
-            ran[name].append(one(run, held_out, size, seed))
-            tell(f"{name}, seed {seed}: {ran[name][-1].loss:.4f} nats a character")
-            yield results(ran, parameters=parameters)
+    sides = memory_sides.equal_sides(size.base, TIERS, train)
+    runs = memory_sides.runs_of(flags, sides, train)
+    one = partial(judged, size, held_out)
+    seeds = memory_sides.seeds_of(flags, SEEDS)
+    for ran in memory_sides.each(runs, one, lambda ran: f"{ran.loss:.4f} nats", seeds=seeds):
+        yield results(ran, runs)
 
 
 def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
@@ -129,30 +110,27 @@ def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
     return train, held_out
 
 
-def one(run: Run, held_out: Text, size: Size, seed: int) -> Ran:
+def judged(size: Size, held_out: Text, name: str, run: Run, seed: int) -> Ran:
     """Trains and judges one side."""
+    del name
     params, cpu = run.train(seed, size.stages)
     batches = held_out.whole(rows=size.rows, segments=size.segments)
     losses = run.losses(params, batches, segments=size.segments)
     return Ran(float(losses.mean()), float(losses[1:].mean()), cpu)
 
 
-def results(ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]) -> list[Result]:
+def results(ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
-    for name, runs in ran.items():
-        if not runs:
-            continue
+    for name, own in ran.items():
+        later = [one.later for one in own]
         found += [
-            Result.mean(f"{name}/loss", [run.loss for run in runs], "nats"),
-            Result.mean(
-                f"{name}/loss behind the first segment", [run.later for run in runs], "nats"
-            ),
-            Result.mean(f"{name}/CPU of training", [run.cpu for run in runs], "s"),
-            Result(f"{name}/parameters", float(parameters[name]), ""),
+            Result.mean(f"{name}/loss", [one.loss for one in own], "nats"),
+            Result.mean(f"{name}/loss behind the first segment", later, "nats"),
+            *memory_sides.costs(name, own, runs[name]),
         ]
         if name != "none" and ran.get("none"):
-            gap = min(run.loss for run in ran["none"]) - max(run.loss for run in runs)
+            gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)
             bar: Bar | None = (">=", 0.0) if name == "all" else None
             found.append(Result(f"{name}/below every seed without memory", gap, "nats", bar=bar))
     return found

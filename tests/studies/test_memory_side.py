@@ -194,7 +194,7 @@ def test_two_sessions_without_memory_are_refused_and_not_scored_apart() -> None:
         run.train(0, [Stage(2, 2, 1)])
 
 
-def test_progress_ends_where_the_stages_do() -> None:
+def test_progress_ends_where_the_stages_do(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(TINY, TASK)
     seen = []
 
@@ -202,7 +202,7 @@ def test_progress_ends_where_the_stages_do() -> None:
         seen.append((int(progress.step), float(progress.fraction), drawn[0].ids_BT.shape))
         return params, moved, jnp.float32(0.0)
 
-    run._steps = lambda segments: step  # type: ignore[assignment]
+    monkeypatch.setattr(run, "_steps", lambda segments: step)
     run.train(0, [Stage(2, 3, 1), Stage(4, 1, 3)])
     assert seen == [
         (0, 0.0, (3, 32)), (1, 0.25, (1, 64)), (2, 0.5, (1, 64)), (3, 0.75, (1, 64)),

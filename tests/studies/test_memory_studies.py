@@ -26,6 +26,15 @@ STUDIED = ["memory_recall", "memory_rule", "memory_passkey", "memory_text", "mem
 TINY = memory_recall.SMOKE.base
 
 
+class Sized(NamedTuple):
+    """Of a run, what a table of results asks for."""
+
+    parameters: int
+
+
+SIZED = Sized(7)
+
+
 def named(results: Any) -> dict[str, Any]:
     return {result.name: result for result in results}
 
@@ -34,7 +43,7 @@ def test_recall_has_to_be_there_with_memory_and_must_not_without() -> None:
     size = memory_recall.WHOLE
     right = {3: 0.96, 16: 0.96, 128: 0.72}
     ran = {name: [memory_recall.Ran(right, 0.9, 1.0)] for name in memory_recall.TIERS}
-    found = named(memory_recall.results(size, ran, parameters=dict.fromkeys(ran, 7)))
+    found = named(memory_recall.results(size, ran, dict.fromkeys(ran, SIZED)))
 
     def holds(name: str, segments: int) -> bool | None:
         verdict: bool | None = found[f"{name}/right, {segments} segments"].holds
@@ -46,7 +55,7 @@ def test_recall_has_to_be_there_with_memory_and_must_not_without() -> None:
     assert [holds(memory_recall.SHORT, n) for n in size.segments] == [None] * 3
     ran["none"] = [memory_recall.Ran(dict.fromkeys(right, 0.05), 0.0, 1.0)]
     ran["gated delta"] = [memory_recall.Ran({3: 0.96, 16: 0.94, 128: 0.69}, 0.9, 1.0)]
-    found = named(memory_recall.results(size, ran, parameters=dict.fromkeys(ran, 7)))
+    found = named(memory_recall.results(size, ran, dict.fromkeys(ran, SIZED)))
     assert [holds("none", n) for n in size.segments] == [True] * 3
     assert [holds("gated delta", n) for n in size.segments] == [True, False, False]
     assert found["guessing/right"].value == pytest.approx(100 / 48)
@@ -58,7 +67,7 @@ def test_a_rule_is_known_from_mtm_alone_and_not_without_it() -> None:
     everything = {n: 0.97 for n in (*size.later, *size.session_segments)}
     names = (*memory_rule.TIERS, *memory_rule.SESSIONS)
     ran = {name: [memory_rule.Ran(everything, 1.0)] for name in names}
-    found = named(memory_rule.results(size, ran, parameters=dict.fromkeys(names, 7)))
+    found = named(memory_rule.results(size, ran, dict.fromkeys(names, SIZED)))
     assert found["MTM alone/right, two sessions of 2 segments"].holds
     assert found["MTM/right, 64 segments later"].holds
     control = "control, MTM cleared too/right, two sessions of 2 segments"
@@ -81,7 +90,7 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
 
     for losses, gap in (((1.3, 1.39), 0.01), ((1.3, 1.45), -0.05)):
         ran = {"none": of(1.5, 1.4), "STM": of(1.45), "all": of(*losses)}
-        found = named(memory_text.results(ran, parameters=dict.fromkeys(ran, 7)))
+        found = named(memory_text.results(ran, dict.fromkeys(ran, SIZED)))
         below = found["all/below every seed without memory"]
         assert below.value == pytest.approx(gap)
         assert below.holds == (gap > 0)
@@ -196,15 +205,11 @@ def test_keys_are_judged_in_text_that_was_not_trained_on() -> None:
     assert len(train.text_N) == 18_000
     assert len(test.text_N) == 2_000
     assert test.text_N.tobytes() not in train.text_N.tobytes()
-    ran = memory_passkey.one(Run(TINY, train), test, memory_passkey.SMOKE, 0)
+    ran = memory_passkey.judged(memory_passkey.SMOKE, test, "none", Run(TINY, train), 0)
     assert ran.right == {2: 0.0, 4: 0.0}
-    found = named(
-        memory_passkey.results(memory_passkey.SMOKE, {"none": [ran]}, parameters={"none": 7})
-    )
+    found = named(memory_passkey.results(memory_passkey.SMOKE, {"none": [ran]}, {"none": SIZED}))
     assert found["none/keys found, 4 segments"].holds
-    found = named(
-        memory_passkey.results(memory_passkey.SMOKE, {"LTM": [ran]}, parameters={"LTM": 7})
-    )
+    found = named(memory_passkey.results(memory_passkey.SMOKE, {"LTM": [ran]}, {"LTM": SIZED}))
     assert found["LTM/keys found, 2 segments"].holds is False
 
 
@@ -212,7 +217,7 @@ def test_text_is_judged_whole() -> None:
     text = np.random.default_rng(0).integers(5, size=700)
     train, held_out = memory_text.tasks(memory_text.SMOKE, CharacterText(text, text[:600], 5))
     assert (len(train.ids_N), len(held_out.ids_N)) == (700, 600)
-    ran = memory_text.one(Run(TINY, train), held_out, memory_text.SMOKE, 0)
+    ran = memory_text.judged(memory_text.SMOKE, held_out, "none", Run(TINY, train), 0)
     assert np.log(5) < ran.loss < 3.0, "nothing is to be learned"
     assert ran.later != ran.loss
 
@@ -223,7 +228,7 @@ def test_result_files_are_named_after_what_was_measured() -> None:
     flags.text = "python-library"
     for name, module in (
         ("memory_text", memory_text), ("memory_recall", memory_recall),
-        ("memory_passkey", memory_passkey),
+        ("memory_passkey", memory_passkey), ("memory_rule", memory_rule),
     ):  # fmt: skip
         assert module.file_name(flags) == name
         assert module.file_name(Namespace(**{**vars(flags), "only": "none"})) is None

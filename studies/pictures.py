@@ -1,0 +1,87 @@
+"""docs/images/memory.png: what each tier of memory finds, by how far back it stands."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rtdlm.evaluation.results import Result
+from rtdlm.monitoring.curves import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILE = "docs/images/memory.png"
+MARKS = "osD^vPX*"
+
+
+class Panel(NamedTuple):
+    """One study."""
+
+    study: str
+    title: str
+    across: str
+    names: str
+    """Regular expression of a result's name, with groups `side` and `at`."""
+
+
+PANELS = (
+    Panel(
+        "memory_recall", "Pairs recalled [%]", "segments of a row",
+        r"(?P<side>[^/]+)/right, (?P<at>\d+) segments",
+    ),
+    Panel(
+        "memory_rule", "Images by a hidden rule [%]", "segments later",
+        r"(?P<side>[^/]+)/right, (?P<at>\d+) segments later",
+    ),
+    Panel(
+        "memory_passkey", "Passkeys found [%]", "segments of a row",
+        r"(?P<side>[^/]+)/keys found, (?P<at>\d+) segments",
+    ),
+)  # fmt: skip
+
+
+def lines(results: Sequence[Result], names: str) -> dict[str, dict[int, Result]]:
+    """Side -> distance -> result."""
+    found: dict[str, dict[int, Result]] = {}
+    for result in results:
+        if match := re.fullmatch(names, result.name):
+            found.setdefault(match["side"], {})[int(match["at"])] = result
+    return found
+
+
+def draw_memory(studies: Mapping[str, Sequence[Result]]) -> bytes:
+    """The picture as PNG, with a panel for each study of `PANELS` that there is."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if panel.study in studies]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.0 * len(panels), 3.6), dpi=150, layout="constrained")
+        every = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(every, panels, strict=True):
+            _draw(axes, panel, lines(studies[panel.study], panel.names))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[int, Result]]) -> None:
+    """Means, with the smallest and largest of the seeds."""
+    for mark, (side, by_place) in zip(MARKS, found.items(), strict=False):
+        places = sorted(by_place)
+        own = [by_place[place] for place in places]
+        ends = [
+            (result.value, result.value) if (s := result.spread) is None else s for result in own
+        ]
+        down = [result.value - low for result, (low, _) in zip(own, ends, strict=True)]
+        up = [high - result.value for result, (_, high) in zip(own, ends, strict=True)]
+        axes.errorbar(
+            places, [result.value for result in own], yerr=[down, up], label=side, marker=mark,
+            markersize=4, capsize=2,
+        )  # fmt: skip
+    places = sorted({place for by_place in found.values() for place in by_place})
+    axes.set(title=panel.title, xlabel=panel.across, xscale="log", ylim=(-4, 104))
+    axes.set_xticks(places, [str(place) for place in places], minor=False)
+    axes.minorticks_off()
+    axes.legend(fontsize=7, loc="center left")
