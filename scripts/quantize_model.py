@@ -31,10 +31,10 @@ def _main(arguments: Sequence[str]) -> None:
     )
     flags = parser.parse_args(arguments)
     from rtdlm.interop import write_quantized_model
+    from rtdlm.interop.load import load_any_model
     from rtdlm.interop.quantize import nbytes, quantize_params
-    from rtdlm.models.load import load_model
 
-    loaded = load_model(flags.checkpoint, notice=tell)
+    loaded = load_any_model(flags.checkpoint, notice=tell)
     params = loaded.params
     small = quantize_params(params, flags.kind)
     whole = sum(leaf.nbytes for leaves in params.values() for leaf in leaves.values())

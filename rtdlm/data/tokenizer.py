@@ -11,6 +11,7 @@ text that spells it is encoded as ordinary characters.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ class Tokenizer:
         vocab_size: largest id plus one [tokens].
         document_id: id of the document token.
         document_token: its text, `<|document|>` unless a loaded file names its own.
+        begin_ids: what stands before a text; the document token unless `with_roles` says otherwise.
+        end_ids: tokens of which any ends a text; the same.
         definition: content of the `tokenizer.json` that `save` writes.
         hash: SHA-256 of it.
     """
@@ -76,6 +79,30 @@ class Tokenizer:
         self.document_id = vocabulary[found]
         self.vocab_size = max(vocabulary.values()) + 1
         self.hash = hash_bytes(definition)
+        self.begin_ids: tuple[int, ...] = (self.document_id,)
+        self.end_ids: tuple[int, ...] = (self.document_id,)
+
+    def with_roles(self, *, begin_ids: Sequence[int], end_ids: Sequence[int]) -> "Tokenizer":
+        """The same tokenizer for a model that knows the start and end of texts by other tokens."""
+        found = copy(self)
+        found.begin_ids, found.end_ids = tuple(begin_ids), tuple(end_ids)
+        return found
+
+    @property
+    def template_ids(self) -> tuple[int, ...]:
+        """What the file's own template puts before a text; () where it has none."""
+        whole = self._engine.encode("a", add_special_tokens=True)
+        count = next((n for n, special in enumerate(whole.special_tokens_mask) if not special), 0)
+        return tuple(whole.ids[:count])
+
+    def name_of(self, token: int) -> str:
+        """How the vocabulary spells a token."""
+        return str(self._engine.id_to_token(token))
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Ids of a text to go on with, int32 [tokens], with what begins it; at least one."""
+        ids = np.concatenate([np.array(self.begin_ids, np.int32), self.encode(text)])
+        return ids if len(ids) else np.array([self.document_id], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 [tokens], without a document token."""

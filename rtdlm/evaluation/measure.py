@@ -15,8 +15,9 @@ from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import gradient_health, layer_norms
 from rtdlm.evaluation.sums import divisor, token_sums
+from rtdlm.interop.load import load_any_model
 from rtdlm.models import TMSModel
-from rtdlm.models.load import LoadedModel, load_model
+from rtdlm.models.load import LoadedModel
 from rtdlm.parallel import keep_compiled_programs, make_mesh
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def measure(
     """Held-out figures and gradient health of a checkpoint, as plain JSON values.
 
     Args:
-        checkpoint: a run's output directory or one checkpoint.
+        checkpoint: what `load_any_model` reads.
         data: shards to evaluate on; None takes the run's own.
         num_batches: held-out batches, spread evenly; 0 is all.
         quantize: measure what is left after weights are rounded to few bits.
@@ -47,9 +48,9 @@ def measure(
     trouble = keep_compiled_programs()
     if trouble is not None:
         notice(trouble)
-    loaded = load_model(checkpoint, notice=notice)
+    loaded = load_any_model(checkpoint, notice=notice)
     if quantize is not None:
-        from rtdlm.interop.quantize import rounded_params  # foreign formats take time to import
+        from rtdlm.interop.quantize import rounded_params
 
         rounded = rounded_params(loaded.params, quantize)
         loaded = loaded._replace(params=jax.device_put(rounded))
@@ -89,13 +90,20 @@ def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.n
 
 def _held_out(loaded: LoadedModel, data: Sequence[str] | None) -> Loader:
     config = loaded.model.config
-    prepared = loaded.run / "data"
-    directories = data or config.data.shards or (prepared,)
-    if directories == (prepared,) and not prepared.is_dir():
-        raise UserError(
-            f"the run's prepared text is not at {prepared}; name shards to evaluate on with "
-            "--data-dir"
-        )
+    directories = data or config.data.shards
+    if not directories:
+        if loaded.run is None:
+            raise UserError(
+                f"{loaded.directory} is of no run that has text of its own; name shards to "
+                "evaluate on with --data-dir"
+            )
+        prepared = loaded.run / "data"
+        if not prepared.is_dir():
+            raise UserError(
+                f"the run's prepared text is not at {prepared}; name shards to evaluate on with "
+                "--data-dir"
+            )
+        directories = (str(prepared),)
     loader = Loader(
         directories,
         seq_len=config.max_seq_len,

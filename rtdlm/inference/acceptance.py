@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rtdlm.inference.layout import SplitCache
 from rtdlm.inference.sampling import Array, Sampler, draw
@@ -81,11 +82,12 @@ def leftover(p_BV: jax.Array, q_BV: jax.Array) -> jax.Array:
     return jnp.where(some_B1, left_BV, p_BV)
 
 
-def count_written(checked: Checked, left_B: jax.Array, *, document_id: int) -> jax.Array:
+def count_written(checked: Checked, left_B: jax.Array, *, end_ids: tuple[int, ...]) -> jax.Array:
     """int32 `[B]`: tokens that a row takes: up to its end, and no more than it may."""
     length = checked.tokens_BT.shape[1]
     places_T = jnp.arange(length)
-    ends_BT = (checked.tokens_BT == document_id) & (places_T[None] < checked.count_B[:, None])
+    is_end_BT = jnp.isin(checked.tokens_BT, np.array(end_ids))
+    ends_BT = is_end_BT & (places_T[None] < checked.count_B[:, None])
     end_B = jnp.min(jnp.where(ends_BT, places_T[None] + 1, length), axis=1)
     return jnp.minimum(jnp.minimum(checked.count_B, end_B), left_B)
 

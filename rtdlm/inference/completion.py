@@ -36,19 +36,19 @@ class Row:
     """One prompt of a batch while it is continued.
 
     Attributes:
-        prompt: its tokens, the document token first.
+        prompt: its tokens, with what begins it.
         left: tokens that may still be sampled.
         completion: the result, once the row has ended.
     """
 
     def __init__(
-        self, prompt: np.ndarray, *, left: int, stream: TextStream, document_id: int
+        self, prompt: np.ndarray, *, left: int, stream: TextStream, end_ids: tuple[int, ...]
     ) -> None:
         self.prompt = prompt
         self.left = left
         self.completion: Completion | None = None
         self._stream = stream
-        self._document_id = document_id
+        self._end_ids = end_ids
         self._tokens: list[int] = []
         self._text = ""
         self._calls = 0
@@ -68,7 +68,7 @@ class Row:
 
     def _append(self, token: int) -> None:
         self.left -= 1
-        ended = token == self._document_id
+        ended = token in self._end_ids
         if not ended:
             self._tokens.append(token)
             self._text += self._stream.feed(token)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rtdlm.inference.layout import LayerParams, SplitCache, join_cache, join_params, split_cache
 from rtdlm.inference.sampling import Sampler, sample
@@ -32,7 +33,7 @@ class DecodeState(NamedTuple):
     position_B: jax.Array
     """int32; its position."""
     seen_BV: jax.Array
-    """bool; tokens that the row holds, the document token apart."""
+    """bool; tokens that the row holds, those apart that begin or end it."""
 
 
 class _Loop(NamedTuple):
@@ -73,7 +74,7 @@ def decode(
     left_B: jax.Array,
     limit: jax.Array,
     *,
-    document_id: int,
+    end_ids: tuple[int, ...],
 ) -> tuple[DecodeState, jax.Array]:
     """The next tokens of each row, and the state after them.
 
@@ -84,7 +85,7 @@ def decode(
         sampler: how each row is sampled.
         left_B: int32; tokens that the row may still get. A row with none stands still.
         limit: int32; tokens of this call, at most `CALL_TOKENS`.
-        document_id: the token that ends a row; it is returned.
+        end_ids: tokens of which any ends a row; it is returned.
 
     Returns:
         The new state and int32 `[B, CALL_TOKENS]` tokens, `NO_TOKEN` after a row's last.
@@ -97,7 +98,7 @@ def decode(
     def advance(loop: _Loop) -> _Loop:
         state, token_B = _next_token(model, params, loop.state, sampler, loop.left_B > 0)
         written_B = jnp.where(loop.left_B > 0, token_B, NO_TOKEN)
-        ended_B = token_B == document_id
+        ended_B = jnp.isin(token_B, np.array(end_ids))
         return _Loop(
             state=state,
             left_B=jnp.where(ended_B, 0, jnp.maximum(loop.left_B - 1, 0)),

@@ -5,7 +5,8 @@
     for chunk in generator.stream("Once upon a", SamplingConfig.from_preset("creative")):
         print(chunk.text, end="", flush=True)
 
-Each prompt starts with the document token, as documents do in training; "" is that token alone.
+Each prompt starts with the document token, as documents do in training, or with what a model from
+elsewhere begins its texts with; "" is that alone.
 A prompt's text does not depend on what else is in its batch (up to the rounding of matrix products,
 which may differ between batch sizes).
 """
@@ -109,7 +110,7 @@ class Generator:
             self._draft = _Reader(small, small_params, self._compiled(partial(prefill, small)))
             pair = Pair(self.model, small)
             function = partial(speculate, pair, num_drafted=draft.tokens)
-        self._decode = self._compiled(partial(function, document_id=tokenizer.document_id))
+        self._decode = self._compiled(partial(function, end_ids=tokenizer.end_ids))
 
     def generate(
         self,
@@ -153,7 +154,7 @@ class Generator:
         """
         segment = self.model.config.memory.segment
         assert segment is not None, "a model without memory.segment remembers nothing"
-        ids = [self.tokenizer.document_id, *self.tokenizer.encode(text)]
+        ids = self.tokenizer.prompt(text)
         # Few lengths, so that few programs are compiled.
         width = segment * _power_of_two(-(-len(ids) // segment), 1)
         ids_1T, own_1T = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
@@ -170,13 +171,12 @@ class Generator:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"prompt {number} is not UTF-8 text; mend its encoding") from None
-        document_id, longest = self.tokenizer.document_id, self.model.config.max_seq_len
-        prompt = np.concatenate([np.array([document_id], np.int32), self.tokenizer.encode(text)])
+        longest, prompt = self.model.config.max_seq_len, self.tokenizer.prompt(text)
         # Read in segments, a text may be of any length: what is older is in memory.
         is_bounded = self.model.config.memory.segment is None
         if is_bounded and len(prompt) > longest:
             raise UserError(
-                f"prompt {number} has {len(prompt)} tokens with its document token and the model "
+                f"prompt {number} has {len(prompt)} tokens with what begins it and the model "
                 f"reads at most max_seq_len={longest}; shorten it by {len(prompt) - longest} tokens"
             )
         # The last token is not read, so that the text may be one token longer than the context.
@@ -184,7 +184,7 @@ class Generator:
         if is_bounded:
             left = min(left, longest + 1 - len(prompt))
         stream = TextStream(self.tokenizer, sampling.stop)
-        return Row(prompt, left=left, stream=stream, document_id=document_id)
+        return Row(prompt, left=left, stream=stream, end_ids=self.tokenizer.end_ids)
 
     def _run(
         self, rows: list[Row], sampling: SamplingConfig, memory: MemoryState | None
@@ -209,14 +209,14 @@ class Generator:
                     if text or row.completion:
                         yield Chunk(number, text, row.completion)
 
-    def _read(self, rows: list[Row], memory: MemoryState | None) -> DecodeState:
+    def _read(self, rows: list[Row], memory: MemoryState | None = None) -> DecodeState:
         """The state after all tokens of every prompt but the last."""
         cache = self._fill(_Reader(self.model, self._params, self._prefill), rows, memory)
         seen_BV = np.zeros((len(rows), self.tokenizer.vocab_size), np.bool_)
         for number, row in enumerate(rows):
             seen_BV[number, row.prompt] = True
-        # It stands between documents: a penalty on it would keep them from ending.
-        seen_BV[:, self.tokenizer.document_id] = False
+        # They stand between documents: a penalty on them would keep those from ending.
+        seen_BV[:, [*self.tokenizer.begin_ids, *self.tokenizer.end_ids]] = False
         newest_B = np.array([row.prompt[-1] for row in rows], np.int32)
         position_B = np.array([len(row.prompt) - 1 for row in rows], np.int32)
         rest = jax.device_put((newest_B, position_B, seen_BV), self._place)

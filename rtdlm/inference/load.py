@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config.errors import UserError
 from rtdlm.data import Tokenizer
 from rtdlm.inference.draft import DRAFT_TOKENS, Draft, DraftModel, EarlyExit
 from rtdlm.inference.generate import Generator
+from rtdlm.interop.load import load_any_model
 from rtdlm.models import TMSModel
-from rtdlm.models.load import load_model
 from rtdlm.models.tms import Params
 from rtdlm.parallel import keep_compiled_programs
 
@@ -77,22 +75,7 @@ class _Found(NamedTuple):
 
 
 def _read(path: Path, notice: Notice) -> _Found:
-    # Other formats take time to import.
-    if (path / "config.json").is_file():
-        from rtdlm.interop import read_pretrained
-
-        config, params, tokenizer = read_pretrained(path)
-        return _found(TMSModel(config), jax.device_put(params), tokenizer, path)
-    if (path / "quantized.safetensors").is_file():
-        from rtdlm.interop import read_quantized_model
-
-        config, params, tokenizer = read_quantized_model(path)
-        return _found(TMSModel(config), jax.device_put(params), tokenizer, path)
-    loaded = load_model(path, notice=notice)
-    return _found(loaded.model, loaded.params, loaded.tokenizer, loaded.directory)
-
-
-def _found(model: TMSModel, params: Params, tokenizer: Tokenizer | None, directory: Path) -> _Found:
+    model, params, tokenizer, _, directory, _ = load_any_model(path, notice=notice)
     if tokenizer is None:
         raise UserError(
             f"checkpoint {directory} brings no tokenizer, so it can neither read nor write "

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rtdlm.inference.acceptance import DRAFT, Proposal, check, count_written, keys_for
 from rtdlm.inference.decode import CALL_TOKENS, NO_TOKEN, DecodeState
@@ -60,7 +61,7 @@ def speculate(
     limit: jax.Array,
     *,
     num_drafted: int,
-    document_id: int,
+    end_ids: tuple[int, ...],
 ) -> tuple[SpeculativeState, jax.Array]:
     """The next tokens of each row, and the state after them; see `decode`, whose text it writes.
 
@@ -72,7 +73,7 @@ def speculate(
         left_B: int32; tokens that the row may still get. A row with none stands still.
         limit: int32; rounds of this call, at most `CALL_TOKENS`.
         num_drafted: tokens that the draft proposes a round, at least 1.
-        document_id: the token that ends a row; it is returned.
+        end_ids: tokens of which any ends a row; it is returned.
 
     Returns:
         The new state and int32 `[B, CALL_TOKENS, T]` tokens by round, `NO_TOKEN` after a row's
@@ -90,10 +91,10 @@ def speculate(
         read_BT = jnp.concatenate([state.target.token_B[:, None], proposal.tokens_BK], axis=1)
         p_BTV, cache = _target(pair, params, state.target, read_BT, sampler)
         checked = check(p_BTV, proposal, sampler, state.target.position_B)
-        count_B = count_written(checked, left_B, document_id=document_id)
+        count_B = count_written(checked, left_B, end_ids=end_ids)
         writes_BT = jnp.arange(length)[None] < count_B[:, None]
         written_BT = jnp.where(writes_BT, checked.tokens_BT, NO_TOKEN)
-        ended_B = jnp.any(written_BT == document_id, axis=1)
+        ended_B = jnp.any(jnp.isin(written_BT, np.array(end_ids)), axis=1)
         caches = _settled(pair, params, state, proposal, cache, read_BT, count_B)
         return _Loop(
             state=SpeculativeState(_moved(state.target, caches[0], written_BT, count_B), caches[1]),

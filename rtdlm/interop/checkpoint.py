@@ -1,4 +1,4 @@
-"""A checkpoint of ours as a folder for others: Hugging Face's, ONNX's or llama.cpp's."""
+"""A model as a folder for others: Hugging Face's, ONNX's or llama.cpp's."""
 
 import warnings
 from collections.abc import Callable
@@ -12,7 +12,9 @@ from rtdlm.config import UserError
 from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.family import Family
 from rtdlm.interop.hugging_face import foreign_config, write_pretrained
-from rtdlm.models.load import LoadedModel, load_model
+from rtdlm.interop.load import load_any_model
+from rtdlm.interop.roles import save_tokenizer
+from rtdlm.models.load import LoadedModel
 
 ONNX_FILE, GGUF_FILE = "model.onnx", "model.gguf"
 ONNX_LIMIT = 2**31
@@ -30,7 +32,7 @@ def export_checkpoint(
     """Writes the model in `checkpoint`, and its tokenizer, to the folder `out`.
 
     Args:
-        checkpoint: a run or one of its checkpoints.
+        checkpoint: what `load_any_model` reads.
         out: a folder that is new or empty.
         form: `hf`, `onnx` or `gguf`.
         dtype: format of the weights.
@@ -47,7 +49,7 @@ def export_checkpoint(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a new or an empty folder")
-    loaded = load_model(checkpoint, notice=notice)
+    loaded = load_any_model(checkpoint, notice=notice)
     if dtype == "float16":
         limit = float(np.finfo(np.float16).max)
         largest = max(
@@ -84,7 +86,7 @@ def _write_onnx(folder: Path, loaded: LoadedModel, dtype: str) -> Family:
     make_directory(folder)
     replace_file(folder / ONNX_FILE, model.SerializeToString())
     if loaded.tokenizer is not None:
-        loaded.tokenizer.save(folder)
+        save_tokenizer(loaded.tokenizer, folder)
     return family
 
 

@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.data import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from rtdlm.data import Tokenizer
 from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.family import Family
 from rtdlm.interop.gpt2 import GPT2
 from rtdlm.interop.llama import LLAMA_LIKE
+from rtdlm.interop.roles import load_tokenizer, role_ids, save_tokenizer
 from rtdlm.interop.slots import Arrays, export_tensors, import_tensors
 from rtdlm.models import TMSModel
 from rtdlm.models.tms import Params
@@ -66,8 +67,7 @@ def read_pretrained(path: str | Path) -> Pretrained:
     config = AGIConfig().replace(**overrides)
     tensors = _named(_read_tensors(folder), config)
     params = import_tensors(family.slots(config), tensors, TMSModel(config).shapes)
-    file = folder / TOKENIZER_FILE
-    return Pretrained(config, params, read_tokenizer(file) if file.is_file() else None)
+    return Pretrained(config, params, load_tokenizer(folder, tree))
 
 
 def write_pretrained(
@@ -92,7 +92,8 @@ def write_pretrained(
     weights = save({name: x.astype(kind) for name, x in tensors.items()}, {"format": "pt"})
     replace_file(folder / WEIGHTS_FILE, weights)
     if tokenizer is not None:
-        tokenizer.save(folder)
+        save_tokenizer(tokenizer, folder)
+    tree |= role_ids(tokenizer)
     tree |= {"model_type": family.model_type, "dtype": dtype}
     replace_file(folder / CONFIG_FILE, (json.dumps(tree, indent=2) + "\n").encode())
     return family
@@ -137,7 +138,7 @@ def _beyond(config: AGIConfig) -> dict[str, str]:
     given = [
         (f"attention_type={kind!r}", unknown_kind, "attention_type=gqa"),
         ("a single expert a token", single, "experts.top_k=2"),
-        ("experts in some layers only", split, "experts.layers=every experts.stride=1"),
+        ("experts in some layers only", split, "experts.layers=every experts.every=null"),
         ("experts scored by sigmoids", experts.scores != "softmax", "experts.scores=softmax"),
         (
             "a temperature of the router",

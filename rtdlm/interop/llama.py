@@ -86,9 +86,16 @@ class LlamaLike:
         self, config: Json, heads: int, kv_heads: int, attention: dict[str, Any]
     ) -> dict[str, Any]:
         """The type of attention; adds what it needs to the section `attention`."""
-        window = config.get("sliding_window") if self.window else None
-        if config.get("use_sliding_window") is False:
+        window = config.get("sliding_window")
+        # Qwen names a window that it does not use.
+        if config.get("use_sliding_window", self.window) is False:
             window = None
+        if window is not None and not self.window:
+            raise UserError(
+                f"the checkpoint's sliding_window={window} in a {self.model_type} cannot be "
+                "expressed: layers of it are dense up to max_window_layers and have a window from "
+                "there on"
+            )
         if window is not None:
             kinds = config.get("layer_types")
             attention["window"] = window

@@ -28,6 +28,7 @@ from rtdlm.models import TMSModel
 HEADER = struct.Struct("<7i")
 EPSILON = 1e-5
 BEGIN, END = "<s>", "</s>"
+BEGIN_ID = 1
 
 
 def read_llama2c(weights: str | Path, tokenizer: str | Path | None = None) -> Pretrained:
@@ -73,7 +74,9 @@ def read_llama2c_tokenizer(path: str | Path, vocab_size: int) -> Tokenizer:
             f"{path} ends after {len(pieces)} tokens and the model has {vocab_size}; it is not "
             "this model's tokenizer"
         ) from None
-    return Tokenizer(_engine(pieces).to_str().encode(), name=str(path))
+    found = Tokenizer(_engine(pieces).to_str().encode(), name=str(path))
+    # The reference puts this token before a text and stops where it comes again.
+    return found.with_roles(begin_ids=[BEGIN_ID], end_ids=[BEGIN_ID])
 
 
 def _engine(pieces: list[tuple[float, bytes]]) -> Engine:

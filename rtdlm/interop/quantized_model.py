@@ -1,6 +1,6 @@
 """A model with its weights in few bits, as a folder: configuration, codes and tokenizer.
 
-    config.yaml   quantized.safetensors   tokenizer.json
+    config.yaml   quantized.safetensors   tokenizer.json and what goes with it
 
 Generation reads it like a checkpoint. The weights are expanded on the way in: what is small is the
 folder, not the memory that the model takes.
@@ -12,10 +12,11 @@ from typing import Any
 from rtdlm.checkpoint.tree import unflatten_like
 from rtdlm.config import AGIConfig, UserError, to_yaml
 from rtdlm.config.build import read_yaml
-from rtdlm.data import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from rtdlm.data import Tokenizer
 from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.hugging_face import Pretrained
 from rtdlm.interop.quantize import Quantized, dequantize, read_quantized, write_quantized
+from rtdlm.interop.roles import load_tokenizer, save_tokenizer
 from rtdlm.models import TMSModel
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "quantized.safetensors"
@@ -40,7 +41,7 @@ def write_quantized_model(
     make_directory(folder)
     replace_file(folder / CONFIG_FILE, to_yaml(config).encode())
     if tokenizer is not None:
-        tokenizer.save(folder)
+        save_tokenizer(tokenizer, folder)
     write_quantized(folder / WEIGHTS_FILE, weights)
 
 
@@ -58,5 +59,4 @@ def read_quantized_model(path: str | Path) -> Pretrained:
         for name, item in weights.items()
     }
     params = unflatten_like(TMSModel(config).shapes, arrays)
-    file = folder / TOKENIZER_FILE
-    return Pretrained(config, params, read_tokenizer(file) if file.is_file() else None)
+    return Pretrained(config, params, load_tokenizer(folder, {}))

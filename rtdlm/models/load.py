@@ -25,11 +25,8 @@ class LoadedModel(NamedTuple):
     step: int
     directory: Path
     """The checkpoint that was read."""
-
-    @property
-    def run(self) -> Path:
-        """The output directory of the run, two levels above its checkpoints."""
-        return self.directory.parent.parent
+    run: Path | None
+    """The output directory of its run; None for what was not trained here."""
 
 
 def load_model(path: str | Path, *, notice: Notice = warnings.warn) -> LoadedModel:
@@ -48,4 +45,5 @@ def load_model(path: str | Path, *, notice: Notice = warnings.warn) -> LoadedMod
     if saved.tokenizer is not None:
         name = str(saved.directory / TOKENIZER_FILE)
         tokenizer = Tokenizer(saved.tokenizer, name=name)
-    return LoadedModel(model, params, tokenizer, saved.step, saved.directory)
+    run = saved.directory.parent.parent  # above the run's checkpoints
+    return LoadedModel(model, params, tokenizer, saved.step, saved.directory, run)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rtdlm import TMSModel, export, generate
+from rtdlm import TMSModel, evaluate, export, generate
 from rtdlm.models.load import load_model
 
 
@@ -32,6 +32,20 @@ def test_an_exported_run_is_the_same_model(
         assert generate.main([*asked, "--temperature", "0"]) == 0
         told.append(capsys.readouterr().out)
     assert told[0] == told[1]
+    shards, figures = str(plain / "data"), []
+    for checkpoint in (plain, out):
+        asked = ["--checkpoint", str(checkpoint), "--data-dir", shards, "--batches", "2", "--json"]
+        assert evaluate.main(asked) == 0
+        figures.append(json.loads(capsys.readouterr().out)["held_out"]["loss"])
+    # Their batches have as many rows as the configurations say, so that they hold other text.
+    assert abs(figures[0] / figures[1] - 1) < 0.1
+    assert evaluate.main(["--checkpoint", str(out)]) == 2
+    assert "is of no run that has text of its own; name shards" in capsys.readouterr().err
+    again = ["--checkpoint", str(out), "--to", "hf", "--out", str(tmp_path / "again")]
+    assert export.main(again) == 0
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+    capsys.readouterr()
     assert export.main(flags) == 2
     assert capsys.readouterr().err == (
         f"error: {out} is there already; name a new or an empty folder\n"
@@ -49,7 +63,7 @@ def test_an_onnx_graph_gives_the_logits(
     assert "dtype=float16 has no effect with ONNX" in capsys.readouterr().err
     assert export.main(flags) == 0
     assert capsys.readouterr().out == f"{out}: a qwen3 model in float32\n"
-    assert sorted(file.name for file in out.iterdir()) == ["model.onnx", "tokenizer.json"]
+    assert {file.name for file in out.iterdir()} >= {"model.onnx", "tokenizer.json"}
     ours = load_model(plain)
     model = TMSModel(ours.model.config, precision={"compute": "float32"})
     ids = np.arange(10, dtype=np.int32)[None]

@@ -85,7 +85,7 @@ def test_rows_stand_still_once_they_have_ended() -> None:
     state = _fresh_state(model, 3, 64)
 
     def run(document_id: int, left: list[int], limit: int) -> tuple[DecodeState, jax.Array]:
-        function = jax.jit(partial(decode, model, document_id=document_id))
+        function = jax.jit(partial(decode, model, end_ids=(document_id,)))
         return function(split, state, sampler, jnp.array(left, jnp.int32), jnp.int32(limit))
 
     after, tokens = run(DOCUMENT, [2, 0, 9], 5)
@@ -173,7 +173,7 @@ def _fresh_state(model: TMSModel, rows: int, slots: int) -> DecodeState:
 
 def _compile(model: TMSModel, params: Any, state: DecodeState, rows: int) -> Any:
     sampler = make_sampler(GREEDY, [np.array([row]) for row in range(rows)])
-    function = jax.jit(partial(decode, model, document_id=DOCUMENT), donate_argnums=1)
+    function = jax.jit(partial(decode, model, end_ids=(DOCUMENT,)), donate_argnums=1)
     return function.lower(params, state, sampler, np.zeros(rows, np.int32), np.int32(1)).compile()
 
 

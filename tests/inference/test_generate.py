@@ -182,7 +182,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_anything_is_written() -> 
     with pytest.raises(UserError) as raised:
         letters_generator().stream(["fine", "x" * 70], GREEDY)
     assert str(raised.value) == (
-        "prompt 1 has 71 tokens with its document token and the model reads at most "
+        "prompt 1 has 71 tokens with what begins it and the model reads at most "
         "max_seq_len=64; shorten it by 7 tokens"
     )
 

@@ -82,7 +82,7 @@ def drawn(sampling: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
     params = [random_params(model, seed=seed) for seed, model in enumerate(pair)]
     split = PairParams(*(split_params(x, dtype=pair.target.dtype) for x in params))
     # No token ends a row.
-    function = jax.jit(partial(speculate, pair, num_drafted=2, document_id=-5))
+    function = jax.jit(partial(speculate, pair, num_drafted=2, end_ids=(-5,)))
     zeros, left = jnp.zeros(ROWS, jnp.int32), jnp.full(ROWS, LENGTH, jnp.int32)
     counts = np.zeros(LETTERS**LENGTH)
     for seed in range(4):
@@ -186,7 +186,7 @@ def test_a_row_stops_at_its_end_and_at_what_it_may_write() -> None:
     tokens = jnp.array([[5, 9, 6, 9], [5, 9, 6, 9], [5, 6, 7, 9], [9, 5, 6, 7], [5, 6, 7, 8]])
     checked = module.Checked(tokens, jnp.array([4, 1, 3, 4, 4]))
     left = jnp.array([9, 9, 9, 0, 3])
-    assert module.count_written(checked, left, document_id=9).tolist() == [2, 1, 3, 0, 3]
+    assert module.count_written(checked, left, end_ids=(9,)).tolist() == [2, 1, 3, 0, 3]
 
 
 def test_early_exit_is_the_models_first_layers() -> None:

@@ -57,7 +57,7 @@ def test_a_stop_string_may_complete_at_the_end() -> None:
 def row(*, left: int, stop: tuple[str, ...] = ()) -> Row:
     prompt = TOKENIZER.encode("?")
     stream = TextStream(TOKENIZER, stop)
-    return Row(prompt, left=left, stream=stream, document_id=TOKENIZER.document_id)
+    return Row(prompt, left=left, stream=stream, end_ids=(TOKENIZER.document_id,))
 
 
 @pytest.mark.parametrize(

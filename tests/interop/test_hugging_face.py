@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from rtdlm.config import AGIConfig, UserError
+from rtdlm.config.build import build_config
 from rtdlm.interop import foreign_config, read_pretrained, write_pretrained
 from rtdlm.models import TMSModel
 from tests.models.small import random_params, small_config
@@ -29,6 +31,10 @@ def write_llama(folder: Path, **changes: Any) -> Path:
     ("changes", "sentence"),
     [
         ({"model_type": "mamba"}, "holds a model of type 'mamba', which is not among those"),
+        (
+            {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4},
+            "sliding_window=4 in a qwen3 cannot be expressed",
+        ),
         ({"hidden_act": "relu"}, "hidden_act='relu' cannot be expressed by AGIConfig"),
         ({"attention_bias": True}, "attention_bias=True cannot be expressed by AGIConfig"),
         ({"mlp_bias": True}, "mlp_bias=True cannot be expressed"),
@@ -115,6 +121,15 @@ def test_what_no_family_has_is_not_exported(
         write_pretrained(tmp_path, config, {})
     assert sentence in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    advised = dict(item.split("=", 1) for item in advice(caught).split())
+    tree = {option: yaml.safe_load(value) for option, value in advised.items()}
+    changed = build_config(base=config, preset=None, overrides=tree)
+    assert (changed == config) == (not advised), "what is advised is an option, and changes it"
+
+
+def advice(caught: pytest.ExceptionInfo[UserError]) -> str:
+    """The settings that a refusal advises."""
+    return str(caught.value).partition(" --set ")[2]
 
 
 def test_shards_and_other_formats_are_read(tmp_path: Path) -> None:

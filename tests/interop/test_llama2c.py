@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from rtdlm.config import UserError
+from rtdlm.config.sampling import SamplingConfig
+from rtdlm.inference import Generator
 from rtdlm.interop import Pretrained, read_llama2c
 from rtdlm.models import TMSModel
 
@@ -40,6 +42,17 @@ def test_the_greedy_story_is_that_of_the_reference(stories: Pretrained) -> None:
         ids.append(int(np.asarray(logits(stories.params, row))[0, len(ids) - 1].argmax()))
     assert stories.tokenizer.decode(ids) == STORY
     assert stories.tokenizer.encode(STORY).tolist() == ids[1:]
+
+
+@pytest.mark.parametrize("prompt", ["", "Once upon a time"])
+def test_generation_tells_it_too(stories: Pretrained, prompt: str) -> None:
+    """It begins with the reference's token."""
+    assert stories.tokenizer is not None
+    model = TMSModel(stories.config, precision={"compute": "float32"})
+    generator = Generator(model, jax.device_put(stories.params), stories.tokenizer)
+    greedy = SamplingConfig(temperature=0.0, max_tokens=len(stories.tokenizer.encode(STORY)))
+    [completion] = generator.generate([prompt], greedy)
+    assert (prompt + completion.text).startswith(STORY[:250])
 
 
 @pytest.mark.parametrize("text", ["Once upon a time", "", "  two  spaces\n", "Zoë met 🦊."])

@@ -175,7 +175,7 @@ def test_equals_a_loop_over_tokens(
             sigmoid=config.scores == "sigmoid",
             temperature=config.temperature or 1.0,
         )
-        np.testing.assert_allclose(y[row], expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(y[row], expected, rtol=1e-5, atol=1e-5)
     assert (float(statistics.dropped) == 0.0) == (dropless or dispatch == "room")
     assert not y[1, 6:].any(), "padding gets nothing"
 
