@@ -3,9 +3,10 @@
     python scripts/quantize_model.py --checkpoint runs/tiny --kind int8 --out tiny-int8
     python -m rtdlm.generate --checkpoint tiny-int8 --prompt "def"
 
-The folder holds the configuration, the tokenizer and, for matrices and tables, their codes and scales
-(`rtdlm.interop.quantize.INPUTS` says which), with everything else as it is: norms, biases, routers,
-gates and other small ones. With --measure the held-out perplexity is told before and after.
+The folder holds the configuration, the tokenizer and, for matrices and tables, their codes and
+scales (`rtdlm.interop.quantize.INPUTS` says which), with everything else as it is: norms, biases,
+routers, gates and other small ones. With --measure the held-out perplexity is told before and
+after.
 """
 
 import sys
