@@ -26,6 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "half of the tokens": {"depths": {"capacity": 0.5}},
     "half of the tokens, rich": {**RICH, "depths": {"capacity": 0.5, "every": 1}},
     "experts and depths": {"experts": ROOMY, "depths": {"capacity": 0.5, "every": 1}},
+    "ring": {"attention_type": "ring"},
     "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
     "sparse and global, windows and blocks longer than a row": {
         "num_layers": 3, "attention_type": "sparse",

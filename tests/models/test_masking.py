@@ -29,6 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "gqa": {},
     "mha": {"attention_type": "mha", "num_kv_heads": None},
     "mqa": {"attention_type": "mqa", "num_kv_heads": None, "position_encoding": "none"},
+    "ring": {"attention_type": "ring"},
     "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
     "local and global": {
         "attention_type": "sliding", "attention": {"window": 3, "global_every": 2},

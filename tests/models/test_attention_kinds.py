@@ -1,0 +1,92 @@
+"""Every kind of attention in a model: on a mesh, in bfloat16, and what it keeps in decoding."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from rtdlm.config import MeshConfig
+from rtdlm.models import TMSModel
+from rtdlm.modules.attention import KINDS as REGISTERED
+from rtdlm.parallel import make_mesh, partition_spec, path_name
+from tests.models.small import random_params, small_config
+
+KINDS: dict[str, dict[str, Any]] = {
+    "gqa": {},
+    "mha": {"attention_type": "mha", "num_kv_heads": None},
+    "mqa": {"attention_type": "mqa", "num_kv_heads": None},
+    "ring": {"attention_type": "ring"},
+    "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
+    "sliding with sinks and alibi": {
+        "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
+        "position_encoding": "alibi",
+    },
+    "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
+    },
+    "linear": {"attention_type": "linear"},
+    "delta": {"attention_type": "delta", "num_kv_heads": None},
+    "spiking": {"attention_type": "spiking"},
+}  # fmt: skip
+IDS = np.random.default_rng(4).integers(64, size=(4, 12), dtype=np.int32)
+
+
+@cache
+def one_layer(kind: str) -> tuple[TMSModel, Any, np.ndarray]:
+    """A model, its parameters and its logits on one device in float32."""
+    model = TMSModel(small_config(num_layers=1, **KINDS[kind]))
+    params = random_params(model)
+    return model, params, np.asarray(jax.jit(model.logits)(params, IDS))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ring"])
+def test_eight_devices_equal_one(kind: str) -> None:
+    """Of `ring`, whose context axis is another: tests/modules/attention/test_ring_attention.py."""
+    model, params, expected = one_layer(kind)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+
+    def place(path: Any, x: jax.Array) -> jax.Array:
+        spec = partition_spec(path_name(path), x.shape, mesh)
+        return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+
+    placed = jax.tree_util.tree_map_with_path(place, params)
+    rows = jax.sharding.PartitionSpec(("data", "fsdp"))
+    with jax.set_mesh(mesh):
+        found = jax.jit(model.logits)(placed, jax.device_put(IDS, rows))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# A bound on the largest difference, in standard deviations of the logits. A choice that rounding
+# turns over is another function there, and a state's rounding adds up.
+ROUNDING = {"sparse": 0.5, "top keys": 0.5, "spiking": 0.5, "delta": 0.2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_within_its_bound(kind: str) -> None:
+    model, params, expected = one_layer(kind)
+    half = TMSModel(model.config, precision={"compute": "bfloat16"})
+    found = np.asarray(jax.jit(half.logits)(params, IDS), np.float32)
+    error = np.abs(found - expected).max() / expected.std()
+    assert 0 < error < ROUNDING.get(kind, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "delta"])
+def test_a_state_does_not_grow_with_the_row(kind: str) -> None:
+    model, _, _ = one_layer(kind)
+
+    def numbers(slots: int) -> int:
+        kept = jax.eval_shape(lambda: model.empty_cache(1, slots)).loops[0][0].kv
+        return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+    assert numbers(8) == numbers(8192) > 0
+    model, _, _ = one_layer("gqa")
+    assert numbers(8192) == 1024 * numbers(8)
+
+
+def test_a_model_of_every_type_is_here() -> None:
+    types = {TMSModel(small_config(**form)).config.attention_type for form in KINDS.values()}
+    assert types == set(REGISTERED)
