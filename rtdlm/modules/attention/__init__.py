@@ -2,7 +2,6 @@
 
 from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
-from rtdlm.modules.attention.compressed import attend_compressed
 from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
@@ -38,7 +37,6 @@ __all__ = [
     "ValueSources",
     "attend",
     "attend_causally",
-    "attend_compressed",
     "attend_ring",
     "attend_round",
     "attend_spiking",

@@ -12,7 +12,7 @@ from rtdlm.modules.memory import Matrix, ShortTerm, Tokens
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
 from rtdlm.modules.memory.short_term import read_window, write_window
-from rtdlm.modules.memory.summaries import write_summaries
+from rtdlm.modules.memory.summaries import read_summaries, write_summaries
 from rtdlm.modules.memory.tokens import last_label
 
 ROWS, TIME, HEADS, FEATURES, SLOTS = 2, 5, 2, 4, 3
@@ -112,6 +112,38 @@ def test_chunks_are_pooled_and_the_newest_kept() -> None:
             np.testing.assert_allclose(
                 after.value_BWHE[b, slot, h], weight @ value[b, own, h], atol=1e-5
             )
+
+
+def test_summaries_are_read_by_this_table() -> None:
+    """Three segments of four tokens, chunks of two, documents of five, two and five tokens."""
+    labels = np.array([[1, 1, 1, 1], [1, 2, 2, 3], [3, 3, 3, 3]])
+    slots, table = 4, []
+    kept = ShortTerm.empty(1, slots, 1, slots, dtype=jnp.float32)
+    key = jnp.asarray(unit(1, 4, 1, slots, seed=7))
+    for own in labels:
+        # A value that says which slot it is of, so that what is read are weights.
+        marked = kept._replace(value_BWHE=jnp.eye(slots)[None, :, None])
+        _, (read, _) = with_random_params(
+            lambda key, marked=marked, own=own: read_summaries(
+                key, tokens(own[None]), marked, chunk=2
+            ),
+            key,
+        )
+        table += (np.asarray(read)[0, :, 0] > 0).astype(int).tolist()
+        _, kept = with_random_params(
+            lambda key, kept=kept, own=own: write_summaries(
+                kept, key, key, jnp.asarray(own[None], jnp.int32), chunk=2
+            ),
+            key,
+        )
+    assert table == [
+        *[[0, 0, 0, 0]] * 4,  # nothing was read
+        [0, 0, 1, 1],  # the first document's two chunks
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        *[[0, 0, 0, 1]] * 4,  # of the chunk that began with the second document, the third's
+    ]
 
 
 def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
