@@ -7,11 +7,17 @@ the order of the numbers: at most 32 rounds find the k-th largest to the bit, an
 leaves exactly k ends the search. A round is one pass that compares and counts, which CPUs and TPUs
 do many at a time; `jax.lax.top_k` sorts, and takes five times as long on a CPU.
 
+Many numbers are cut into blocks first, and only the k blocks of largest maxima searched: a number
+above the k-th largest is in a block whose maximum is above it, of which there are fewer than k.
+That is eight times as fast where 8 of 8,192 are asked for.
+
 Along a mesh axis, in `shard_map`, each device puts forward its own k largest, and the k-th of all
 that were put forward is the k-th of all.
 
-Axes: N numbers to choose from, ... any before it.
+Axes: N numbers to choose from, C of them that are searched, ... any before it.
 """
+
+from math import isqrt
 
 import jax
 import jax.numpy as jnp
@@ -26,45 +32,68 @@ def largest(x_N: jax.Array, k: int, *, axis: str | None = None) -> jax.Array:
         axis: mesh axis along which N is split, each device giving its part in order.
     """
     x_N = jax.lax.stop_gradient(x_N)
-    candidates = x_N
+    candidates = _candidates(x_N, k)
     if axis is not None:
-        own = jax.lax.top_k(x_N, min(k, x_N.shape[-1]))[0]
+        own = jax.lax.top_k(candidates, min(k, candidates.shape[-1]))[0]
         candidates = jax.lax.all_gather(own, axis, axis=own.ndim - 1, tiled=True)
     least = _least_of(candidates, min(k, candidates.shape[-1]))[..., None]
-    if axis is not None:
-        # A device may hold more that equal its last candidate: no bound between numbers will do.
-        reaching = jnp.where(candidates >= least, candidates, jnp.inf)
-        least = jnp.min(reaching, axis=-1, keepdims=True)
+    reached = (x_N >= least) & (x_N > -jnp.inf)
+    count = _over(axis, _count(reached))
+    return jax.lax.cond(
+        jnp.any(count > k),
+        lambda: _without_the_last(x_N, least, k, axis),
+        lambda: reached,
+    )
+
+
+def _candidates(x_N: jax.Array, k: int) -> jax.Array:
+    """`[..., C]`: some of the numbers, the k largest among them."""
+    *rows, length = x_N.shape
+    # As many numbers are searched as there are blocks.
+    size = 1 << (isqrt(length // k).bit_length() - 1) if length >= k else 1
+    if size < 4 or length % size:
+        return x_N
+    blocks = x_N.reshape(*rows, length // size, size)
+    _, chosen = jax.lax.top_k(jnp.max(blocks, axis=-1), k)
+    found = jnp.take_along_axis(blocks, chosen[..., None], axis=-2)
+    return found.reshape(*rows, k * size)
+
+
+def _without_the_last(x_N: jax.Array, least: jax.Array, k: int, axis: str | None) -> jax.Array:
+    """The k largest where more reach `least`: of those that equal it the first."""
     above, equal = x_N > least, (x_N == least) & (x_N > -jnp.inf)
-    num_above, num_equal = _count(above), _count(equal)
-    left = k - num_above
+    num_equal, left = _count(equal), k - _over(axis, _count(above))
     if axis is not None:
-        left = k - jax.lax.psum(num_above, axis)
         before = jnp.arange(jax.lax.axis_size(axis)) < jax.lax.axis_index(axis)
         left -= jnp.tensordot(before.astype(jnp.int32), jax.lax.all_gather(num_equal, axis), 1)
-    first = jax.lax.cond(
-        jnp.any(num_equal > left),
-        lambda equal: equal & (jnp.cumsum(equal, axis=-1, dtype=jnp.int32) <= left[..., None]),
-        lambda equal: equal,
-        equal,
-    )
-    return above | first
+    return above | (equal & (jnp.cumsum(equal, axis=-1, dtype=jnp.int32) <= left[..., None]))
 
 
-def _least_of(x_N: jax.Array, k: int) -> jax.Array:
-    """`[...]`: a number that the k largest reach and, unless it is itself one of them, no other."""
+def _least_of(x_C: jax.Array, k: int) -> jax.Array:
+    """`[...]`: the k-th largest."""
 
     def halve(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = state
         # Halfway, rounded up, without the overflow of a sum.
         middle = (low | high) - ((low ^ high) >> 1)
-        reached = _count(x_N >= _as_float(middle)[..., None])
+        reached = _count(x_C >= _as_float(middle)[..., None])
         low = jnp.where(reached >= k, middle, low)
         high = jnp.where(reached > k, high, jnp.where(reached == k, middle, middle - 1))
         return low, high
 
-    bounds = _as_int(jnp.min(x_N, axis=-1)), _as_int(jnp.max(x_N, axis=-1))
-    return _as_float(jax.lax.while_loop(lambda s: jnp.any(s[0] < s[1]), halve, bounds)[0])
+    bounds = _as_int(jnp.min(x_C, axis=-1)), _as_int(jnp.max(x_C, axis=-1))
+    low, _ = jax.lax.while_loop(lambda s: jnp.any(s[0] < s[1]), halve, bounds)
+    # The search ends at a bound that k numbers reach, which is below the last of them or equal.
+    bound = _as_float(low)[..., None]
+    return jnp.min(jnp.where(x_C >= bound, x_C, jnp.inf), axis=-1)
+
+
+def _over(axis: str | None, count: jax.Array) -> jax.Array:
+    """The sum of all devices along the axis."""
+    if axis is None:
+        return count
+    total: jax.Array = jax.lax.psum(count, axis)
+    return total
 
 
 def _count(mask_N: jax.Array) -> jax.Array:
