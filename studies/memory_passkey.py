@@ -100,7 +100,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     size = SMOKE if flags.smoke else WHOLE
     train, test = tasks(size)
     sides = memory_sides.equal_sides(size.base, TIERS, train)
-    runs = memory_sides.runs_of(flags, sides, train)
+    runs = memory_sides.runs_of(flags, sides, train, smoke=("none", "STM"))
     one = partial(judged, size, test)
     seeds = memory_sides.seeds_of(flags, SEEDS)
     for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):

@@ -109,7 +109,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
         UserError: no side has the word in its name.
     """
     size = SMOKE if flags.smoke else WHOLE
-    runs = memory_sides.runs_of(flags, sides(size), size.task)
+    runs = memory_sides.runs_of(flags, sides(size), size.task, smoke=("none", "STM"))
     one = partial(judged, size)
     seeds = memory_sides.seeds_of(flags, SEEDS)
     for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):

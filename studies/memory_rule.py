@@ -96,7 +96,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     """
     size = SMOKE if flags.smoke else WHOLE
     sides = memory_sides.equal_sides(size.base, TIERS, size.task)
-    runs = memory_sides.runs_of(flags, sides, size.task)
+    runs = memory_sides.runs_of(flags, sides, size.task, smoke=("none", "all"))
     if "all" in runs:
         runs |= dict.fromkeys(SESSIONS, Run(sides["all"], two_sessions(size), cleared=CLEARED))
     one, told = Judge(size), lambda ran: shares_told(ran.right)

@@ -47,13 +47,17 @@ def equal_sides(base: Tree, tiers: Mapping[str, Sequence[Tree]], task: Task) -> 
     return matched({name: with_memory(base, *own) for name, own in tiers.items()}, task)
 
 
-def runs_of(flags: Namespace, sides: Mapping[str, Tree], task: Task) -> dict[str, Run]:
-    """The sides that the user chose.
+def runs_of(
+    flags: Namespace, sides: Mapping[str, Tree], task: Task, *, smoke: Sequence[str]
+) -> dict[str, Run]:
+    """The sides that the user chose; of a smoke run, unless he did, those named `smoke`.
 
     Raises:
         UserError: no side has the word in its name.
     """
-    every = (Variant(name, tree) for name, tree in sides.items())
+    every = [Variant(name, tree) for name, tree in sides.items()]
+    if flags.smoke and not flags.only:
+        every = [variant for variant in every if variant.name in smoke]
     return {found.name: Run(found.change, task) for found in named_with(flags.only, every)}
 
 

@@ -17,6 +17,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Programs of tests are compiled for longer than they run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # A test needs neither a screen nor the network.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,6 +1,8 @@
 """A small run that every command test can look at, made once a session."""
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,16 @@ def arguments(text: Path, out: Path, *more: str, fields: tuple[str, ...] = ()) -
         *("--text", str(text), "--out", str(out), "--tokenizer", "byte", *more),
         *("--set", *last.values()),
     ]
+
+
+def script_of(name: str) -> Any:
+    """The module in `scripts/NAME.py`."""
+    file = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_text(directory: Path) -> Path:

@@ -1,6 +1,5 @@
 """`scripts/quantize_model.py` and `--quantize`: bytes, a model that generates, and losses."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,12 @@ from rtdlm.inference import Generator
 from rtdlm.interop import read_quantized_model
 from rtdlm.interop.quantize import rounded_params
 from rtdlm.models.load import load_model
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "quantize_model.py"
+from tests.commands.conftest import script_of
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("quantize_model", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("quantize_model")
 
 
 def test_the_script_writes_a_model_and_says_what_it_loses(
