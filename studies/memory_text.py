@@ -94,7 +94,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
     sides = memory_sides.equal_sides(size.base, TIERS, train)
-    runs = memory_sides.runs_of(flags, sides, train, smoke=("none", "STM"))
+    runs = memory_sides.runs_of(flags, sides, train, smoke=("none", "all"))
     one = partial(judged, size, held_out)
     seeds = memory_sides.seeds_of(flags, SEEDS)
     for ran in memory_sides.each(runs, one, lambda ran: f"{ran.loss:.4f} nats", seeds=seeds):
