@@ -36,6 +36,7 @@ def _main(arguments: Sequence[str]) -> None:
 
     from rtdlm.checkpoint import CheckpointStore, load_checkpoint, resolve_checkpoint
     from rtdlm.config import AGIConfig, UserError, to_yaml
+    from rtdlm.disk import writing
     from rtdlm.training.replan import add_expert, prune_expert
 
     if flags.out.exists():
@@ -55,13 +56,15 @@ def _main(arguments: Sequence[str]) -> None:
         store.save(whole)
     data = directory.parent.parent / "data"
     if data.is_dir():
-        copytree(data, flags.out / "data")
+        with writing(flags.out / "data"):
+            copytree(data, flags.out / "data")
     settings = [f"experts.num_experts={config.experts.num_experts}"]
     if config.experts.capacity_factor is not None:
         settings.append(f"experts.capacity_factor={config.experts.capacity_factor}")
     print(
         f"{flags.out}: step {saved.step} with {config.experts.num_experts} experts a layer; train "
-        f"it with --out {flags.out} --resume and {' '.join(settings)}"
+        f"it with --out {flags.out} --resume --set {' '.join(settings)} "
+        "beside its other options"
     )
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from rtdlm.evaluation.results import Bar, Result
 from studies import memory_side as side
-from studies import memory_sides
+from studies import memory_study
 from studies.library_text import library_text
 from studies.memory_side import Run, Stage
-from studies.memory_sides import shares_told
+from studies.memory_study import shares_told
 from studies.memory_tasks import Passkey
 from studies.variants import Tree, merged
 
@@ -72,12 +72,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_sides.add_only(parser)
+    memory_study.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_sides.whole_name(flags, "memory_passkey")
+    return memory_study.whole_name(flags, "memory_passkey")
 
 
 def tasks(size: Size) -> tuple[Passkey, Passkey]:
@@ -99,11 +99,11 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     """
     size = SMOKE if flags.smoke else WHOLE
     train, test = tasks(size)
-    sides = memory_sides.equal_sides(size.base, TIERS, train)
-    runs = memory_sides.runs_of(flags, sides, train, smoke=("none", "STM"))
+    sides = memory_study.equal_sides(size.base, TIERS, train)
+    runs = memory_study.runs_of(flags, sides, train, smoke=("none", "STM"))
     one = partial(judged, size, test)
-    seeds = memory_sides.seeds_of(flags, SEEDS)
-    for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+    seeds = memory_study.seeds_of(flags, SEEDS)
+    for ran in memory_study.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
         yield results(size, ran, runs)
 
 
@@ -126,5 +126,5 @@ def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run
             shares = [100 * one.right[segments] for one in own]
             what = f"{name}/keys found, {segments} segments"
             found.append(Result.mean(what, shares, "%", bar=BARS.get(name)))
-        found += memory_sides.costs(name, own, runs[name])
+        found += memory_study.costs(name, own, runs[name])
     return found

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from rtdlm.evaluation.results import Bar, Result
 from studies import memory_side as side
-from studies import memory_sides
+from studies import memory_study
 from studies.memory_side import Run, Stage
-from studies.memory_sides import shares_told
+from studies.memory_study import shares_told
 from studies.memory_tasks import Recall
 from studies.variants import Tree
 
@@ -83,12 +83,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_sides.add_only(parser)
+    memory_study.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_sides.whole_name(flags, "memory_recall")
+    return memory_study.whole_name(flags, "memory_recall")
 
 
 def sides(size: Size) -> dict[str, Tree]:
@@ -109,10 +109,10 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
         UserError: no side has the word in its name.
     """
     size = SMOKE if flags.smoke else WHOLE
-    runs = memory_sides.runs_of(flags, sides(size), size.task, smoke=("none", "STM"))
+    runs = memory_study.runs_of(flags, sides(size), size.task, smoke=("none", "STM"))
     one = partial(judged, size)
-    seeds = memory_sides.seeds_of(flags, SEEDS)
-    for ran in memory_sides.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+    seeds = memory_study.seeds_of(flags, SEEDS)
+    for ran in memory_study.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
         yield results(size, ran, runs)
 
 
@@ -145,5 +145,5 @@ def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run
             found.append(Result.mean(what, shares, "%", bar=bar(name, segments, size.task)))
         what = f"{name}/right, {size.segments[0]} segments, {size.more.pairs} pairs"
         found.append(Result.mean(what, [100 * one.more for one in own], "%"))
-        found += memory_sides.costs(name, own, runs[name])
+        found += memory_study.costs(name, own, runs[name])
     return [*found, Result("guessing/right", 100 * size.task.chance, "%")]

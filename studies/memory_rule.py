@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from rtdlm.evaluation.results import Bar, Result
 from studies import memory_side as side
-from studies import memory_sides
+from studies import memory_study
 from studies.memory_side import Run, Stage, Trained
-from studies.memory_sides import shares_told
+from studies.memory_study import shares_told
 from studies.memory_tasks import Rule
 from studies.variants import Tree, merged
 
@@ -80,12 +80,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_sides.add_only(parser)
+    memory_study.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_sides.whole_name(flags, "memory_rule")
+    return memory_study.whole_name(flags, "memory_rule")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -95,12 +95,12 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
         UserError: no side has the word in its name.
     """
     size = SMOKE if flags.smoke else WHOLE
-    sides = memory_sides.equal_sides(size.base, TIERS, size.task)
-    runs = memory_sides.runs_of(flags, sides, size.task, smoke=("none", "all"))
+    sides = memory_study.equal_sides(size.base, TIERS, size.task)
+    runs = memory_study.runs_of(flags, sides, size.task, smoke=("none", "all"))
     if "all" in runs:
         runs |= dict.fromkeys(SESSIONS, Run(sides["all"], two_sessions(size), cleared=CLEARED))
     one, told = Judge(size), lambda ran: shares_told(ran.right)
-    for ran in memory_sides.each(runs, one, told, seeds=memory_sides.seeds_of(flags, SEEDS)):
+    for ran in memory_study.each(runs, one, told, seeds=memory_study.seeds_of(flags, SEEDS)):
         yield results(size, ran, runs)
 
 
@@ -155,5 +155,5 @@ def results(size: Size, ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run
             what = f"{name}/right, {what}"
             found.append(Result.mean(what, shares, "%", bar=bar(name, place, size)))
         if not session:
-            found += memory_sides.costs(name, own, runs[name])
+            found += memory_study.costs(name, own, runs[name])
     return [*found, Result("guessing/right", 100 * size.task.chance, "%")]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.text import CharacterText, read_characters
 from rtdlm.evaluation.results import Bar, Result
-from studies import library_text, memory_sides
+from studies import library_text, memory_study
 from studies import memory_side as side
 from studies.memory_side import Run, Stage
 from studies.memory_tasks import Text
@@ -75,13 +75,13 @@ def add_flags(parser: ArgumentParser) -> None:
         "--text", default=library_text.NAME, metavar="FILE",
         help=f"text to train on (default: {library_text.NAME})",
     )  # fmt: skip
-    memory_sides.add_only(parser)
+    memory_study.add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
     other = "" if flags.text == library_text.NAME else f"-{Path(flags.text).stem}"
-    return memory_sides.whole_name(flags, f"memory_text{other}")
+    return memory_study.whole_name(flags, f"memory_text{other}")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -93,11 +93,11 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     size = SMOKE if flags.smoke else WHOLE
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
-    sides = memory_sides.equal_sides(size.base, TIERS, train)
-    runs = memory_sides.runs_of(flags, sides, train, smoke=("none", "all"))
+    sides = memory_study.equal_sides(size.base, TIERS, train)
+    runs = memory_study.runs_of(flags, sides, train, smoke=("none", "all"))
     one = partial(judged, size, held_out)
-    seeds = memory_sides.seeds_of(flags, SEEDS)
-    for ran in memory_sides.each(runs, one, lambda ran: f"{ran.loss:.4f} nats", seeds=seeds):
+    seeds = memory_study.seeds_of(flags, SEEDS)
+    for ran in memory_study.each(runs, one, lambda ran: f"{ran.loss:.4f} nats", seeds=seeds):
         yield results(ran, runs)
 
 
@@ -127,7 +127,7 @@ def results(ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[R
         found += [
             Result.mean(f"{name}/loss", [one.loss for one in own], "nats"),
             Result.mean(f"{name}/loss behind the first segment", later, "nats"),
-            *memory_sides.costs(name, own, runs[name]),
+            *memory_study.costs(name, own, runs[name]),
         ]
         if name != "none" and ran.get("none"):
             gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)

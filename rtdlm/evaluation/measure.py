@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,12 +16,10 @@ from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import gradient_health, layer_norms
 from rtdlm.evaluation.sums import divisor, token_sums
 from rtdlm.interop.load import load_any_model
+from rtdlm.interop.quantize import Kind, rounded_params
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel
 from rtdlm.parallel import keep_compiled_programs, make_mesh
-
-if TYPE_CHECKING:
-    from rtdlm.interop.quantize import Kind
 
 
 def measure(
@@ -29,7 +27,7 @@ def measure(
     *,
     data: Sequence[str] | None = None,
     num_batches: int = 0,
-    quantize: "Kind | None" = None,
+    quantize: Kind | None = None,
     notice: Notice = warnings.warn,
 ) -> dict[str, Any]:
     """Held-out figures and gradient health of a checkpoint, as plain JSON values.
@@ -50,8 +48,6 @@ def measure(
         notice(trouble)
     loaded = load_any_model(checkpoint, notice=notice)
     if quantize is not None:
-        from rtdlm.interop.quantize import rounded_params
-
         rounded = rounded_params(loaded.params, quantize)
         loaded = loaded._replace(params=jax.device_put(rounded))
     loader = _held_out(loaded, data)

@@ -242,6 +242,6 @@ def _add_tokenizer(
     writer.add_token_types(vocabulary["types"])
     writer.add_token_merges(vocabulary["merges"])
     # A prompt is a document: it starts with the document token, which also ends it.
-    writer.add_bos_token_id(tokenizer.begin_ids[0])
+    writer.add_bos_token_id(int(tokenizer.prompt("")[0]))
     writer.add_eos_token_id(tokenizer.end_ids[0])
     writer.add_add_bos_token(True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rtdlm.config.errors import UserError
 from rtdlm.data import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from rtdlm.data.tokenizer import DOCUMENT_TOKEN
 from rtdlm.disk import replace_file
 
 NAMES_FILE, IDS_FILE = "tokenizer_config.json", "generation_config.json"
@@ -31,7 +32,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     if tokenizer.begin_ids == (tokenizer.document_id,):
         definition = _with_template(definition, tokenizer)
     replace_file(folder / TOKENIZER_FILE, definition)
-    begin, end = (tokenizer.name_of(ids[0]) if ids else None for ids in _roles(tokenizer))
+    roles = tokenizer.begin_ids, tokenizer.end_ids
+    begin, end = (tokenizer.name_of(ids[0]) if ids else None for ids in roles)
     names = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": begin, "eos_token": end,
         "clean_up_tokenization_spaces": False,
@@ -44,7 +46,7 @@ def role_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
     """`bos_token_id` and `eos_token_id` as a configuration has them; None where not known."""
     if tokenizer is None:
         return {"bos_token_id": None, "eos_token_id": None}
-    begin, end = _roles(tokenizer)
+    begin, end = tokenizer.begin_ids, tokenizer.end_ids
     return {
         "bos_token_id": begin[0] if begin else None,
         "eos_token_id": end[0] if len(end) == 1 else list(end),
@@ -69,6 +71,8 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
     if plain is not None:
         tokenizer = Tokenizer(plain, name=str(file))
         begin: tuple[int, ...] = (tokenizer.document_id,)
+    elif tokenizer.document_token == DOCUMENT_TOKEN and tokenizer.definition == file.read_bytes():
+        begin = (tokenizer.document_id,)  # ours as it is, and not one that was given our token
     else:
         begin = tokenizer.template_ids
     ids = dict(config)
@@ -85,10 +89,6 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
             f"{tokenizer.vocab_size} tokens; mend {IDS_FILE} or config.json"
         )
     return tokenizer.with_roles(begin_ids=begin, end_ids=end or [tokenizer.document_id])
-
-
-def _roles(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tokenizer.begin_ids, tokenizer.end_ids
 
 
 def _template(tokenizer: Tokenizer) -> dict[str, Any]:

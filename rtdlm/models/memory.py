@@ -87,7 +87,9 @@ def stores(memory: MemoryState) -> list[Store]:
     for loop in memory.loops:
         for at in range(_rounds(loop)):
             kept = [layer.episodic for layer in loop if layer is not None]
-            found += [jax.tree.map(lambda x, at=at: x[at], store) for store in kept if store]
+            found += [
+                jax.tree.map(lambda x, at=at: x[at], store) for store in kept if store is not None
+            ]
     return found
 
 
@@ -96,13 +98,17 @@ def with_stores(memory: MemoryState, found: Sequence[Store]) -> MemoryState:
     rest = iter(found)
 
     def put(loop: tuple[LayerMemory | None, ...]) -> tuple[LayerMemory | None, ...]:
-        places = [at for at, layer in enumerate(loop) if layer is not None and layer.episodic]
-        own = [[next(rest) for _ in places] for _ in range(_rounds(loop))]
-        joined = list(loop)
-        for place, rounds in zip(places, zip(*own, strict=True), strict=True):
-            store = jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds)
-            joined[place] = loop[place]._replace(episodic=store)  # type: ignore[union-attr]
-        return tuple(joined)
+        own: list[list[Store]] = [[] for _ in loop]
+        for _ in range(_rounds(loop)):
+            for layer, rounds in zip(loop, own, strict=True):
+                if layer is not None and layer.episodic is not None:
+                    rounds.append(next(rest))
+        return tuple(joined(layer, rounds) for layer, rounds in zip(loop, own, strict=True))
+
+    def joined(layer: LayerMemory | None, rounds: list[Store]) -> LayerMemory | None:
+        if layer is None or not rounds:
+            return layer
+        return layer._replace(episodic=jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds))
 
     return MemoryState(tuple(put(loop) for loop in memory.loops))
 

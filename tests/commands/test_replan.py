@@ -41,8 +41,8 @@ def test_a_run_goes_on_with_an_expert_more_and_then_less(
     flags = ["--checkpoint", str(sparse), "--split", "2", "0", "--out", str(larger)]
     assert script.main(flags) == 0
     assert capsys.readouterr().out == (
-        f"{larger}: step 2 with 4 experts a layer; train it with --out {larger} --resume and "
-        "experts.num_experts=4 experts.capacity_factor=4.0\n"
+        f"{larger}: step 2 with 4 experts a layer; train it with --out {larger} --resume --set "
+        "experts.num_experts=4 experts.capacity_factor=4.0 beside its other options\n"
     )
     np.testing.assert_allclose(logits(larger), logits(sparse), atol=1e-5)
     # The copy is the last one, and nobody chooses it yet.

@@ -60,6 +60,15 @@ def test_others_begin_a_prompt_as_we_do_and_we_read_the_same_tokenizer(
     assert found.begin_ids == found.end_ids == (tokenizer.document_id,)
 
 
+def test_ours_without_a_template_begins_with_the_document_token_too(tmp_path: Path) -> None:
+    """As older exports have it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.save(tmp_path)
+    found = load_tokenizer(tmp_path, {})
+    assert found is not None and found.hash == tokenizer.hash
+    assert found.begin_ids == found.end_ids == (256,)
+
+
 def test_a_tokenizer_from_elsewhere_begins_by_its_template(tmp_path: Path) -> None:
     tokenizer = foreign(tmp_path, post_processor=BEGINS)
     assert tokenizer.document_token == "</s>"

@@ -9,7 +9,6 @@ do many at a time; `jax.lax.top_k` sorts, and takes five times as long on a CPU.
 
 Many numbers are cut into blocks first, and only the k blocks of largest maxima searched: a number
 above the k-th largest is in a block whose maximum is above it, of which there are fewer than k.
-That is eight times as fast where 8 of 8,192 are asked for.
 
 Along a mesh axis, in `shard_map`, each device puts forward its own k largest, and the k-th of all
 that were put forward is the k-th of all.
