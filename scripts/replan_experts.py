@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> None:
     parser = make_parser("replan", DESCRIPTION)
-    add_checkpoint_flag(parser)
+    add_checkpoint_flag(parser, foreign=False)
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the new run")
     ways = parser.add_mutually_exclusive_group(required=True)
     for way, text in (("split", "experts to split in two"), ("prune", "experts to remove")):

@@ -53,11 +53,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     return 0
 
 
-def add_checkpoint_flag(parser: ArgumentParser) -> None:
-    """Adds `--checkpoint`."""
+def add_checkpoint_flag(parser: ArgumentParser, *, foreign: bool = True) -> None:
+    """Adds `--checkpoint`; `foreign` if other folders with a model are read too."""
+    ours = "a run's output directory (its newest complete checkpoint) or one checkpoint"
+    theirs = "; or a folder of a Hugging Face model, or of one that was quantized"
     parser.add_argument(
         "--checkpoint", type=path, required=True, metavar="DIR",
-        help="a run's output directory (its newest complete checkpoint) or one checkpoint",
+        help=ours + theirs if foreign else ours,
     )  # fmt: skip
 
 
