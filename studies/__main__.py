@@ -34,9 +34,16 @@ STUDIES = {
     "memory_passkey": "studies.memory_passkey",
     "memory_text": "studies.memory_text",
     "memory_turns": "studies.memory_turns",
+    "graph_hops": "studies.graph_hops",
+    "graph_reach": "studies.graph_reach",
+    "graph_text": "studies.graph_text",
+    "quantum_digits": "studies.quantum_digits",
+    "quantum_text": "studies.quantum_text",
+    "quantum_ising": "studies.quantum_ising",
 }
 """Name -> a module with DESCRIPTION, SEEDS, `add_flags(parser)`, `file_name(flags)`, which is None
-where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing."""
+where nothing is written unasked, and `measure(flags)`, which yields all results so far, growing;
+`flags.journal` is a file for what it may go on from (see `studies.journal`), or None."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +64,7 @@ def _study(name: str, arguments: Sequence[str]) -> None:
     flags = _parse(name, module, arguments)
     out = flags.out or _place(module.file_name(flags))
     command = shlex.join(["python", "-m", "studies", name, *arguments])
+    flags.journal = None if out is None else out.with_suffix(".journal")
     results: list[Result] = []
     for found in module.measure(flags):
         results = stamped(found, command=command, root=ROOT)
@@ -65,6 +73,7 @@ def _study(name: str, arguments: Sequence[str]) -> None:
     print_results(results)
     if out is not None:
         _partial(out).replace(out)
+        flags.journal.unlink(missing_ok=True)
         tell(f"written to {out}")
 
 

@@ -18,8 +18,8 @@ from studies import memory_side as side
 from studies import memory_study
 from studies.library_text import library_text
 from studies.memory_side import Run, Stage
-from studies.memory_study import shares_told
 from studies.memory_tasks import Passkey
+from studies.sides import add_only, each, shares_told, whole_name
 from studies.variants import Tree, merged
 
 DESCRIPTION = "a passkey in real text, 16 to 64 windows behind"
@@ -72,12 +72,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_study.add_only(parser)
+    add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_study.whole_name(flags, "memory_passkey")
+    return whole_name(flags, "memory_passkey")
 
 
 def tasks(size: Size) -> tuple[Passkey, Passkey]:
@@ -102,8 +102,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     sides = memory_study.equal_sides(size.base, TIERS, train)
     runs = memory_study.runs_of(flags, sides, train, smoke=("none", "STM"))
     one = partial(judged, size, test)
-    seeds = memory_study.seeds_of(flags, SEEDS)
-    for ran in memory_study.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+    for ran in each(runs, one, lambda ran: shares_told(ran.right), flags=flags, usual=SEEDS):
         yield results(size, ran, runs)
 
 

@@ -16,8 +16,8 @@ from rtdlm.evaluation.results import Bar, Result
 from studies import memory_side as side
 from studies import memory_study
 from studies.memory_side import Run, Stage
-from studies.memory_study import shares_told
 from studies.memory_tasks import Recall
+from studies.sides import add_only, each, shares_told, whole_name
 from studies.variants import Tree
 
 DESCRIPTION = "recall of pairs up to 127 segments old: no memory, each kind of it"
@@ -83,12 +83,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_study.add_only(parser)
+    add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_study.whole_name(flags, "memory_recall")
+    return whole_name(flags, "memory_recall")
 
 
 def sides(size: Size) -> dict[str, Tree]:
@@ -111,8 +111,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     size = SMOKE if flags.smoke else WHOLE
     runs = memory_study.runs_of(flags, sides(size), size.task, smoke=("none", "STM"))
     one = partial(judged, size)
-    seeds = memory_study.seeds_of(flags, SEEDS)
-    for ran in memory_study.each(runs, one, lambda ran: shares_told(ran.right), seeds=seeds):
+    for ran in each(runs, one, lambda ran: shares_told(ran.right), flags=flags, usual=SEEDS):
         yield results(size, ran, runs)
 
 

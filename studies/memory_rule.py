@@ -16,8 +16,8 @@ from rtdlm.evaluation.results import Bar, Result
 from studies import memory_side as side
 from studies import memory_study
 from studies.memory_side import Run, Stage, Trained
-from studies.memory_study import shares_told
 from studies.memory_tasks import Rule
+from studies.sides import add_only, each, shares_told, whole_name
 from studies.variants import Tree, merged
 
 DESCRIPTION = "a hidden rule 2 to 64 segments later, and in a later session from MTM alone"
@@ -80,12 +80,12 @@ class Ran(NamedTuple):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this study takes."""
-    memory_study.add_only(parser)
+    add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file; None for a part of the study."""
-    return memory_study.whole_name(flags, "memory_rule")
+    return whole_name(flags, "memory_rule")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -100,7 +100,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     if "all" in runs:
         runs |= dict.fromkeys(SESSIONS, Run(sides["all"], two_sessions(size), cleared=CLEARED))
     one, told = Judge(size), lambda ran: shares_told(ran.right)
-    for ran in memory_study.each(runs, one, told, seeds=memory_study.seeds_of(flags, SEEDS)):
+    for ran in each(runs, one, told, flags=flags, usual=SEEDS):
         yield results(size, ran, runs)
 
 

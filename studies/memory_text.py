@@ -20,6 +20,7 @@ from studies import memory_side as side
 from studies.memory_side import Run, Stage
 from studies.memory_tasks import Text
 from studies.recipe import text_file
+from studies.sides import add_only, each, whole_name
 from studies.variants import Tree, merged
 
 DESCRIPTION = "held-out loss on long text: no memory, each tier alone, all"
@@ -75,13 +76,13 @@ def add_flags(parser: ArgumentParser) -> None:
         "--text", default=library_text.NAME, metavar="FILE",
         help=f"text to train on (default: {library_text.NAME})",
     )  # fmt: skip
-    memory_study.add_only(parser)
+    add_only(parser)
 
 
 def file_name(flags: Namespace) -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
     other = "" if flags.text == library_text.NAME else f"-{Path(flags.text).stem}"
-    return memory_study.whole_name(flags, f"memory_text{other}")
+    return whole_name(flags, f"memory_text{other}")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -96,8 +97,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     sides = memory_study.equal_sides(size.base, TIERS, train)
     runs = memory_study.runs_of(flags, sides, train, smoke=("none", "all"))
     one = partial(judged, size, held_out)
-    seeds = memory_study.seeds_of(flags, SEEDS)
-    for ran in memory_study.each(runs, one, lambda ran: f"{ran.loss:.4f} nats", seeds=seeds):
+    for ran in each(runs, one, lambda ran: f"{ran.loss:.4f} nats", flags=flags, usual=SEEDS):
         yield results(ran, runs)
 
 

@@ -13,6 +13,7 @@ of ever new tables what a lesson is, so that a memory knows what it is for.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -20,16 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.runner import tell
 from rtdlm.evaluation.results import Result
-from rtdlm.parallel import keep_compiled_programs
-from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_terms
 from rtdlm.training.optimizer import Progress, make_optimizer
 from studies import memory_side as side
 from studies.memory_side import Run, Stage
 from studies.memory_tasks import Asked, Turns
+from studies.sides import each
 from studies.variants import Tree, merged
 
 DESCRIPTION = "eight tasks in turn: examples until one that returns is known again, forgetting"
@@ -110,24 +109,23 @@ def sides(size: Size) -> dict[str, Tree]:
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
     """The results so far, after every side and seed."""
-    keep_freed_memory()
-    keep_compiled_programs()
     size = SMOKE if flags.smoke else WHOLE
-    seeds = flags.seeds or (1 if flags.smoke else SEEDS)
     runs = {name: Run(tree, size.task) for name, tree in sides(size).items()}
-    ran: dict[str, list[Ran]] = {name: [] for name in runs}
     parameters = {name: run.parameters for name, run in runs.items()}
-    for seed in range(seeds):
-        for name, run in runs.items():
-            params, _ = run.train(seed, size.stages)
-            teacher = Teacher(run.model(1), size, seed, remembers=name != "none")
-            ran[name].append(summed(size, list(teacher.teach(params))))
-            last = ran[name][-1]
-            tell(
-                f"{name}, seed {seed}: {last.again:.0f} examples when a task returned, "
-                f"{last.forgetting:.1%} forgotten"
-            )
+    for ran in each(runs, partial(judged, size), told, flags=flags, usual=SEEDS):
         yield results(ran, parameters=parameters)
+
+
+def judged(size: Size, name: str, run: Run, seed: int) -> Ran:
+    """Trains one side on lessons, then teaches it the tasks."""
+    params, _ = run.train(seed, size.stages)
+    teacher = Teacher(run.model(1), size, seed, remembers=name != "none")
+    return summed(size, list(teacher.teach(params)))
+
+
+def told(ran: Ran) -> str:
+    """What is printed of a side with a seed."""
+    return f"{ran.again:.0f} examples when a task returned, {ran.forgetting:.1%} forgotten"
 
 
 class Teacher:
@@ -240,7 +238,9 @@ def results(ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]) 
             Result.mean(f"{name}/earlier tasks right", [100 * run.earlier for run in runs], "%"),
             Result(f"{name}/parameters", float(parameters[name]), ""),
         ]
-    without, with_it = ran["none"], ran["MTM"]
+    without, with_it = (ran.get(name, ()) for name in ("none", "MTM"))
+    if len(without) != len(with_it):
+        return found
     fewer = [a.again / b.again for a, b in zip(without, with_it, strict=True)]
     less = min(run.forgetting for run in without) - max(run.forgetting for run in with_it)
     return [
