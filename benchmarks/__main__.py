@@ -32,6 +32,8 @@ BENCHMARKS = {
     "decode": "benchmarks.decode",
     "speculative": "benchmarks.speculative",
     "start": "benchmarks.start",
+    "quantum": "benchmarks.quantum",
+    "quantum-overhead": "benchmarks.quantum_overhead",
 }
 """Name -> a module with DESCRIPTION, REPEATS, `add_flags(parser)` and `measure(plan, flags)`."""
 

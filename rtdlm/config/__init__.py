@@ -4,9 +4,11 @@ from rtdlm.config.agi import AGIConfig
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.build import build_config, to_yaml
 from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.presets import PRESETS
+from rtdlm.config.quantum import QuantumConfig
 from rtdlm.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -28,6 +30,7 @@ __all__ = [
     "DepthsConfig",
     "EvaluationConfig",
     "ExpertsConfig",
+    "GraphConfig",
     "KnowledgeConfig",
     "LossConfig",
     "MeshConfig",
@@ -35,6 +38,7 @@ __all__ = [
     "NgramConfig",
     "OptimizerConfig",
     "PrecisionConfig",
+    "QuantumConfig",
     "RopeConfig",
     "StorageError",
     "UserError",

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Literal
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.checks import SCORED, check_together
 from rtdlm.config.effect import Reader, require_effect, require_finite
+from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.ngram import NgramConfig
+from rtdlm.config.quantum import QuantumConfig
 from rtdlm.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -134,6 +136,9 @@ class AGIConfig:
     short_conv_places: tuple[ConvPlace, ...] | None = None
     """Where they stand: on the embedding (`input`), on the normalised input of `attention` and
     `feedforward`, on `queries`, `keys` and `values`; None is `attention` and `feedforward`."""
+    quantum_layers: int = 0
+    """Last layers that have a simulated quantum circuit behind attention, see `quantum`; 0 has none
+    of it in the program [layers]."""
     logit_soft_cap: float | None = None
     """Bound logits to (-cap, cap) by cap * tanh(logits / cap); None does not."""
     dropout_rate: float = 0.0
@@ -168,6 +173,8 @@ class AGIConfig:
     ngram: NgramConfig = field(default_factory=NgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    quantum: QuantumConfig = field(default_factory=QuantumConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

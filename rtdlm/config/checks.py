@@ -3,6 +3,7 @@
 Each refusal is one sentence: what was found, what was expected, what to do.
 """
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rtdlm.config.effect import require
@@ -96,6 +97,9 @@ def _check_layers(config: "AGIConfig") -> None:
         _check_depths(config)
     if config.memory.segment is not None:
         _check_memory(config)
+    if config.graph.hops:
+        _check_graph(config)
+    _check_quantum(config)
     knowledge = config.knowledge
     require(
         knowledge.kind == "none" or knowledge.stride <= config.num_layers,
@@ -107,6 +111,66 @@ def _check_layers(config: "AGIConfig") -> None:
         f"experts.layers='sandwich' leaves no layer with experts at num_layers="
         f"{config.num_layers}; use at least 3 layers",
     )
+
+
+def _check_graph(config: "AGIConfig") -> None:
+    graph, experts = config.graph, config.experts
+    require(
+        graph.stride <= config.num_layers,
+        f"graph.every={graph.stride} exceeds num_layers={config.num_layers}: no layer would have "
+        "a graph; choose less",
+    )
+    require(
+        config.depths.capacity is None,
+        f"graph.hops={graph.hops} cannot be combined with depths.capacity="
+        f"{config.depths.capacity} yet: a graph is over all tokens of a row; remove one",
+    )
+    require(
+        config.mesh.context == 1,
+        f"graph.hops={graph.hops} cannot be combined with mesh.context={config.mesh.context} yet: "
+        "a token may read any earlier one of its row; use mesh.data",
+    )
+    layers = range(1, config.num_layers + 1)
+    both = (n for n in layers if n % graph.stride == 0 and _has_experts(config, n))
+    require(
+        not graph.routes or any(both),
+        f"graph.route_experts=True has no effect with experts.num_experts={experts.num_experts}, "
+        f"experts.layers={experts.layers!r}, experts.every={experts.stride} and graph.every="
+        f"{graph.stride}: no layer has both experts and a graph; change one or remove it",
+    )
+
+
+def _check_quantum(config: "AGIConfig") -> None:
+    number, quantum = config.quantum_layers, config.quantum
+    require(
+        0 <= number <= config.num_layers,
+        f"quantum_layers={number} is outside 0 to num_layers={config.num_layers}",
+    )
+    for item in fields(quantum):
+        value = getattr(quantum, item.name)
+        require(
+            number > 0 or value is None,
+            f"quantum.{item.name}={value!r} has no effect with quantum_layers=0; set "
+            "quantum_layers, for instance to 1, or remove it",
+        )
+    require(
+        number == 0 or config.depths.capacity is None or quantum.form == "circuit",
+        f"quantum.kind='attention' cannot be combined with depths.capacity="
+        f"{config.depths.capacity} yet: it reads all tokens of a row; remove one",
+    )
+    require(
+        number == 0 or config.mesh.context == 1 or quantum.form == "circuit",
+        f"quantum.kind='attention' cannot be combined with mesh.context={config.mesh.context} yet: "
+        "a token may read any earlier one of its row; use mesh.data",
+    )
+
+
+def _has_experts(config: "AGIConfig", number: int) -> bool:
+    """Of the layer with this number, from 1."""
+    experts = config.experts
+    if experts.layers == "sandwich":
+        return experts.num_experts > 0 and 1 < number < config.num_layers
+    return experts.num_experts > 0 and number % experts.stride == 0
 
 
 def _check_depths(config: "AGIConfig") -> None:

@@ -240,9 +240,11 @@ def _spread(samples: Sequence[float]) -> tuple[float, float] | None:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent: 0.0123, 1.23, 12.3, 1,230."""
+    """Three significant digits: 1.23e-09, 0.0123, 1.23, 12.3, 1,230."""
     if value == 0:
         return "0"
+    if abs(value) < 1e-6:
+        return f"{value:.2e}"
     digits = max(0, 2 - int(f"{value:.2e}".partition("e")[2]))
     return f"{value:,.{digits}f}"
 

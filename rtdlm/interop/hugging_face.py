@@ -152,6 +152,8 @@ def _beyond(config: AGIConfig) -> dict[str, str]:
         ("n-gram tables", bool(config.ngram.orders), "ngram.orders=[]"),
         ("a memory of earlier segments", config.memory.segment is not None, _WITHOUT_MEMORY),
         ("a parametric memory", config.knowledge.kind != "none", "knowledge.kind=none"),
+        ("a graph over its tokens", config.graph.hops > 0, "graph.hops=0"),
+        ("quantum circuits", config.quantum_layers > 0, "quantum_layers=0"),
         ("value residuals", config.value_residual, "value_residual=false"),
         ("value embeddings", config.value_embeddings, "value_embeddings=false"),
         ("residual gates", config.residual_gates, "residual_gates=false"),

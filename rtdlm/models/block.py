@@ -4,8 +4,9 @@ What either writes may be normalised too before it is added (Gemma 2, arXiv 2408
 
 With residual gates x is first mixed with what entered the stack, g x + h x0; short convolutions
 may stand on either normalised copy and on queries, keys and values; values may be mixed with the
-first layer's and with those of the token itself; a parametric memory may read the feed-forward
-layer's copy and add to what it writes.
+first layer's and with those of the token itself; a graph over the row's tokens and a quantum
+circuit may stand behind attention; a parametric memory may read the feed-forward layer's copy and
+add to what it writes.
 
 Axes: B batch, T time, S key time, D model, K key-value heads, E head features, N tables.
 """
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rtdlm.config import AGIConfig
@@ -37,10 +39,21 @@ from rtdlm.modules.attention import (
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
+from rtdlm.modules.graph import GraphLayer, GraphOutput, GraphStatistics, Spread
 from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
 from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
+from rtdlm.modules.quantum import QuantumAttention, QuantumCache, QuantumLayer
 from rtdlm.parallel import constrain
+
+
+class Earlier(NamedTuple):
+    """Whom the tokens of a call may read over edges."""
+
+    allowed_BTS: jax.Array
+    """bool; earlier tokens of the document, and the token itself."""
+    place_BT: jax.Array
+    """int32; where the tokens themselves stand among the S."""
 
 
 class BlockInput(NamedTuple):
@@ -60,6 +73,8 @@ class BlockInput(NamedTuple):
     """For memory; None where there is none."""
     ngrams_BTN: jax.Array | None = None
     """Rows of a parametric memory's tables that a hash chose."""
+    earlier: Earlier | None = None
+    """For graphs and overlaps of states; None where there are none."""
 
 
 class Stream(NamedTuple):
@@ -82,6 +97,7 @@ class BlockOutput(NamedTuple):
     memory: LayerMemory | None = None
     """What the layer then remembers; None in decoding, where the cache has it."""
     remembered: MemoryStatistics | None = None
+    graphs: GraphStatistics | None = None
 
 
 class Block(hk.Module):
@@ -129,17 +145,29 @@ class Block(hk.Module):
         if self.plan.memory:
             told = self._memory(x_BTD, given, cache, memory, convolve)
             x_BTD = self._add(x_BTD, told.out_BTD, "memory")
+        graph = None
+        if self.plan.graph:
+            graph = self._graph(x_BTD, given, cache)
+            x_BTD = self._add(x_BTD, graph.out_BTD, "graph")
+        states = None if cache is None else cache.quantum
+        if self.plan.quantum:
+            write_BTD, states = self._quantum(x_BTD, given, states)
+            x_BTD = self._add(x_BTD, write_BTD, "quantum")
         normed = convolve("feedforward", make_norm(config, "feedforward_norm")(x_BTD))
         if told is not None and told.modulation is not None:
             normed = told.modulation(normed)
-        thought, statistics = self._feedforward(normed, given)
+        spread = graph.spread if graph is not None and config.graph.routes else None
+        thought, statistics = self._feedforward(normed, given, spread)
         if self.plan.knowledge:
             thought += self._knowledge(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
         left = None
         if read.cache is not None and cache is not None:
-            left = cache._replace(kv=read.cache, convs=convolve.states)
+            left = cache._replace(kv=read.cache, convs=convolve.states, quantum=states)
+            left = left if graph is None else left._replace(graph=graph.spread.cache)
         out = BlockOutput(left, statistics, spikes=read.spikes, written_H=read.written_H)
+        if graph is not None and left is None:
+            out = out._replace(graphs=graph.statistics)
         if told is not None and left is not None:
             left = left._replace(memory=told.memory, pending=told.pending)
             out = out._replace(cache=left)
@@ -217,8 +245,40 @@ class Block(hk.Module):
         return layer(normed, given.tokens, memory, pending, convolve=convolve)
 
     @hk.transparent
+    def _graph(self, x_BTD: jax.Array, given: BlockInput, cache: LayerCache | None) -> GraphOutput:
+        config, earlier = self.config, given.earlier
+        assert earlier is not None
+        slot_S = jnp.arange(earlier.allowed_BTS.shape[-1])
+        others_BTS = slot_S[None, None] != earlier.place_BT[:, :, None]
+        layer = GraphLayer(
+            config.graph, features=config.graph.width(config.d_model), out_scale=self.out_scale
+        )
+        return layer(
+            make_norm(config, "graph_norm")(x_BTD),
+            allowed_BTS=earlier.allowed_BTS & others_BTS,
+            positions_BT=earlier.place_BT,
+            cache=None if cache is None else cache.graph,
+        )
+
+    @hk.transparent
+    def _quantum(
+        self, x_BTD: jax.Array, given: BlockInput, cache: QuantumCache | None
+    ) -> tuple[jax.Array, QuantumCache | None]:
+        config, earlier = self.config, given.earlier
+        normed = make_norm(config, "quantum_norm")(x_BTD)
+        if config.quantum.form == "circuit":
+            return QuantumLayer(config.quantum, out_scale=self.out_scale)(normed), None
+        assert earlier is not None
+        attention = QuantumAttention(
+            config.quantum, features=config.head_dim, out_scale=self.out_scale
+        )
+        return attention(
+            normed, allowed_BTS=earlier.allowed_BTS, positions_BT=earlier.place_BT, cache=cache
+        )
+
+    @hk.transparent
     def _feedforward(
-        self, x_BTD: jax.Array, given: BlockInput
+        self, x_BTD: jax.Array, given: BlockInput, spread: Spread | None
     ) -> tuple[jax.Array, ExpertStatistics | None]:
         config = self.config
         if not self.plan.experts:
@@ -237,7 +297,7 @@ class Block(hk.Module):
         experts = SparseExperts(
             config.experts, d_ff=config.d_ff, out_scale=self.out_scale, shared=shared
         )
-        return experts(x_BTD, weights_BT=given.weights_BT)
+        return experts(x_BTD, weights_BT=given.weights_BT, spread=spread)
 
     @hk.transparent
     def _knowledge(self, x_BTD: jax.Array, given: BlockInput) -> jax.Array:

@@ -16,7 +16,9 @@ from rtdlm.models.convs import States, conv_features, memory_conv_features
 from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.models.memory import empty_pending, layer_memory
 from rtdlm.modules.attention import KINDS, Cache
+from rtdlm.modules.graph import GraphCache
 from rtdlm.modules.memory import LayerMemory, Pending
+from rtdlm.modules.quantum import QuantumCache
 
 
 class LayerCache(NamedTuple):
@@ -30,6 +32,10 @@ class LayerCache(NamedTuple):
     """Of earlier segments; None where the layer has none."""
     pending: Pending | None = None
     """What the segment that is being read will leave behind."""
+    graph: GraphCache | None = None
+    """None where the layer has none."""
+    quantum: QuantumCache | None = None
+    """None where no states are kept."""
 
 
 class InputCache(NamedTuple):
@@ -74,8 +80,10 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
         if plan.memory:
             memory = layer_memory(config, repeats, batch_size, dtype=dtype)
             pending = empty_pending(config, repeats, batch_size, dtype=dtype)
+        graph = _empty_graph(config, plan, (repeats, *rows[:2]), dtype) if plan.graph else None
         kv = kind.empty_cache(repeats, *rows, dtype=dtype)
-        return LayerCache(kv, stacked, taken, memory, pending)
+        quantum = _empty_quantum(config, (repeats, *rows[:2]), dtype) if plan.quantum else None
+        return LayerCache(kv, stacked, taken, memory, pending, graph, quantum)
 
     loops = tuple(
         tuple(layer(plan, segment.repeats) for plan in segment.round)
@@ -85,3 +93,20 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
     if config.ngram_reach:
         recent_BJ = jnp.zeros((batch_size, config.ngram_reach), jnp.int32)
     return DecodeCache(loops, InputCache(recent_BJ, own))
+
+
+def _empty_graph(
+    config: AGIConfig, plan: LayerPlan, shape: tuple[int, ...], dtype: jnp.dtype
+) -> GraphCache:
+    graph = config.graph
+    experts = config.experts.num_experts if plan.experts and graph.routes else 0
+    features = graph.width(config.d_model)
+    return GraphCache.empty(graph, *shape, features=features, experts=experts, dtype=dtype)
+
+
+def _empty_quantum(
+    config: AGIConfig, shape: tuple[int, ...], dtype: jnp.dtype
+) -> QuantumCache | None:
+    if config.quantum.form != "attention":
+        return None
+    return QuantumCache.empty(config.quantum, *shape, features=config.head_dim, dtype=dtype)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
+from rtdlm.models.graph_cost import graph_products, graph_reads, graph_vectors
 from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.models.memory_cost import memory_once, memory_products, memory_reads, memory_vectors
+from rtdlm.models.quantum_cost import quantum_products, quantum_reads, quantum_vectors
 from rtdlm.modules.attention import KINDS
 from rtdlm.modules.attention.sparse import NUM_BRANCHES
 from rtdlm.modules.depths.router import NARROWER
@@ -62,6 +64,8 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         own += 2 * config.num_heads * config.head_dim * keys
         own += round(memory_reads(config, length=length)) if plan.memory else 0
         own += _weighted_rows(config) if plan.knowledge else 0
+        own += graph_reads(config, plan, slots=taken) if plan.graph else 0
+        own += quantum_reads(config, slots=taken) if plan.quantum else 0
         total += own * (taken / length if plan.depth else 1)
         if plan.depth:
             total += _router_products(config)
@@ -115,6 +119,8 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
         total += 0 if place == "input" else config.short_conv * prod(shape)
     total += memory_products(config) if plan.memory else 0
     total += _knowledge_products(config) if plan.knowledge else 0
+    total += graph_products(config) if plan.graph else 0
+    total += quantum_products(config) if plan.quantum else 0
     matrices = 3 if config.feedforward in GATED else 2
     dense = matrices * d * config.d_ff
     if not plan.experts:
@@ -171,7 +177,11 @@ def _vectors(config: AGIConfig) -> int:
     once = token * (1 + config.embedding_norm)
     plans = layer_plans(config)
     once += sum(plan.depth for plan in plans)  # the predictor's bias
-    once += sum(plan.memory for plan in plans) * (token + memory_vectors(config))
+    own = token * (1 + config.norm_outputs)
+    once += sum(plan.memory for plan in plans) * (own + memory_vectors(config))
+    once += sum(plan.graph for plan in plans) * (own + graph_vectors(config))
+    if config.quantum_layers:
+        once += config.quantum_layers * (own + quantum_vectors(config))
     knowing = sum(plan.knowledge for plan in plans)
     once += knowing * _knowledge_vectors(config)
     if config.experts.bias_rate is not None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.block import Block, BlockInput, Stream, remat
+from rtdlm.models.block import Block, BlockInput, Earlier, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
@@ -17,7 +17,7 @@ from rtdlm.models.memory import MemoryState
 from rtdlm.models.norms import make_norm
 from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
-from rtdlm.modules.attention import KINDS, Kind, rotation
+from rtdlm.modules.attention import KINDS, Kind, cache_mask, causal_mask, rotation
 from rtdlm.modules.memory import LayerMemory, Tokens
 from rtdlm.modules.primitives import Past, packed_past
 
@@ -140,6 +140,7 @@ class Decoder(hk.Module):
             weights_BT=jnp.ones(ids_BT.shape, jnp.float32),
             past=Past(None, lengths_B),
             cache=cache,
+            earlier=self._earlier_slots(positions_BT, cache),
             tokens=self._tokens(
                 ids_BT,
                 jnp.ones_like(ids_BT),
@@ -158,6 +159,23 @@ class Decoder(hk.Module):
         if not self.config.memory.has_tiers:
             return None
         return Tokens(label_BT, counts_BT, ids_BT, place_BT)
+
+    def _earlier_slots(self, positions_BT: jax.Array, cache: DecodeCache) -> Earlier | None:
+        """Slots up to each token's own."""
+        layers = [layer for loop in cache.loops for layer in loop]
+        kept = [layer.graph.key_BSRE for layer in layers if layer.graph is not None]
+        kept += [layer.quantum.state_BSHP for layer in layers if layer.quantum is not None]
+        if not kept:
+            return None
+        return Earlier(cache_mask(positions_BT, slots=kept[0].shape[2]), positions_BT)
+
+    def _earlier_tokens(self, segment_ids_BT: jax.Array, place_BT: jax.Array) -> Earlier | None:
+        """Tokens of the row before each one, in its document."""
+        config = self.config
+        overlaps = config.quantum_layers > 0 and config.quantum.form == "attention"
+        if not (config.graph.hops or overlaps):
+            return None
+        return Earlier(causal_mask(segment_ids_BT), place_BT)
 
     @hk.transparent
     def _rows(
@@ -185,6 +203,7 @@ class Decoder(hk.Module):
             training=training,
             tokens=self._tokens(ids_BT, segment_ids_BT, segment_ids_BT > 0, place_BT),
             memory=memory,
+            earlier=self._earlier_tokens(segment_ids_BT, place_BT),
         )
         return self._features(ids_BT, reading)
 
@@ -203,16 +222,24 @@ class Decoder(hk.Module):
         )
         x_BTD, loops = self._stack(embedded, reading)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
-        experts, depths, spikes, remembered = (
-            of_all_layers(loops, what) for what in ("experts", "depths", "spikes", "remembered")
-        )
+        kinds = ("experts", "depths", "spikes", "remembered", "graphs")
+        experts, depths, spikes, remembered, graphs = (of_all_layers(loops, what) for what in kinds)
         if embedded.cache is None:
             written_LH = of_all_layers(loops, "written_H")
             after = None
             if reading.memory is not None:
                 after = MemoryState(tuple(tuple(left.memory for left in loop) for loop in loops))
             return Features(
-                x_BTD, output_VD, experts, depths, None, spikes, written_LH, after, remembered
+                x_BTD,
+                output_VD,
+                experts,
+                depths,
+                None,
+                spikes,
+                written_LH,
+                after,
+                remembered,
+                graphs,
             )
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
         cache = DecodeCache(tuple(caches), embedded.cache)
@@ -251,6 +278,7 @@ class Decoder(hk.Module):
             value_BTKE=embedded.value_BTKE,
             tokens=reading.tokens,
             ngrams_BTN=embedded.ngrams_BTN,
+            earlier=reading.earlier,
         )
 
         stream, loops = Stream(x_BTD, first_BTKE), []

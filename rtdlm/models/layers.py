@@ -31,6 +31,10 @@ class LayerPlan(NamedTuple):
     """Reads and writes memory of earlier segments."""
     knowledge: bool = False
     """A parametric memory beside the feed-forward layer."""
+    graph: bool = False
+    """Reasons over a graph of its tokens."""
+    quantum: bool = False
+    """Simulates a quantum circuit."""
 
 
 class Segment(NamedTuple):
@@ -65,6 +69,8 @@ def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
             depth=_is_deep(config, layer),
             memory=_has_memory(config, layer),
             knowledge=_has_knowledge(config, layer),
+            graph=_has_graph(config, layer),
+            quantum=layer >= config.num_layers - config.quantum_layers,
         )
         for layer in range(config.num_layers)
     )
@@ -117,6 +123,10 @@ def _has_memory(config: AGIConfig, layer: int) -> bool:
 
 def _has_knowledge(config: AGIConfig, layer: int) -> bool:
     return config.knowledge.kind != "none" and (layer + 1) % config.knowledge.stride == 0
+
+
+def _has_graph(config: AGIConfig, layer: int) -> bool:
+    return config.graph.hops > 0 and (layer + 1) % config.graph.stride == 0
 
 
 def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:

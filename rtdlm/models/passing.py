@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.models.block import BlockOutput
+from rtdlm.models.block import BlockOutput, Earlier
 from rtdlm.models.cache import DecodeCache
 from rtdlm.models.memory import MemoryState
 from rtdlm.modules import head
 from rtdlm.modules.attention import Rows, SpikeStatistics
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics
+from rtdlm.modules.graph import GraphStatistics
 from rtdlm.modules.memory import MemoryStatistics, Tokens
 from rtdlm.modules.primitives import Past
 
@@ -32,11 +33,12 @@ class Features(NamedTuple):
     written_LH: jax.Array | None = None
     memory: MemoryState | None = None
     remembered: MemoryStatistics | None = None
+    graphs: GraphStatistics | None = None
 
     @property
     def statistics(self) -> dict[str, Any]:
         """Of the layers and of memory, as `Scores` has them."""
-        names = ("experts", "depths", "spikes", "remembered", "memory")
+        names = ("experts", "depths", "spikes", "remembered", "graphs", "memory")
         return {name: getattr(self, name) for name in names}
 
 
@@ -58,6 +60,8 @@ class Reading(NamedTuple):
     """For memory; None where there is none."""
     memory: MemoryState | None = None
     """Of earlier segments; None where there is none, and in decoding, where the cache has it."""
+    earlier: Earlier | None = None
+    """For graphs and overlaps of states; None where there are none."""
 
 
 Loop = tuple[BlockOutput, ...]
@@ -65,7 +69,7 @@ Loop = tuple[BlockOutput, ...]
 
 
 class Scores(NamedTuple):
-    """Statistics of every token, and of experts, depths, spikes and memory where there are any.
+    """Statistics of every token, and of experts, depths, spikes, memory and graphs if any.
 
     These have a leading axis L.
     """
@@ -78,6 +82,7 @@ class Scores(NamedTuple):
     spikes: SpikeStatistics | None = None
     remembered: MemoryStatistics | None = None
     """How memory was used."""
+    graphs: GraphStatistics | None = None
     memory: MemoryState | None = None
     """What is remembered after these tokens; it has no axis L."""
 

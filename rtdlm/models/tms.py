@@ -182,6 +182,7 @@ class TMSModel:
         means = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
         return means._replace(
             tokens=jax.tree.map(lambda x: joined(x, length), found.tokens),
+            graphs=jax.tree.map(lambda x: _joined_layers(x, length), found.graphs),
             objective=None if found.objective is None else jnp.sum(found.objective),
             memory=memory,
         )
@@ -298,6 +299,12 @@ class TMSModel:
             return template, _Methods(decoder.logits, decoder.scores, decoder.extend)
 
         return hk.multi_transform(build)
+
+
+def _joined_layers(x_NLBS: jax.Array, length: int) -> jax.Array:
+    """`[L, B, T]`: what tokens of N segments leave behind in each layer, as `joined`."""
+    joined_BTL = joined(jnp.moveaxis(x_NLBS, 1, -1), length)
+    return jnp.moveaxis(joined_BTL, -1, 0)
 
 
 class _Methods(NamedTuple):

@@ -25,6 +25,7 @@ class Knobs(NamedTuple):
     router_z_weight: jax.Array
     predictor_weight: jax.Array
     bias_rate: jax.Array
+    hop_price: jax.Array
 
     @classmethod
     def from_config(cls, config: AGIConfig) -> "Knobs":
@@ -43,6 +44,7 @@ class Knobs(NamedTuple):
                     0.001 if experts.z_weight is None else experts.z_weight,
                     0.1 if predictor is None else predictor,
                     experts.bias_rate or 0.0,
+                    config.graph.hop_price or 0.0,
                 )
             )
         )

@@ -240,6 +240,8 @@ def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:
     }
     if metrics.means.depths is not None:
         values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
+    if metrics.means.graphs is not None:
+        values |= {f"graph_{k}": v for k, v in metrics.means.graphs._asdict().items()}
     if metrics.means.spikes is not None:
         values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
     if metrics.means.memory is not None:

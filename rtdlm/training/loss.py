@@ -48,6 +48,14 @@ class SpikeSums(NamedTuple):
     computed: jax.Array
 
 
+class GraphSums(NamedTuple):
+    """Sums over tokens, by their weights; see `GraphStatistics`."""
+
+    hops: jax.Array
+    distance: jax.Array
+    neighbours: jax.Array
+
+
 class Sums(NamedTuple):
     """Sums over tokens, float32 scalars; divide by `tokens.weight` for means."""
 
@@ -62,6 +70,8 @@ class Sums(NamedTuple):
     """None where no attention spikes."""
     memory: MemoryStatistics | None = None
     """As `ExpertSums`, means over layers with memory. None where none has."""
+    graphs: GraphSums | None = None
+    """As `ExpertSums`, means over layers with a graph."""
 
 
 def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
@@ -95,4 +105,10 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
     if scores.spikes is not None:
         spikes = SpikeSums(*(jnp.mean(value_L) * tokens.weight for value_L in scores.spikes))
     memory = jax.tree.map(lambda x_L: jnp.mean(x_L) * tokens.weight, scores.remembered)
-    return Sums(objective, tokens, experts, depths, spikes, memory)
+    graphs = None
+    if scores.graphs is not None:
+        weight_1BT = jnp.asarray(weights_BT)[None]
+        means = (jnp.sum(jnp.mean(x_LBT * weight_1BT, axis=0)) for x_LBT in scores.graphs)
+        graphs = GraphSums(*means)
+        objective += knobs.hop_price * graphs.hops
+    return Sums(objective, tokens, experts, depths, spikes, memory, graphs)

@@ -46,6 +46,10 @@ MUON_MATRICES: dict[str, MatrixAxes] = {
     r"knowledge/query/w": ((-4,), (-3, -2, -1)),
     r"knowledge/(gate|output)/w": ((-2,), (-1,)),
     r"knowledge/(key|value)/w": ((-3, -2), (-1,)),
+    r"quantum/(input|output)/w": ((-2,), (-1,)),
+    r"overlap/(query|key|value)/w": ((-3,), (-2, -1)),
+    r"overlap/output/w": ((-3, -2), (-1,)),
+    r"graph/(input|output|reasoner/neuron/(message|gate|candidate))/w": ((-2,), (-1,)),
 }
 UNDECAYED = (
     r"norm/(scale|bias)$",
@@ -59,6 +63,8 @@ UNDECAYED = (
     r"attention/threshold$",
     r"_conv/kernel$",
     r"memory/(episodic_|summary_|(summary_)?probe_)?(scale|slope|nothing)$",
+    r"graph/edges/sharpness$",
+    r"(circuit|overlap)/angles$",
     r"memory/(decay_(rate|shifts?)|forget|put)$",
 )
 

@@ -57,6 +57,18 @@ def smoke(name: str, out: Path, *flags: str) -> dict[str, Result]:
     return {result.name: result for result in results}
 
 
+def test_quantum(tmp_path: Path) -> None:
+    """The peers are no part of the suite: importing them alone takes half a minute."""
+    found = smoke("quantum", tmp_path / "q.json", "--repeats", "1", "--peers")
+    assert found["4 qubits, gradient/ours/CPU"].value > 0
+    assert found["10 qubits, bonds of 4, 4 layers/ours/wall"].value > 0
+
+
+def test_quantum_overhead(tmp_path: Path) -> None:
+    found = smoke("quantum-overhead", tmp_path / "o.json", "--repeats", "1")
+    assert found["statevector, 10 qubits, 2 layers/bytes, told over allocated"].value > 0
+
+
 @pytest.mark.usefixtures("peers_here")
 def test_step(tmp_path: Path) -> None:
     found = smoke("step", tmp_path / "step.json")

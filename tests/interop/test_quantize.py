@@ -25,7 +25,17 @@ from rtdlm.interop.quantize import (
     write_quantized,
 )
 from rtdlm.models import TMSModel
-from tests.models.small import HASHED, KEYS, RICH, ROOMY, random_params, small_config
+from tests.models.small import (
+    CIRCUIT,
+    GRAPH,
+    HASHED,
+    KEYS,
+    OVERLAP,
+    RICH,
+    ROOMY,
+    random_params,
+    small_config,
+)
 
 CODES: dict[Kind, Any] = {
     "int8": np.arange(-127, 128) / 127,
@@ -84,7 +94,7 @@ def test_bytes_are_what_the_kind_says(kind: Kind) -> None:
 
 
 def test_matrices_and_tables_are_quantized_and_nothing_else_is_changed() -> None:
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED):
+    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP):
         model = TMSModel(small_config(**form))
         params = random_params(model)
         small = quantize_params(params, "int8")
@@ -103,12 +113,15 @@ def test_matrices_and_tables_are_quantized_and_nothing_else_is_changed() -> None
         assert nbytes(small) < 0.45 * whole
 
 
-KEPT = ("norm/scale", "router/w", "_conv/kernel", "_mix/weights", "decoder/position")
+KEPT = (
+    *("norm/scale", "router/w", "_conv/kernel", "_mix/weights", "decoder/position", "/b"),
+    *("graph/edges", "graph/reasoner/halt", "circuit/angles", "overlap/angles"),
+)
 
 
 def test_every_pattern_names_some_parameter() -> None:
     paths = set()
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED):
+    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP):
         shapes = TMSModel(small_config(**form)).shapes
         paths |= {f"{module}/{name}" for module, leaves in shapes.items() for name in leaves}
     matched = {p for p in INPUTS for path in paths if re.search(rf"(^|/){p}$", path)}

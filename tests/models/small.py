@@ -50,6 +50,16 @@ KEYS: dict[str, Any] = {
 HASHED: dict[str, Any] = {
     "knowledge": {"kind": "ngram", "every": 1, "rows": 40, "heads": 2, "orders": [2, 3], "dim": 6},
 }
+# A graph in every layer, of fewer edges than there are tokens.
+GRAPH: dict[str, Any] = {
+    "graph": {"hops": 2, "every": 1, "neighbours": 2, "kinds": 2, "dim": 12, "key_dim": 6},
+}
+# A quantum circuit in the second of two layers: turned by features, and compared.
+CIRCUIT: dict[str, Any] = {"quantum_layers": 1, "quantum": {"num_qubits": 3}}
+OVERLAP: dict[str, Any] = {
+    "quantum_layers": 1,
+    "quantum": {"kind": "attention", "num_qubits": 2, "heads": 2},
+}
 
 
 def small_config(**overrides: Any) -> AGIConfig:

@@ -76,6 +76,27 @@ FORMS: dict[str, dict[str, Any]] = {
     "hashed memory": {
         "knowledge": {"kind": "ngram", "rows": 100, "heads": 2, "orders": [2, 4], "dim": 24},
     },
+    "graph": {"graph": {"hops": 2, "kinds": 3, "dim": 48}},
+    "dense graph in every layer that routes experts": {
+        "graph": {
+            "hops": 1, "every": 1, "selection": "dense", "halting": False, "route_experts": True,
+        },
+        "experts": {"num_experts": 4, "capacity_factor": 1.0}, "norm_outputs": True,
+    },
+    "memory and norms of outputs": {
+        "memory": {"segment": 64, "stm_window": 32}, "norm_outputs": True,
+    },
+    "quantum circuits": {
+        "quantum_layers": 2, "quantum": {"num_rounds": 1, "num_qubits": 4}, "num_kv_heads": 2,
+    },
+    "a wide quantum circuit": {
+        "quantum_layers": 1, "norm_outputs": True,
+        "quantum": {"num_rounds": 1, "num_qubits": 8, "ansatz": "strongly_entangling"},
+    },
+    "overlap of states": {
+        "quantum_layers": 1,
+        "quantum": {"kind": "attention", "num_rounds": 1, "num_qubits": 4, "heads": 2},
+    },
     "one of four experts": {"experts": {"num_experts": 4, "top_k": 1, "capacity_factor": 1.0}},
     "short-term and meta-task memory": {
         "memory": {"segment": 64, "stm_window": 32, "task_tokens": 4, "task_slots": 3},

@@ -13,7 +13,18 @@ from rtdlm.models.cache import DecodeCache
 from rtdlm.models.layers import segments
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
-from tests.models.small import GPT, HASHED, KEYS, RICH, ROOMY, random_params, small_config
+from tests.models.small import (
+    CIRCUIT,
+    GPT,
+    GRAPH,
+    HASHED,
+    KEYS,
+    OVERLAP,
+    RICH,
+    ROOMY,
+    random_params,
+    small_config,
+)
 
 FORMS: dict[str, dict[str, Any]] = {
     "gqa, tied, capped": {"tie_embeddings": True, "logit_soft_cap": 3.0},
@@ -41,6 +52,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "delta": {"attention_type": "delta", "num_kv_heads": None, "position_encoding": "none"},
     "spiking": {"attention_type": "spiking"},
     "product keys": KEYS,
+    "graph": GRAPH,
+    "quantum circuit": CIRCUIT,
+    "overlap of states": OVERLAP,
+    "graph that routes experts, without halting": {
+        "graph": {"hops": 3, "halting": False, "selection": "top_k", "route_experts": True},
+        "experts": ROOMY,
+    },
     "hashed memory in every second layer, experts": {
         "knowledge": {**HASHED["knowledge"], "every": 2}, "experts": ROOMY,
     },

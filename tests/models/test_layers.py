@@ -45,6 +45,13 @@ def test_every_third_layer_has_a_memory(kind: str) -> None:
     assert found == (Segment((GLOBAL, GLOBAL, knowing), 2), Segment((GLOBAL,), 1))
 
 
+def test_every_second_layer_has_a_graph() -> None:
+    found = segments(config(5, graph={"hops": 2}))
+    assert found == (
+        Segment((GLOBAL, GLOBAL._replace(graph=True)), 2), Segment((GLOBAL,), 1),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("sparse", "every", "layers"),
     [

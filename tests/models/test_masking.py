@@ -13,9 +13,12 @@ from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
 from rtdlm.models.passing import Scores
 from tests.models.small import (
+    CIRCUIT,
     DROPLESS,
+    GRAPH,
     HASHED,
     KEYS,
+    OVERLAP,
     RICH,
     ROOMY,
     TIGHT,
@@ -59,6 +62,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "product keys": KEYS,
     "hashed memory": HASHED,
     "hashed memory, half of the tokens": {**HASHED, "depths": {"capacity": 0.5}},
+    "graph": GRAPH,
+    "quantum circuit": CIRCUIT,
+    "overlap of states": OVERLAP,
+    "graph that routes experts": {
+        "graph": {**GRAPH["graph"], "route_experts": True}, "experts": DROPLESS,
+    },
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
     "dropless experts": {"experts": DROPLESS},

@@ -17,6 +17,8 @@ from rtdlm.modules.head import LossTerms
 from rtdlm.parallel import make_mesh, partition_spec, path_name
 from rtdlm.training.describe import remembered
 from tests.models.small import (
+    GRAPH,
+    OVERLAP,
     RICH,
     ROOMY,
     assert_trees_close,
@@ -36,6 +38,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "episodic, the newest": {"memory": {"segment": 4, "episodic_slots": 4}},
     "summaries": {"memory": {"segment": 4, "summary_slots": 3, "summary_chunk": 2}},
     "meta-task": {"memory": {"segment": 4, "task_tokens": 2}},
+    "short-term, a graph and a quantum circuit": {
+        **OVERLAP, "memory": {"segment": 4, "stm_window": 6}, "experts": ROOMY,
+        "graph": {**GRAPH["graph"], "route_experts": True},
+    },
     "all, rich": {**RICH, "memory": ALL, "zero_init_outputs": True},
     "all, weighed against each other": {
         "memory": {

@@ -144,11 +144,43 @@ CHANNELS = {
     f"{BLOCK}/memory/write_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/memory/erase_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
 }
+GRAPH = {
+    f"{BLOCK}/graph_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/graph/edges/query/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
+    f"{BLOCK}/graph/edges/key/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
+    f"{BLOCK}/graph/edges/sharpness": ((3, 2), P(None, None)),
+    f"{BLOCK}/graph/input/w": ((3, 16, 12), P(None, "fsdp", None)),
+    f"{BLOCK}/graph/output/w": ((3, 12, 16), P(None, None, "fsdp")),
+    f"{BLOCK}/graph/reasoner/neuron/message/w": ((3, 2, 12, 12), P(None, None, "fsdp", None)),
+    f"{BLOCK}/graph/reasoner/neuron/gate/w": ((3, 36, 12), P(None, "fsdp", None)),
+    f"{BLOCK}/graph/reasoner/neuron/gate/b": ((3, 12), P(None, None)),
+    f"{BLOCK}/graph/reasoner/neuron/candidate/w": ((3, 36, 12), P(None, "fsdp", None)),
+    f"{BLOCK}/graph/reasoner/neuron/candidate/b": ((3, 12), P(None, None)),
+    f"{BLOCK}/graph/reasoner/halt/logit/w": ((3, 24, 1), P(None, None, None)),
+    f"{BLOCK}/graph/reasoner/halt/logit/b": ((3, 1), P(None, None)),
+}
+CIRCUIT = {
+    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/quantum/input/w": ((3, 16, 3), P(None, "fsdp", None)),
+    f"{BLOCK}/quantum/circuit/angles": ((3, 2, 6), P(None, None, None)),
+    f"{BLOCK}/quantum/output/w": ((3, 3, 16), P(None, None, "fsdp")),
+}
+OVERLAP = {
+    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/overlap/query/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
+    f"{BLOCK}/overlap/key/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
+    f"{BLOCK}/overlap/angles": ((3, 2, 12), P(None, None, None)),
+    f"{BLOCK}/overlap/value/w": ((3, 16, 2, 4), P(None, "fsdp", None, None)),
+    f"{BLOCK}/overlap/output/w": ((3, 2, 4, 16), P(None, None, None, "fsdp")),
+}
 EVERY = (
     MEMORY
     | CHANNELS
     | KEYS
     | HASHED
+    | GRAPH
+    | CIRCUIT
+    | OVERLAP
     | DEPTHS
     | DELTA
     | SPARSE
@@ -186,8 +218,11 @@ def test_the_table_above_is_complete() -> None:
         "spiking": {"attention_type": "spiking"},
         "product keys": options.KEYS,
         "hashed memory": options.HASHED,
+        "graph": options.GRAPH,
+        "quantum circuit": {**options.CIRCUIT, "quantum_layers": 3},
+        "overlap of states": {**options.OVERLAP, "quantum_layers": 3},
     }
-    tables = (DEPTHS, DELTA, SPARSE, SPIKING, KEYS, HASHED)
+    tables = (DEPTHS, DELTA, SPARSE, SPIKING, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP)
     for form, table in zip(forms.values(), tables, strict=True):
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}

@@ -106,6 +106,8 @@ def test_knobs_start_at_the_configs_values() -> None:
             "depths": {"capacity": 0.5, "predictor_weight": 0.75},
         }
     )
+    walking = AGIConfig.from_dict({"graph": {"hops": 2, "hop_price": 0.125}})
+    assert float(Knobs.from_config(walking).hop_price) == 0.125
     start = {name: float(value) for name, value in Knobs.from_config(config)._asdict().items()}
     assert start == pytest.approx(
         {
@@ -118,6 +120,7 @@ def test_knobs_start_at_the_configs_values() -> None:
             "router_z_weight": 0.25,
             "predictor_weight": 0.75,
             "bias_rate": 0.5,
+            "hop_price": 0.0,
         }
     )
     default = Knobs.from_config(AGIConfig())

@@ -23,7 +23,7 @@ from rtdlm.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from tests.models.small import HASHED, KEYS, RICH, small_config
+from tests.models.small import CIRCUIT, GRAPH, HASHED, KEYS, OVERLAP, RICH, small_config
 from tests.training import optimizers as papers
 
 BLOCK = "decoder/layers/block"
@@ -314,7 +314,11 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
     assert changed == {path for path in SHAPES if re.search(pattern, path)}
 
 
-@pytest.mark.parametrize("memory", [{}, KEYS, HASHED], ids=["none", "product keys", "hashed"])
+@pytest.mark.parametrize(
+    "memory",
+    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP],
+    ids=["none", "product keys", "hashed", "graph", "circuit", "overlap"],
+)
 def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:
     """With no gradient, decay alone moves a parameter."""
     shapes = TMSModel(small_config(position_encoding="learned", **RICH, **memory)).shapes
@@ -331,6 +335,9 @@ def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) 
     assert decayed == {path for path in flattened(ones) if products.search(path)}
 
 
+NEURON = f"{BLOCK}/graph/reasoner/neuron"
+
+
 def test_muon_moves_exactly_these_paths() -> None:
     """Of every parameter that a model of either form has, by the state Muon keeps."""
     matrices = {
@@ -339,8 +346,18 @@ def test_muon_moves_exactly_these_paths() -> None:
         *(f"{BLOCK}/experts/{name}/w" for name in ("gate", "up", "down")),
         "decoder/ngram/projection/w",
         *(f"{BLOCK}/knowledge/{name}/w" for name in ("query", "gate", "output", "key", "value")),
+        *(f"{BLOCK}/graph/{name}/w" for name in ("input", "output")),
+        *(f"{NEURON}/{name}/w" for name in ("message", "gate", "candidate")),
+        *(f"{BLOCK}/quantum/{name}/w" for name in ("input", "output")),
+        *(f"{BLOCK}/overlap/{name}/w" for name in ("query", "key", "value", "output")),
     }
     rest = {
+        *(f"{BLOCK}/graph/edges/{name}" for name in ("query/w", "key/w", "sharpness")),
+        *(f"{NEURON}/{name}/b" for name in ("gate", "candidate")),
+        *(f"{BLOCK}/graph/reasoner/halt/logit/{name}" for name in ("w", "b")),
+        f"{BLOCK}/graph_norm/scale",
+        f"{BLOCK}/quantum_norm/scale",
+        *(f"{BLOCK}/{name}/angles" for name in ("quantum/circuit", "overlap")),
         "decoder/position",
         "decoder/value_embedding",
         "decoder/ngram/table",
@@ -362,7 +379,8 @@ def test_muon_moves_exactly_these_paths() -> None:
         f"{BLOCK}/experts/router/w",
     }
     rich = small_config(position_encoding="learned", **RICH)
-    knowing = (small_config(**KEYS), small_config(**HASHED))
+    forms = (KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP)
+    knowing = tuple(small_config(num_layers=1, **form) for form in forms)
     sparse = small_config(experts={"num_experts": 4})
     for config in (AGIConfig.from_preset("tiny"), sparse, rich, *knowing):
         shapes = TMSModel(config).shapes

@@ -12,10 +12,13 @@ from rtdlm.training import muon
 from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
 from tests.models.small import (
+    CIRCUIT,
     DROPLESS,
     GPT,
+    GRAPH,
     HASHED,
     KEYS,
+    OVERLAP,
     RICH,
     TIGHT,
     assert_trees_close,
@@ -53,6 +56,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "product keys": {"optimizer": PLAIN, **KEYS},
+    "quantum circuit": {"optimizer": PLAIN, **CIRCUIT},
+    "overlap of states": {"optimizer": PLAIN, **OVERLAP},
+    "graph that routes experts": {
+        "optimizer": PLAIN, "experts": DROPLESS,
+        "graph": {**GRAPH["graph"], "route_experts": True, "hop_price": 0.1},
+    },
     "hashed memory": {"optimizer": PLAIN, **HASHED},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
     "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},

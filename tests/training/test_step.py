@@ -9,6 +9,7 @@ import pytest
 
 from rtdlm.training.state import TrainState
 from tests.models.small import (
+    GRAPH,
     ROOMY,
     assert_trees_close,
     assert_trees_equal,
@@ -80,12 +81,15 @@ def test_every_parameter_has_a_gradient(plain: Run, experts: dict[str, Any]) -> 
         assert (rows != 0).mean() > 0.99, path
 
 
-@pytest.mark.parametrize("experts", [{}, ROOMY], ids=["dense", "experts"])
-def test_micro_batches_add_up_to_the_whole_batch(plain: Run, experts: dict[str, Any]) -> None:
+@pytest.mark.parametrize("form", [{}, {"experts": ROOMY}, GRAPH], ids=["dense", "experts", "graph"])
+def test_micro_batches_add_up_to_the_whole_batch(plain: Run, form: dict[str, Any]) -> None:
     """With experts, all but their balancing losses do: those are products of means."""
-    knobs = {"z_loss": 0.1, "label_smoothing": 0.1, "balance_weight": 0.0, "router_z_weight": 0.0}
-    whole = Run(small_config(optimizer=PLAIN, experts=experts)) if experts else plain
-    parts = Run(small_config(optimizer=PLAIN, experts=experts, accumulate_steps=4))
+    knobs = {
+        "z_loss": 0.1, "label_smoothing": 0.1, "balance_weight": 0.0, "router_z_weight": 0.0,
+        "hop_price": 0.2,
+    }  # fmt: skip
+    whole = Run(small_config(optimizer=PLAIN, **form)) if form else plain
+    parts = Run(small_config(optimizer=PLAIN, **form, accumulate_steps=4))
     weights = np.asarray(whole.batch().weights).reshape(2, 4, -1).sum((0, 2))
     assert weights.max() > 2 * weights.min(), "a mean of means would be seen"
     (one, told), (four, heard) = (run.go(run.start(), **knobs) for run in (whole, parts))

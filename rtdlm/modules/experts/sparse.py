@@ -49,9 +49,12 @@ class SparseExperts(hk.Module):
         self.shared = shared
 
     def __call__(
-        self, x_BTD: jax.Array, *, weights_BT: jax.Array
+        self, x_BTD: jax.Array, *, weights_BT: jax.Array, spread: Layer | None = None
     ) -> tuple[jax.Array, ExpertStatistics]:
-        """`[B, T, D]` -> `[B, T, D]`; a token whose experts are all full gets zeros of them."""
+        """`[B, T, D]` -> `[B, T, D]`; a token whose experts are all full gets zeros of them.
+
+        `spread` changes the router's logits, `[B, T, E]`, before experts are chosen.
+        """
         config, num_experts = self.config, self.config.num_experts
         drops = config.dispatch == "capacity"
         capacity = config.capacity(x_BTD.shape[1]) if drops else None
@@ -60,7 +63,7 @@ class SparseExperts(hk.Module):
             zeros = hk.initializers.Constant(0.0)
             bias_E = hk.get_parameter("bias", (num_experts,), jnp.float32, zeros)
         routing, statistics = route(
-            self._logits(x_BTD),
+            self._logits(x_BTD) if spread is None else spread(self._logits(x_BTD)),
             weights_BT,
             top_k=config.choices,
             capacity=capacity,

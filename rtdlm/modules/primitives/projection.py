@@ -5,7 +5,7 @@ The equation names both sides' axes, so that sharding and shape errors read like
     Projection("BTD,DHE->BTHE", shape=(D, H, E), name="query")(x_BTD)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import prod
 
@@ -52,6 +52,7 @@ class Projection(hk.Module):
         shape: tuple[int, ...],
         scale: float = 1.0,
         bias: bool = False,
+        start: jax.Array | None = None,
         name: str,
     ) -> None:
         """
@@ -60,9 +61,11 @@ class Projection(hk.Module):
             shape: the weight's shape.
             scale: multiplies the initial standard deviation, 1 / sqrt(fan in).
             bias: adds a vector over the axes that the weight makes, which are the result's last.
+            start: what the weight begins as, in place of random numbers.
             name: module name, part of the parameter's path.
         """
         super().__init__(name=name)
+        self.start = start
         self.equation = equation
         self.shape = shape
         self.scale = scale
@@ -86,7 +89,10 @@ class Projection(hk.Module):
         """The parameter."""
         return hk.get_parameter("w", self.shape, jnp.float32, self._initializer())
 
-    def _initializer(self) -> hk.initializers.TruncatedNormal:
+    def _initializer(self) -> Callable[..., jax.Array]:
+        if self.start is not None:
+            begin = self.start
+            return lambda shape, dtype: begin.reshape(shape).astype(dtype)
         inputs, weight = self.equation.split("->")[0].split(",")
         result = self.equation.split("->")[1]
         summed = [axis for axis in weight if axis in inputs and axis not in result]

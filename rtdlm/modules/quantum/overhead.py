@@ -1,0 +1,140 @@
+"""What simulating a circuit costs, before it is run: bytes, operations, seconds.
+
+    statevector   R sum over blocks of k qubits 2 (2^(k + 1))^2 2^(n - k)  operations; two states
+    gradient      four times the operations: forward, back with the state and with its cotangent,
+                  and the matrices' own; four states
+    mps           24 chi^3 + 114 chi^2 operations a cut, singular values apart; all tensors, four
+                  of the matrices that are cut, and `GATE_BYTES` a gate
+
+A state is 8 * 2^n bytes, a tensor 16 chi^2. Operations are those that the compiler counts; it sees
+neither into LAPACK, which finds singular values, nor how often a loop turns. Blocks' matrices count
+too, but where they are not small beside a state, below 16 qubits and for gradients below 18, it is
+the compiler that decides how many of them are there at once. Seconds are operations over a rate
+that `calibrate` measures on this machine, LAPACK included.
+"""
+
+import time
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rtdlm.config import UserError
+from rtdlm.modules.quantum.ansatz import ANSATZES
+from rtdlm.modules.quantum.circuit import Circuit
+from rtdlm.modules.quantum.fusion import block_size, fuse
+from rtdlm.modules.quantum.mps_circuit import run_mps
+from rtdlm.modules.quantum.mps_plan import GATE, plan
+from rtdlm.modules.quantum.pauli import expectations
+from rtdlm.modules.quantum.statevector import run
+
+Mode = Literal["statevector", "gradient", "mps"]
+MODES: tuple[Mode, ...] = ("statevector", "gradient", "mps")
+PROBE_QUBITS = {"statevector": 16, "gradient": 14, "mps": 12}
+"""Of the circuits whose speed is measured."""
+GATE_BYTES = 224
+"""Of a gate on two qubits and the steps that it takes, as found."""
+REPEATS = 5
+
+
+class QuantumOverhead(NamedTuple):
+    """What one run of a circuit takes, in complex64."""
+
+    bytes: int
+    """What is allocated, the result included and parameters not."""
+    flops: int
+    seconds: float | None
+    """None without a rate."""
+
+
+def estimate_quantum_overhead(
+    num_qubits: int,
+    depth: int,
+    mode: Mode = "statevector",
+    bond_dim: int | None = None,
+    *,
+    ansatz: str = "brick_wall",
+    rate: float | None = None,
+) -> QuantumOverhead:
+    """The cost of `depth` rounds of one of `ANSATZES`.
+
+    Args:
+        num_qubits: of the circuit.
+        depth: rounds.
+        mode: all amplitudes; the gradient of an expectation value by all angles; or a matrix
+            product state.
+        bond_dim: chi, with `mps` alone.
+        ansatz: which circuit.
+        rate: operations a second, as `calibrate` gives them for this mode and bond.
+
+    Raises:
+        UserError: no such mode or ansatz, or `bond_dim` without `mps` or the other way round.
+    """
+    circuit = _circuit(num_qubits, depth, mode, bond_dim, ansatz)
+    if bond_dim is None:
+        bytes, flops = _of_state(circuit, gradient=mode == "gradient")
+    else:
+        bytes, flops = _of_tensors(circuit, bond_dim)
+    return QuantumOverhead(bytes, flops, None if rate is None else flops / rate)
+
+
+def calibrate(mode: Mode = "statevector", bond_dim: int | None = None) -> float:
+    """Operations a second that this machine reaches, by a small circuit; takes a few seconds.
+
+    Raises:
+        UserError: as `estimate_quantum_overhead`.
+    """
+    num_qubits, depth = PROBE_QUBITS.get(mode, 0), 4
+    circuit = _circuit(num_qubits, depth, mode, bond_dim, "brick_wall")
+    program = program_of(circuit, mode, bond_dim)
+    params_LP = jnp.full((depth, circuit.num_params), 0.5)
+    jax.block_until_ready(program(params_LP))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(program(params_LP))
+        times.append(time.perf_counter() - start)
+    flops = estimate_quantum_overhead(num_qubits, depth, mode, bond_dim).flops
+    return flops / sorted(times)[REPEATS // 2]
+
+
+def program_of(circuit: Circuit, mode: Mode, bond_dim: int | None) -> "jax.stages.Wrapped":
+    """What is estimated, compiled: a function of the parameters `[depth, P]`."""
+    if bond_dim is not None:
+        return jax.jit(lambda params_LP: run_mps(circuit, params_LP, max_bond=bond_dim))
+    if mode == "statevector":
+        return jax.jit(lambda params_LP: run(circuit, params_LP))
+    string = "Z" + "I" * (circuit.num_qubits - 1)
+    return jax.jit(jax.grad(lambda params_LP: expectations(run(circuit, params_LP), [string])[0]))
+
+
+def _circuit(num_qubits: int, depth: int, mode: Mode, bond_dim: int | None, ansatz: str) -> Circuit:
+    if mode not in MODES:
+        raise UserError(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
+    if (mode == "mps") != (bond_dim is not None):
+        raise UserError(
+            f"mode={mode!r} is given bond_dim={bond_dim}: mps takes one, the others take none"
+        )
+    if ansatz not in ANSATZES or ansatz == "data_reuploading":
+        known = [name for name in ANSATZES if name != "data_reuploading"]
+        raise UserError(f"ansatz={ansatz!r} is none of {', '.join(known)}")
+    return ANSATZES[ansatz](num_qubits, num_rounds=depth)
+
+
+def _of_state(circuit: Circuit, *, gradient: bool) -> tuple[int, int]:
+    """Bytes and operations with all amplitudes."""
+    blocks = fuse(circuit.ops, most=block_size(circuit.num_qubits))
+    rows = [2 ** (len(block.qubits) + 1) for block in blocks]
+    flops = sum(4 * 2**circuit.num_qubits * row for row in rows) * circuit.num_rounds
+    matrices = 4 * sum(row**2 for row in rows) * circuit.num_rounds
+    state = 8 * 2**circuit.num_qubits
+    return (4 * state + 3 * matrices, 4 * flops) if gradient else (2 * state + matrices, flops)
+
+
+def _of_tensors(circuit: Circuit, chi: int) -> tuple[int, int]:
+    """Bytes and operations with a matrix product state."""
+    acted = [each.qubits for each in circuit.ops] * circuit.num_rounds
+    steps = plan(acted, circuit.num_qubits)
+    cuts = sum(int(kind) in (GATE, GATE + 1) for kind in steps.kind)
+    bytes = 16 * circuit.num_qubits * chi**2 + 4 * 32 * chi**2 + GATE_BYTES * len(acted)
+    return bytes, cuts * (24 * chi**3 + 114 * chi**2)

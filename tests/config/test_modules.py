@@ -1,0 +1,99 @@
+"""Graphs and quantum circuits in a config: what does not go together is refused in one sentence."""
+
+import re
+from typing import Any
+
+import pytest
+
+from rtdlm.config import AGIConfig, UserError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"graph": {"hops": -1}},
+            "graph.hops=-1 must be 0 (no graph) or more",
+        ),
+        (
+            {"graph": {"neighbours": 4}},
+            "graph.neighbours=4 has no effect with graph.hops=0; set graph.hops, for instance to "
+            "2, or remove it",
+        ),
+        (
+            {"graph": {"hops": 2, "halting": False, "hop_price": 0.1}},
+            "graph.hop_price=0.1 has no effect with graph.halting=False: all hops are taken; "
+            "remove one",
+        ),
+        (
+            {"graph": {"hops": 2, "neighbours": 4, "selection": "dense"}},
+            "graph.neighbours=4 has no effect with graph.selection='dense', which reads all; "
+            "remove one",
+        ),
+        (
+            {"graph": {"hops": 2, "neighbours": 1, "selection": "top_k"}},
+            "graph.neighbours=1 with graph.selection='top_k' would teach no edge: the share of a "
+            "single neighbour is one whatever its score; use 'straight_through' or more neighbours",
+        ),
+        (
+            {"graph": {"hops": 2, "every": 9}},
+            "graph.every=9 exceeds num_layers=4: no layer would have a graph; choose less",
+        ),
+        (
+            {"graph": {"hops": 2}, "depths": {"capacity": 0.5}},
+            "graph.hops=2 cannot be combined with depths.capacity=0.5 yet: a graph is over all "
+            "tokens of a row; remove one",
+        ),
+        (
+            {"graph": {"hops": 2}, "attention_type": "ring", "mesh": {"context": 2}},
+            "graph.hops=2 cannot be combined with mesh.context=2 yet: a token may read any earlier "
+            "one of its row; use mesh.data",
+        ),
+        (
+            {
+                "graph": {"hops": 2, "route_experts": True},
+                "experts": {"num_experts": 4, "every": 3},
+            },
+            "graph.route_experts=True has no effect with experts.num_experts=4, "
+            "experts.layers='every', experts.every=3 and graph.every=2: no layer has both experts "
+            "and a graph; change one or remove it",
+        ),
+        ({"quantum_layers": 5}, "quantum_layers=5 is outside 0 to num_layers=4"),
+        (
+            {"quantum": {"num_qubits": 4}},
+            "quantum.num_qubits=4 has no effect with quantum_layers=0; set quantum_layers, for "
+            "instance to 1, or remove it",
+        ),
+        (
+            {"quantum_layers": 1, "quantum": {"num_qubits": 30}},
+            "quantum.num_qubits=30 is outside 1 to 16: every token has 2**num_qubits amplitudes",
+        ),
+        (
+            {"quantum_layers": 1, "quantum": {"num_qubits": 1, "ansatz": "brick_wall"}},
+            "quantum.ansatz='brick_wall' acts on pairs, and quantum.num_qubits=1 has none; use 2 "
+            "qubits or more",
+        ),
+        (
+            {"quantum_layers": 1, "quantum": {"num_rounds": 0}},
+            "quantum.num_rounds=0 must be at least 1",
+        ),
+        (
+            {"quantum_layers": 1, "quantum": {"kind": "attention"}, "depths": {"capacity": 0.5}},
+            "quantum.kind='attention' cannot be combined with depths.capacity=0.5 yet: it reads "
+            "all tokens of a row; remove one",
+        ),
+        (
+            {
+                "quantum_layers": 1,
+                "quantum": {"kind": "attention"},
+                "attention_type": "ring",
+                "mesh": {"context": 2},
+            },
+            "quantum.kind='attention' cannot be combined with mesh.context=2 yet: a token may read "
+            "any earlier one of its row; use mesh.data",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        AGIConfig.from_dict(overrides)
