@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a model, or resume training one",
     "evaluate": "measure a checkpoint on held-out text",
     "generate": "continue a prompt with a checkpoint",
+    "trace": "show what a compute controller does with a text",
     "memory": "look into what a model remembers, and make it forget",
     "export": "write a trained model in a form that others read",
 }

@@ -7,7 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, run, tell
+from rtdlm.config.command_line import (
+    add_checkpoint_flag,
+    add_strategy_flag,
+    leave,
+    make_parser,
+    run,
+    tell,
+)
 from rtdlm.config.effect import require
 
 DESCRIPTION = """Measures a checkpoint on held-out text: loss, perplexity, accuracy, bits a byte and
@@ -37,6 +44,7 @@ def _main(arguments: Sequence[str]) -> None:
         "--quantize", choices=("int8", "int4", "nf4"),
         help="round the weights to few bits first; see scripts/quantize_model.py",
     )  # fmt: skip
+    add_strategy_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args(arguments)
     require(flags.batches >= 0, f"--batches {flags.batches} must not be negative; 0 is all")
@@ -47,6 +55,7 @@ def _main(arguments: Sequence[str]) -> None:
         data=flags.data_dir,
         num_batches=flags.batches,
         quantize=flags.quantize,
+        strategy=flags.strategy,
         notice=tell,
     )
     print(json.dumps(report) if flags.json else render(report))

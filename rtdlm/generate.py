@@ -8,7 +8,15 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
+from rtdlm.config.command_line import (
+    add_checkpoint_flag,
+    add_strategy_flag,
+    leave,
+    make_parser,
+    path,
+    run,
+    tell,
+)
 from rtdlm.config.effect import require
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
 
@@ -52,7 +60,9 @@ def _main(arguments: Sequence[str]) -> None:
         f"--keep-memory is of one prompt and its text, found {len(flags.prompt)} prompts; give one",
     )
     drafting = Drafting(flags.draft, flags.draft_layers, flags.draft_tokens)
-    generator = load_generator(flags.checkpoint, drafting=drafting, notice=tell)
+    generator = load_generator(
+        flags.checkpoint, drafting=drafting, strategy=flags.strategy, notice=tell
+    )
     memory = _memory(generator, flags)
     done: list[Completion] = []
     for piece in _pieces(generator, flags.prompt, sampling, memory, done):
@@ -71,6 +81,7 @@ def _main(arguments: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = make_parser("generate", DESCRIPTION)
     add_checkpoint_flag(parser)
+    add_strategy_flag(parser)
     parser.add_argument(
         "--prompt", nargs="+", required=True, metavar="TEXT",
         help='texts to continue, together as one batch; "" starts a document',

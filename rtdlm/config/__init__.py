@@ -3,6 +3,14 @@
 from rtdlm.config.agi import AGIConfig
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.build import build_config, to_yaml
+from rtdlm.config.controller import (
+    BALANCED_CONFIG,
+    FAST_CONFIG,
+    STRATEGIES,
+    THOROUGH_CONFIG,
+    ControllerConfig,
+    StrategyConfig,
+)
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
@@ -22,10 +30,15 @@ from rtdlm.config.sections import (
 from rtdlm.config.sparse import DepthsConfig, ExpertsConfig
 
 __all__ = [
+    "BALANCED_CONFIG",
+    "FAST_CONFIG",
     "PRESETS",
+    "STRATEGIES",
+    "THOROUGH_CONFIG",
     "AGIConfig",
     "AttentionConfig",
     "CheckpointConfig",
+    "ControllerConfig",
     "DataConfig",
     "DepthsConfig",
     "EvaluationConfig",
@@ -41,6 +54,7 @@ __all__ = [
     "QuantumConfig",
     "RopeConfig",
     "StorageError",
+    "StrategyConfig",
     "UserError",
     "build_config",
     "to_yaml",

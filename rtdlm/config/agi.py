@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from rtdlm.config.attention import AttentionConfig, RopeConfig
 from rtdlm.config.checks import SCORED, check_together
+from rtdlm.config.controller import ControllerConfig, Strategy
 from rtdlm.config.effect import Reader, require_effect, require_finite
 from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
@@ -139,6 +140,12 @@ class AGIConfig:
     quantum_layers: int = 0
     """Last layers that have a simulated quantum circuit behind attention, see `quantum`; 0 has none
     of it in the program [layers]."""
+    use_compute_controller: bool = False
+    """Run the last layers as a core with shared weights, as many times as a learned policy gives
+    each token, see `controller`."""
+    controller_strategy: Strategy | None = None
+    """How much compute inference may take: `fast`, `balanced` or `thorough`, which always takes
+    all of it; None is `balanced`."""
     logit_soft_cap: float | None = None
     """Bound logits to (-cap, cap) by cap * tanh(logits / cap); None does not."""
     dropout_rate: float = 0.0
@@ -175,6 +182,7 @@ class AGIConfig:
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -221,6 +229,21 @@ class AGIConfig:
     def ngram_reach(self) -> int:
         """Earlier tokens that n-grams read, at the input and in layers; 0 without any."""
         return max((*self.ngram.orders, *self.knowledge.lengths), default=1) - 1
+
+    @property
+    def core_layers(self) -> int:
+        """Last layers that the controller's core is made of."""
+        return self.controller.layers if self.use_compute_controller else 0
+
+    @property
+    def stacked_layers(self) -> int:
+        """Layers before that core."""
+        return self.num_layers - self.core_layers
+
+    @property
+    def strategy(self) -> str:
+        """How much compute inference may take."""
+        return "balanced" if self.controller_strategy is None else self.controller_strategy
 
     @property
     def unroll(self) -> int:

@@ -100,11 +100,13 @@ def _check_layers(config: "AGIConfig") -> None:
     if config.graph.hops:
         _check_graph(config)
     _check_quantum(config)
+    _check_controller(config)
     knowledge = config.knowledge
+    count, told = _stacked(config)
     require(
-        knowledge.kind == "none" or knowledge.stride <= config.num_layers,
-        f"knowledge.every={knowledge.stride} exceeds num_layers={config.num_layers}: no layer "
-        "would have a memory; choose less",
+        knowledge.kind == "none" or knowledge.stride <= count,
+        f"knowledge.every={knowledge.stride} exceeds {told}: no layer would have a memory; choose "
+        "less",
     )
     require(
         experts.layers != "sandwich" or config.num_layers > 2,
@@ -113,12 +115,22 @@ def _check_layers(config: "AGIConfig") -> None:
     )
 
 
+def _stacked(config: "AGIConfig") -> tuple[int, str]:
+    """Layers that may have more than attention and a feed-forward layer, and what to call them."""
+    if not config.core_layers:
+        return config.num_layers, f"num_layers={config.num_layers}"
+    return config.stacked_layers, (
+        f"the {config.stacked_layers} layers before the controller's core "
+        f"(num_layers={config.num_layers} less controller.core_layers={config.core_layers})"
+    )
+
+
 def _check_graph(config: "AGIConfig") -> None:
     graph, experts = config.graph, config.experts
+    count, told = _stacked(config)
     require(
-        graph.stride <= config.num_layers,
-        f"graph.every={graph.stride} exceeds num_layers={config.num_layers}: no layer would have "
-        "a graph; choose less",
+        graph.stride <= count,
+        f"graph.every={graph.stride} exceeds {told}: no layer would have a graph; choose less",
     )
     require(
         config.depths.capacity is None,
@@ -130,7 +142,7 @@ def _check_graph(config: "AGIConfig") -> None:
         f"graph.hops={graph.hops} cannot be combined with mesh.context={config.mesh.context} yet: "
         "a token may read any earlier one of its row; use mesh.data",
     )
-    layers = range(1, config.num_layers + 1)
+    layers = range(1, count + 1)
     both = (n for n in layers if n % graph.stride == 0 and _has_experts(config, n))
     require(
         not graph.routes or any(both),
@@ -142,10 +154,8 @@ def _check_graph(config: "AGIConfig") -> None:
 
 def _check_quantum(config: "AGIConfig") -> None:
     number, quantum = config.quantum_layers, config.quantum
-    require(
-        0 <= number <= config.num_layers,
-        f"quantum_layers={number} is outside 0 to num_layers={config.num_layers}",
-    )
+    count, told = _stacked(config)
+    require(0 <= number <= count, f"quantum_layers={number} is outside 0 to {told}")
     for item in fields(quantum):
         value = getattr(quantum, item.name)
         require(
@@ -162,6 +172,54 @@ def _check_quantum(config: "AGIConfig") -> None:
         number == 0 or config.mesh.context == 1 or quantum.form == "circuit",
         f"quantum.kind='attention' cannot be combined with mesh.context={config.mesh.context} yet: "
         "a token may read any earlier one of its row; use mesh.data",
+    )
+
+
+def _check_controller(config: "AGIConfig") -> None:
+    controller, on = config.controller, config.use_compute_controller
+    for name, value in controller.fields_set.items():
+        require(
+            on,
+            f"controller.{name}={value} has no effect with use_compute_controller=False; set it "
+            "to true or remove the option",
+        )
+    require(
+        on or config.controller_strategy is None,
+        f"controller_strategy={config.controller_strategy!r} has no effect with "
+        "use_compute_controller=False; set it to true or remove the option",
+    )
+    if not on:
+        return
+    require(
+        controller.layers < config.num_layers,
+        f"controller.core_layers={controller.layers} leaves no layer before the core at "
+        f"num_layers={config.num_layers}; choose fewer core layers or more layers",
+    )
+    require(
+        controller.price is None or config.strategy != "thorough",
+        f"controller.price={controller.price} has no effect with controller_strategy='thorough', "
+        "which takes every step; remove one",
+    )
+    require(
+        config.attention_type in ("mha", "gqa", "mqa"),
+        f"attention_type={config.attention_type!r} cannot be combined with "
+        "use_compute_controller=True yet: tokens that have stopped are read by 'mha', 'gqa' or "
+        "'mqa' only",
+    )
+    require(
+        config.depths.capacity is None,
+        f"depths.capacity={config.depths.capacity} cannot be combined with "
+        "use_compute_controller=True: both choose the tokens of a layer; remove one",
+    )
+    require(
+        config.mesh.context == 1,
+        f"mesh.context={config.mesh.context} cannot be combined with use_compute_controller=True "
+        "yet: active tokens are moved together; use mesh.data",
+    )
+    require(
+        config.experts.num_experts == 0,
+        f"experts.num_experts={config.experts.num_experts} cannot be combined with "
+        "use_compute_controller=True yet: capacity is of whole rows; remove one",
     )
 
 
@@ -193,10 +251,10 @@ def _check_memory(config: "AGIConfig") -> None:
         f"memory.segment={memory.segment} exceeds max_seq_len={config.max_seq_len}: no row would "
         "have a second segment; choose a smaller segment or longer rows",
     )
+    count, told = _stacked(config)
     require(
-        memory.stride <= config.num_layers,
-        f"memory.every={memory.every} exceeds num_layers={config.num_layers}: no layer would have "
-        "memory; choose less",
+        memory.stride <= count,
+        f"memory.every={memory.every} exceeds {told}: no layer would have memory; choose less",
     )
     require(
         config.depths.capacity is None,

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from rtdlm.config.agi import AGIConfig
 from rtdlm.config.build import build_config, parse_assignments
+from rtdlm.config.controller import STRATEGIES
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.config.fields import field_docs
 from rtdlm.config.presets import PRESETS
@@ -60,6 +61,14 @@ def add_checkpoint_flag(parser: ArgumentParser, *, foreign: bool = True) -> None
     parser.add_argument(
         "--checkpoint", type=path, required=True, metavar="DIR",
         help=ours + theirs if foreign else ours,
+    )  # fmt: skip
+
+
+def add_strategy_flag(parser: ArgumentParser) -> None:
+    """Adds `--strategy`, for models with a compute controller."""
+    parser.add_argument(
+        "--strategy", choices=tuple(STRATEGIES),
+        help="how much a compute controller may take (default: the run's own)",
     )  # fmt: skip
 
 

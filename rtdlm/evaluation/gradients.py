@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtdlm.modules.experts import is_bias
+from rtdlm.models.core import is_trained
 from rtdlm.parallel import own_axes, path_name
 
 EXPLODING = 1e3
@@ -52,7 +52,7 @@ class GradientHealth:
 def layer_norms(grads: Any) -> dict[str, jax.Array]:
     """Norm of each parameter's gradient by path; stacked layers keep their leading axis.
 
-    Balancing biases, whose "gradient" is a load, are left out.
+    Balancing biases, whose "gradient" is a load, and prices, which have none, are left out.
     """
 
     def norm(path: str, grad: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def layer_norms(grads: Any) -> dict[str, jax.Array]:
 
     leaves = jax.tree_util.tree_leaves_with_path(grads)
     named = {path_name(path): grad for path, grad in leaves}
-    return {path: norm(path, grad) for path, grad in named.items() if not is_bias(path)}
+    return {path: norm(path, grad) for path, grad in named.items() if is_trained(path)}
 
 
 def gradient_health(norms: Mapping[str, np.ndarray]) -> GradientHealth:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config import UserError
 from rtdlm.data.batch import Batch
-from rtdlm.evaluation.sums import TokenSums, token_sums
+from rtdlm.evaluation.sums import TokenSums, score_sums
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, under
 
@@ -36,13 +36,15 @@ class HeldOut:
     """Of the predicted distributions [nats]."""
     tokens: int
     """Tokens that were predicted."""
+    steps: float | None = None
+    """Steps of a controller's core that a token took; None without one."""
 
 
 def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
     """The compiled (parameters, batch) -> sums, without dropout or any regulariser."""
 
     def step(params: Any, batch: Batch) -> TokenSums:
-        return token_sums(model.batch_scores(params, batch).tokens, batch.weights)
+        return score_sums(model.batch_scores(params, batch), batch.weights)
 
     whole = NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(step, in_shardings=(None, batch_sharding(mesh)), out_shardings=whole)
@@ -56,20 +58,23 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch]) -> HeldOut:
         UserError: the batches hold no token to predict.
     """
     sums = [step(params, batch) for batch in batches]  # dispatched together, read once
-    columns = zip(*sums, strict=True)
-    nll, top1, top5, entropy, weight = (
-        [math.fsum(float(value) for value in column) for column in columns] if sums else [0.0] * 5
-    )
+    total = {
+        name: math.fsum(float(value) for value in column)
+        for name, column in zip(TokenSums._fields, zip(*sums, strict=True), strict=False)
+        if column[0] is not None
+    }
+    weight = total.get("weight", 0.0)
     if weight == 0:
         raise UserError(
             "the held-out set holds no token to predict; raise data.held_out_fraction or add text"
         )
-    mean = nll / weight
+    mean = total["nll"] / weight
     return HeldOut(
         loss=mean,
         perplexity=math.inf if mean > 700 else math.exp(mean),
-        top1=top1 / weight,
-        top5=top5 / weight,
-        entropy=entropy / weight,
+        top1=total["top1"] / weight,
+        top5=total["top5"] / weight,
+        entropy=total["entropy"] / weight,
         tokens=round(weight),
+        steps=total["steps"] / weight if "steps" in total else None,
     )

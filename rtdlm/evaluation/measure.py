@@ -11,6 +11,7 @@ import numpy as np
 
 from rtdlm.checkpoint.reading import Notice
 from rtdlm.config import MeshConfig, UserError
+from rtdlm.config.controller import Strategy
 from rtdlm.data import Batch, Loader
 from rtdlm.evaluation.evaluator import TrainingEvaluator
 from rtdlm.evaluation.gradients import gradient_health, layer_norms
@@ -19,6 +20,7 @@ from rtdlm.interop.load import load_any_model
 from rtdlm.interop.quantize import Kind, rounded_params
 from rtdlm.models import TMSModel
 from rtdlm.models.load import LoadedModel
+from rtdlm.models.tms import with_strategy
 from rtdlm.parallel import keep_compiled_programs, make_mesh
 
 
@@ -28,6 +30,7 @@ def measure(
     data: Sequence[str] | None = None,
     num_batches: int = 0,
     quantize: Kind | None = None,
+    strategy: Strategy | None = None,
     notice: Notice = warnings.warn,
 ) -> dict[str, Any]:
     """Held-out figures and gradient health of a checkpoint, as plain JSON values.
@@ -37,6 +40,7 @@ def measure(
         data: shards to evaluate on; None takes the run's own.
         num_batches: held-out batches, spread evenly; 0 is all.
         quantize: measure what is left after weights are rounded to few bits.
+        strategy: how much a compute controller may take; None is the checkpoint's own.
         notice: told of what is wrong but stops nothing, one sentence each: damaged checkpoints that
             were passed over, no place for compiled programs.
 
@@ -47,6 +51,9 @@ def measure(
     if trouble is not None:
         notice(trouble)
     loaded = load_any_model(checkpoint, notice=notice)
+    if strategy is not None:
+        model = with_strategy(loaded.model, strategy)
+        loaded = loaded._replace(model=model)
     if quantize is not None:
         rounded = rounded_params(loaded.params, quantize)
         loaded = loaded._replace(params=jax.device_put(rounded))
@@ -71,7 +78,10 @@ def measure(
 
 
 def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Norm of the gradient of `batch`'s mean loss, by parameter and layer."""
+    """Norm of the gradient of `batch`'s mean loss, by parameter and layer.
+
+    A compute controller's policy is left out: a decision that was taken has no gradient.
+    """
 
     @jax.jit
     def norms(params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -81,7 +91,10 @@ def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.n
 
         return layer_norms(jax.grad(loss)(params))
 
-    return {path: np.asarray(norm) for path, norm in norms(params, batch).items()}
+    found = norms(params, batch)
+    return {
+        path: np.asarray(norm) for path, norm in found.items() if "/core/controller" not in path
+    }
 
 
 def _held_out(loaded: LoadedModel, data: Sequence[str] | None) -> Loader:
@@ -140,6 +153,10 @@ def render(report: dict[str, Any]) -> str:
         "gradients": "healthy"
         if not troubled
         else "; ".join(f"{kind}: {', '.join(names)}" for kind, names in troubled.items()),
+        "steps of the core": None
+        if held_out.get("steps") is None
+        else f"{held_out['steps']:.3f} a token",
         "speed": f"{report['tokens_per_second']:,.0f} tokens/s",
     }
-    return "\n".join(f"{name + ':':17}{value}" for name, value in rows.items())
+    told = {name: value for name, value in rows.items() if value is not None}
+    return "\n".join(f"{name + ':':19}{value}" for name, value in told.items())

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rtdlm.models.passing import Scores
 from rtdlm.modules.head import TokenStatistics
 
 
@@ -25,6 +26,8 @@ class TokenSums(NamedTuple):
     entropy: jax.Array
     """Of the predicted distributions [nats]."""
     weight: jax.Array
+    steps: jax.Array | None = None
+    """Of a controller's core; None without one."""
 
 
 def divisor(weight: jax.Array) -> jax.Array:
@@ -45,3 +48,11 @@ def token_sums(statistics: TokenStatistics, weights_BT: ArrayLike) -> TokenSums:
         entropy=total(statistics.entropy),
         weight=jnp.sum(jnp.asarray(weights_BT)),
     )
+
+
+def score_sums(scores: Scores, weights_BT: ArrayLike) -> TokenSums:
+    """`token_sums` with the steps that were run, if any are counted."""
+    sums = token_sums(scores.tokens, weights_BT)
+    if scores.spent is None:
+        return sums
+    return sums._replace(steps=jnp.sum(scores.spent.steps_BT * weights_BT))

@@ -89,6 +89,11 @@ def _early_exit(model: TMSModel, params: LayerParams, layers: int) -> tuple[TMSM
             "layers that choose their tokens (depths.capacity) cannot be a draft of their own "
             "model; use a draft model"
         )
+    if whole.use_compute_controller:
+        raise UserError(
+            "first layers of a model with a compute controller cannot be its draft: its core comes "
+            "last; use a draft model"
+        )
     other = UserError(
         f"a model of {layers} layers would not have the kinds of layers that the model's first "
         f"{layers} are; use another number of layers or a draft model"

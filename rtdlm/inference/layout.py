@@ -18,6 +18,7 @@ from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
 from rtdlm.models.memory import MemoryState
 from rtdlm.models.tms import Params
+from rtdlm.modules.attention import KVCache
 from rtdlm.modules.memory import LayerMemory
 from rtdlm.parallel import is_stacked
 
@@ -59,6 +60,18 @@ _FLOAT32 = (
     "memory/address/w",
     "drive/w",
     "threshold",
+    "copy_gate/open/w",
+    "copy_gate/open/b",
+    "copy_gate/steps",
+    "controller/confidence/w",
+    "controller/confidence/b",
+    "controller/summary/w",
+    "controller/summary/b",
+    "controller/told/w",
+    "controller/decide/w",
+    "controller/decide/b",
+    "controller/steps",
+    "core/log_prices",
 )
 
 
@@ -68,6 +81,8 @@ class SplitCache(NamedTuple):
     loops: tuple[tuple[tuple[LayerCache, ...], ...], ...]
     """Of every layer of every round of every loop."""
     input: InputCache
+    core: tuple[tuple[KVCache, ...], ...] | None = None
+    """As `DecodeCache.core`."""
 
 
 def decoding_model(model: TMSModel) -> TMSModel:
@@ -123,7 +138,7 @@ def split_cache(cache: DecodeCache) -> SplitCache:
         count = jax.tree.leaves(loop)[0].shape[0]
         return tuple(jax.tree.map(lambda x, at=at: x[at], loop) for at in range(count))
 
-    return SplitCache(tuple(rounds(loop) for loop in cache.loops), cache.input)
+    return SplitCache(tuple(rounds(loop) for loop in cache.loops), cache.input, cache.core)
 
 
 def with_memory(cache: SplitCache, memory: MemoryState, rows: int) -> SplitCache:
@@ -148,4 +163,4 @@ def join_cache(cache: SplitCache) -> DecodeCache:
     loops = tuple(
         jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds) for rounds in cache.loops
     )
-    return DecodeCache(loops, cache.input)
+    return DecodeCache(loops, cache.input, cache.core)

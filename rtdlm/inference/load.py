@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtdlm.checkpoint.reading import Notice
+from rtdlm.config.controller import Strategy
 from rtdlm.config.errors import UserError
 from rtdlm.data import Tokenizer
 from rtdlm.inference.draft import DRAFT_TOKENS, Draft, DraftModel, EarlyExit
 from rtdlm.inference.generate import Generator
 from rtdlm.interop.load import load_any_model
 from rtdlm.models import TMSModel
-from rtdlm.models.tms import Params
+from rtdlm.models.tms import Params, with_strategy
 from rtdlm.parallel import keep_compiled_programs
 
 
@@ -43,12 +44,17 @@ NO_DRAFT = Drafting()
 
 
 def load_generator(
-    path: str | Path, *, drafting: Drafting = NO_DRAFT, notice: Notice = warnings.warn
+    path: str | Path,
+    *,
+    drafting: Drafting = NO_DRAFT,
+    strategy: Strategy | None = None,
+    notice: Notice = warnings.warn,
 ) -> Generator:
     """The generator of the checkpoint that `path` means: a run, its checkpoints or one of them.
 
     A folder with a config.json is read as Hugging Face's, see `rtdlm.interop`; one that
-    `scripts/quantize_model.py` wrote has its weights expanded.
+    `scripts/quantize_model.py` wrote has its weights expanded. `strategy` is how much a compute
+    controller may take; None is the checkpoint's own.
 
     Raises:
         UserError: there is no complete checkpoint, its arrays do not fit its configuration, it
@@ -58,6 +64,8 @@ def load_generator(
     if trouble is not None:
         notice(trouble)
     found = _read(Path(path), notice)
+    if strategy is not None:
+        found = found._replace(model=with_strategy(found.model, strategy))
     tokens = DRAFT_TOKENS if drafting.tokens is None else drafting.tokens
     draft: Draft | None = None
     if drafting.checkpoint is not None:

@@ -15,7 +15,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.convs import States, conv_features, memory_conv_features
 from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.models.memory import empty_pending, layer_memory
-from rtdlm.modules.attention import KINDS, Cache
+from rtdlm.modules.attention import KINDS, Cache, KVCache
 from rtdlm.modules.graph import GraphCache
 from rtdlm.modules.memory import LayerMemory, Pending
 from rtdlm.modules.quantum import QuantumCache
@@ -53,6 +53,8 @@ class DecodeCache(NamedTuple):
     loops: tuple[tuple[LayerCache, ...], ...]
     """Of every layer of a round, in every loop; see `rtdlm.models.layers`."""
     input: InputCache
+    core: tuple[tuple[KVCache, ...], ...] | None = None
+    """Of every layer of a controller's core, for each of its steps; None without one."""
 
 
 def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dtype) -> DecodeCache:
@@ -92,7 +94,11 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
     recent_BJ = None
     if config.ngram_reach:
         recent_BJ = jnp.zeros((batch_size, config.ngram_reach), jnp.int32)
-    return DecodeCache(loops, InputCache(recent_BJ, own))
+    core = None
+    if config.core_layers:
+        layers = tuple(KVCache.empty(*rows, dtype=dtype) for _ in range(config.core_layers))
+        core = (layers,) * config.controller.steps
+    return DecodeCache(loops, InputCache(recent_BJ, own), core)
 
 
 def _empty_graph(

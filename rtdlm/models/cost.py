@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import conv_features
+from rtdlm.models.core_cost import core_once, core_products, core_vectors
 from rtdlm.models.graph_cost import graph_products, graph_reads, graph_vectors
 from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.models.memory_cost import memory_once, memory_products, memory_reads, memory_vectors
@@ -50,10 +51,12 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
     """Operations of the matrix products for one token in a row of `length`, forward.
 
     A layer that works on a share of the tokens counts with that share, as in training; memory
-    is counted with its stores full, and attention within a segment.
+    is counted with its stores full, and attention within a segment. A controller's core counts
+    with all of its steps.
     """
     output = config.vocab_size * config.d_model
-    total = float(output + _products_once(config))
+    total = float(output + _products_once(config) + core_once(config))
+    steps = config.controller.steps
     for plan in layer_plans(config):
         taken = config.depths.tokens(length) if plan.depth else length
         if config.memory.segment is not None:
@@ -66,18 +69,22 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         own += _weighted_rows(config) if plan.knowledge else 0
         own += graph_reads(config, plan, slots=taken) if plan.graph else 0
         own += quantum_reads(config, slots=taken) if plan.quantum else 0
-        total += own * (taken / length if plan.depth else 1)
+        total += own * (taken / length if plan.depth else steps if plan.core else 1)
         if plan.depth:
             total += _router_products(config)
+    total += (core_products(config) - core_once(config)) * steps
     return round(2 * total)
 
 
 def train_flops_per_token(config: AGIConfig) -> int:
     """Operations for one training token: forward, and backward at twice that.
 
-    What `remat` and the loss recompute is not counted: MFU measures useful work.
+    What `remat` and the loss recompute is not counted: MFU measures useful work. With a controller
+    every exit has a loss, and so logits.
     """
-    return 3 * forward_flops_per_token(config, length=config.max_seq_len)
+    forward = forward_flops_per_token(config, length=config.max_seq_len)
+    exits = config.controller.steps if config.core_layers else 1
+    return 3 * (forward + 2 * (exits - 1) * config.vocab_size * config.d_model)
 
 
 def _tables(config: AGIConfig) -> int:
@@ -91,7 +98,7 @@ def _tables(config: AGIConfig) -> int:
 
 def _products(config: AGIConfig, *, experts: int) -> int:
     """Parameters that multiply a token's features, with `experts` of the experts, if any."""
-    total = _products_once(config)
+    total = _products_once(config) + core_products(config)
     for plan in layer_plans(config):
         total += _layer_products(config, plan, experts=experts)
         total += _router_products(config) if plan.depth else 0
@@ -116,7 +123,7 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     if plan.attention == "spiking":
         total += d * config.kv_heads
     for place, shape in conv_features(config).items():
-        total += 0 if place == "input" else config.short_conv * prod(shape)
+        total += 0 if place == "input" or plan.core else config.short_conv * prod(shape)
     total += memory_products(config) if plan.memory else 0
     total += _knowledge_products(config) if plan.knowledge else 0
     total += graph_products(config) if plan.graph else 0
@@ -174,7 +181,7 @@ def _vectors(config: AGIConfig) -> int:
         norms += config.kv_heads  # thresholds
     values = 1 + config.value_residual + config.value_embeddings
     mixes = (values if values > 1 else 0) + 2 * config.residual_gates
-    once = token * (1 + config.embedding_norm)
+    once = token * (1 + config.embedding_norm) + core_vectors(config)
     plans = layer_plans(config)
     once += sum(plan.depth for plan in plans)  # the predictor's bias
     own = token * (1 + config.norm_outputs)

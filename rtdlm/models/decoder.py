@@ -10,14 +10,17 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, Earlier, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
+from rtdlm.models.core import Core
 from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
+from rtdlm.models.exits import exit_losses
 from rtdlm.models.layers import Segment, layer_plans, segments
 from rtdlm.models.memory import MemoryState
 from rtdlm.models.norms import make_norm
 from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
 from rtdlm.modules.attention import KINDS, Kind, cache_mask, causal_mask, rotation
+from rtdlm.modules.controller import sample_prices
 from rtdlm.modules.memory import LayerMemory, Tokens
 from rtdlm.modules.primitives import Past, packed_past
 
@@ -91,6 +94,18 @@ class Decoder(hk.Module):
         if terms is None:
             tokens = head.token_statistics(*given, cap=cap, chunk_size=chunk_size)
             return Scores(tokens, None, **features.statistics)
+        if features.exits is not None:
+            found = exit_losses(
+                features.exits,
+                features.table_VD,
+                labels_BT,
+                terms,
+                even=self.config.controller.even,
+                cap=cap,
+                chunk_size=chunk_size,
+            )
+            told = features._replace(pondered=found.pondered).statistics
+            return Scores(found.tokens, found.objective, **told)
         loss = head.token_loss(*given, terms, cap=cap, chunk_size=chunk_size)
         return Scores(loss.tokens, loss.objective, **features.statistics)
 
@@ -220,8 +235,21 @@ class Decoder(hk.Module):
             cache=None if cache is None else cache.input,
             dtype=self.dtype,
         )
-        x_BTD, loops = self._stack(embedded, reading)
-        x_BTD = make_norm(config, "final_norm")(x_BTD)
+        stream, given, loops = self._stack(embedded, reading)
+        norm, core_cache, exits, spent = make_norm(config, "final_norm"), None, None, None
+        if config.use_compute_controller:
+            core = Core(config, norm)
+            if cache is not None:
+                assert cache.core is not None
+                x_BTD, spent, core_cache = core.extend(stream, given, cache.core)
+            elif reading.training:
+                ran = core.all_exits(stream, given, self._prices(ids_BT.shape[0]))
+                exits, x_BTD = ran._replace(x_KBTD=norm(ran.x_KBTD)), ran.x_KBTD[-1]
+            else:
+                x_BTD, spent = core.read(stream, given)
+        else:
+            x_BTD = stream.x_BTD
+        x_BTD = norm(x_BTD)
         kinds = ("experts", "depths", "spikes", "remembered", "graphs")
         experts, depths, spikes, remembered, graphs = (of_all_layers(loops, what) for what in kinds)
         if embedded.cache is None:
@@ -240,10 +268,21 @@ class Decoder(hk.Module):
                 after,
                 remembered,
                 graphs,
+                spent,
+                exits,
             )
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
-        cache = DecodeCache(tuple(caches), embedded.cache)
-        return Features(x_BTD, output_VD, experts, depths, cache)
+        cache = DecodeCache(tuple(caches), embedded.cache, core_cache)
+        return Features(x_BTD, output_VD, experts, depths, cache, spent=spent)
+
+    @hk.transparent
+    def _prices(self, rows: int) -> jax.Array:
+        """A price for every row; without a key the middle of their range."""
+        low, high = self.config.controller.prices
+        key = hk.maybe_next_rng_key()
+        if key is None:
+            return jnp.full((rows,), (low * high) ** 0.5, jnp.float32)
+        return sample_prices(key, (rows,), low=low, high=high)
 
     @hk.transparent
     def _tables(self) -> tuple[jax.Array, jax.Array]:
@@ -257,8 +296,8 @@ class Decoder(hk.Module):
         return embedding, hk.get_parameter("output", shape, jnp.float32, spread)
 
     @hk.transparent
-    def _stack(self, embedded: Embedded, reading: Reading) -> tuple[jax.Array, list[Loop]]:
-        """The stream after all layers, and what each left behind."""
+    def _stack(self, embedded: Embedded, reading: Reading) -> tuple[Stream, BlockInput, list[Loop]]:
+        """The stream after all layers of loops, what they read, and what each left behind."""
         config, x_BTD = self.config, embedded.x_BTD
         turn, first_BTKE = None, None
         if config.position_encoding == "rope":
@@ -295,7 +334,7 @@ class Decoder(hk.Module):
                 training=reading.training,
             )
             loops.append(left)
-        return stream.x_BTD, loops
+        return stream, given, loops
 
     @hk.transparent
     def _loop(

@@ -17,7 +17,7 @@ from rtdlm.models.block import Block, BlockInput, BlockOutput, Stream, remat
 from rtdlm.models.cache import LayerCache
 from rtdlm.models.layers import LayerPlan
 from rtdlm.modules.attention import KINDS, Rotation, Rows
-from rtdlm.modules.depths import Chosen, DepthRouter, gather, scatter
+from rtdlm.modules.depths import Chosen, DepthRouter, Places, gather, gather_ints, scatter
 from rtdlm.modules.primitives import Past, packed_past
 
 
@@ -45,10 +45,10 @@ def run_deep(
     rows = given.rows[plan.attention]
     assert rows.segment_ids_BT is not None
     positions_BC, segments_BC = (
-        _gather_ints(x, chosen) for x in (rows.positions_BT, rows.segment_ids_BT)
+        gather_ints(x, chosen) for x in (rows.positions_BT, rows.segment_ids_BT)
     )
     kind, reach = KINDS[plan.attention](config.attention), config.short_conv - 1
-    own = _of_chosen(
+    own = of_chosen(
         given,
         chosen,
         rows={plan.attention: kind.packed(positions_BC, segments_BC)},
@@ -80,13 +80,13 @@ def _extend(
     lengths_B = jnp.sum(counted_BT.astype(jnp.int32), axis=1)
     # What is none of the chosen is written beyond the last slot, which is nowhere.
     is_token_BC = chosen.token_BC < positions_BT.shape[1]
-    positions_BC = jnp.where(is_token_BC, _gather_ints(positions_BT, chosen), slots)
+    positions_BC = jnp.where(is_token_BC, gather_ints(positions_BT, chosen), slots)
     kind = KINDS[plan.attention](config.attention)
     rows: Rows = kind.continued(positions_BC, lengths_B, cache.kv)
     assert rows.mask_BTS is not None
     rows = rows._replace(mask_BTS=rows.mask_BTS & taken_BS[:, None])
     past = None if given.past is None else Past(None, lengths_B)
-    own = _of_chosen(given, chosen, rows={plan.attention: rows}, past=past)
+    own = of_chosen(given, chosen, rows={plan.attention: rows}, past=past)
 
     def run(stream: Stream, cache: LayerCache) -> tuple[Stream, LayerCache]:
         short = _short(stream, chosen)
@@ -102,8 +102,8 @@ def _extend(
     return after, left
 
 
-def _of_chosen(
-    given: BlockInput, chosen: Chosen, *, rows: dict[str, Rows], past: Past | None
+def of_chosen(
+    given: BlockInput, chosen: Places, *, rows: dict[str, Rows], past: Past | None
 ) -> BlockInput:
     """What the block reads, of the chosen tokens alone."""
 
@@ -112,7 +112,7 @@ def _of_chosen(
 
     turn = given.turn
     if turn is not None:
-        batch = chosen.taken_BT.shape[0]
+        batch = chosen.token_BC.shape[0]
         turn = Rotation(
             *(
                 gather(jnp.broadcast_to(x, (batch, *x.shape[1:])), chosen)
@@ -149,14 +149,9 @@ def _merged(stream: Stream, short: Stream, after: Stream, chosen: Chosen) -> Str
     return Stream(x_BTD, first_BTKE)
 
 
-def _own_rows(ngrams_BTN: jax.Array | None, chosen: Chosen) -> jax.Array | None:
+def _own_rows(ngrams_BTN: jax.Array | None, chosen: Places) -> jax.Array | None:
     """Rows of tables may be too large to be exact as floats; where no token is, any will do."""
     if ngrams_BTN is None:
         return None
     token_BC = jnp.minimum(chosen.token_BC, ngrams_BTN.shape[1] - 1)
     return jnp.take_along_axis(ngrams_BTN, token_BC[:, :, None], axis=1)
-
-
-def _gather_ints(x_BT: jax.Array, chosen: Chosen) -> jax.Array:
-    """`gather` of int32 `[B, T]`, exact below 2**24."""
-    return gather(x_BT[..., None].astype(jnp.float32), chosen)[..., 0].astype(jnp.int32)

@@ -35,6 +35,8 @@ class LayerPlan(NamedTuple):
     """Reasons over a graph of its tokens."""
     quantum: bool = False
     """Simulates a quantum circuit."""
+    core: bool = False
+    """Run again and again, as a controller says."""
 
 
 class Segment(NamedTuple):
@@ -61,7 +63,7 @@ class Layer(NamedTuple):
 
 
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
-    """Every layer of the model, first to last."""
+    """Every layer of the model, first to last; those of a controller's core are plain."""
     return tuple(
         LayerPlan(
             _attention(config, layer),
@@ -70,26 +72,32 @@ def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
             memory=_has_memory(config, layer),
             knowledge=_has_knowledge(config, layer),
             graph=_has_graph(config, layer),
-            quantum=layer >= config.num_layers - config.quantum_layers,
+            quantum=_has_quantum(config, layer),
+            core=layer >= config.stacked_layers,
         )
         for layer in range(config.num_layers)
     )
 
 
 def segments(config: AGIConfig) -> tuple[Segment, ...]:
-    """The loops that run `layer_plans`, with as few different layers as a simple rule finds.
+    """The loops that run `layer_plans` up to a controller's core.
 
-    Either rounds from the first layer on, with what is left of a round at the end, or runs of
-    equal layers, whichever compiles fewer.
+    They compile as few different layers as a simple rule finds: either rounds from the first layer
+    on, with what is left of a round at the end, or runs of equal layers.
     """
-    plans = layer_plans(config)
+    plans = layer_plans(config)[: config.stacked_layers]
     rounds = [_in_rounds(plans, size) for size in range(1, len(plans) + 1)]
     fitting = [_in_runs(plans), *(found for found in rounds if found is not None)]
     return min(fitting, key=lambda found: sum(len(segment.round) for segment in found))
 
 
+def core_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
+    """The layers of a controller's core; none without one."""
+    return layer_plans(config)[config.stacked_layers :]
+
+
 def layers_of(config: AGIConfig) -> Iterator[Layer]:
-    """All layers, first to last, with the place of their parameters."""
+    """All layers of loops, first to last, with the place of their parameters."""
     number = 0
     for loop, segment in enumerate(segments(config)):
         for turn in range(segment.repeats):
@@ -118,15 +126,23 @@ def _is_deep(config: AGIConfig, layer: int) -> bool:
 
 
 def _has_memory(config: AGIConfig, layer: int) -> bool:
-    return config.memory.has_tiers and (layer + 1) % config.memory.stride == 0
+    return config.memory.has_tiers and _is_turn(config, layer, config.memory.stride)
 
 
 def _has_knowledge(config: AGIConfig, layer: int) -> bool:
-    return config.knowledge.kind != "none" and (layer + 1) % config.knowledge.stride == 0
+    return config.knowledge.kind != "none" and _is_turn(config, layer, config.knowledge.stride)
 
 
 def _has_graph(config: AGIConfig, layer: int) -> bool:
-    return config.graph.hops > 0 and (layer + 1) % config.graph.stride == 0
+    return config.graph.hops > 0 and _is_turn(config, layer, config.graph.stride)
+
+
+def _has_quantum(config: AGIConfig, layer: int) -> bool:
+    return config.stacked_layers - config.quantum_layers <= layer < config.stacked_layers
+
+
+def _is_turn(config: AGIConfig, layer: int, stride: int) -> bool:
+    return layer < config.stacked_layers and (layer + 1) % stride == 0
 
 
 def _in_runs(plans: tuple[LayerPlan, ...]) -> tuple[Segment, ...]:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from rtdlm.models.block import BlockOutput, Earlier
 from rtdlm.models.cache import DecodeCache
+from rtdlm.models.core import AllExits, Spent
+from rtdlm.models.exits import Pondered
 from rtdlm.models.memory import MemoryState
 from rtdlm.modules import head
 from rtdlm.modules.attention import Rows, SpikeStatistics
@@ -34,11 +36,24 @@ class Features(NamedTuple):
     memory: MemoryState | None = None
     remembered: MemoryStatistics | None = None
     graphs: GraphStatistics | None = None
+    spent: Spent | None = None
+    exits: AllExits | None = None
+    """Normalised states after every step of a core, in training."""
+    pondered: Pondered | None = None
 
     @property
     def statistics(self) -> dict[str, Any]:
         """Of the layers and of memory, as `Scores` has them."""
-        names = ("experts", "depths", "spikes", "remembered", "graphs", "memory")
+        names = (
+            "experts",
+            "depths",
+            "spikes",
+            "remembered",
+            "graphs",
+            "memory",
+            "spent",
+            "pondered",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -84,7 +99,11 @@ class Scores(NamedTuple):
     """How memory was used."""
     graphs: GraphStatistics | None = None
     memory: MemoryState | None = None
-    """What is remembered after these tokens; it has no axis L."""
+    """What is remembered after these tokens; it has no axis L, nor have the next two."""
+    spent: Spent | None = None
+    """Steps of a controller's core; None in training."""
+    pondered: Pondered | None = None
+    """What its training weighs; None elsewhere."""
 
 
 def of_all_layers(loops: list[Loop], what: str) -> Any:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig, UserError
+from rtdlm.config.controller import Strategy
 from rtdlm.data.batch import Batch
 from rtdlm.models.cache import DecodeCache, empty_cache
 from rtdlm.models.decoder import Decoder
@@ -183,6 +184,8 @@ class TMSModel:
         return means._replace(
             tokens=jax.tree.map(lambda x: joined(x, length), found.tokens),
             graphs=jax.tree.map(lambda x: _joined_layers(x, length), found.graphs),
+            spent=jax.tree.map(lambda x: joined(x, length), found.spent),
+            pondered=jax.tree.map(lambda x: joined(x, length), found.pondered),
             objective=None if found.objective is None else jnp.sum(found.objective),
             memory=memory,
         )
@@ -299,6 +302,16 @@ class TMSModel:
             return template, _Methods(decoder.logits, decoder.scores, decoder.extend)
 
         return hk.multi_transform(build)
+
+
+def with_strategy(model: TMSModel, strategy: Strategy) -> TMSModel:
+    """`model`, for the same parameters, with another `controller_strategy`.
+
+    Raises:
+        UserError: it has no compute controller.
+    """
+    price = model.config.controller.price if strategy != "thorough" else None
+    return TMSModel(model.config.replace(controller_strategy=strategy, controller={"price": price}))
 
 
 def _joined_layers(x_NLBS: jax.Array, length: int) -> jax.Array:

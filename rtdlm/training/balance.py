@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtdlm.modules.experts import is_bias
+from rtdlm.models.core import is_trained
 from rtdlm.parallel import path_name
 from rtdlm.training.knobs import Knobs
 
 
 def trained(tree: Any) -> Any:
-    """`tree`, parameters or gradients, with None in place of biases."""
+    """`tree`, parameters or gradients, with None in place of biases and of a core's prices."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: None if is_bias(path_name(path)) else leaf, tree
+        lambda path, leaf: leaf if is_trained(path_name(path)) else None, tree
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig, to_yaml
 from rtdlm.data import Batch, Warmup
 from rtdlm.models import TMSModel
+from rtdlm.models.contracts import contract_table
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.parallel import check_batch, make_mesh
 from rtdlm.training.knobs import Knobs
@@ -72,7 +73,7 @@ def describe(config: AGIConfig) -> str:
     if config.memory.has_tiers:
         rows["memory state"] = remembered(model)
     lines = [f"{name + ':':18}{value}" for name, value in rows.items()]
-    return "\n".join([to_yaml(config), *lines])
+    return "\n".join([to_yaml(config), *lines, *contract_table(config)])
 
 
 def remembered(model: TMSModel) -> str:

@@ -26,6 +26,7 @@ class Knobs(NamedTuple):
     predictor_weight: jax.Array
     bias_rate: jax.Array
     hop_price: jax.Array
+    ponder_weight: jax.Array
 
     @classmethod
     def from_config(cls, config: AGIConfig) -> "Knobs":
@@ -45,6 +46,7 @@ class Knobs(NamedTuple):
                     0.1 if predictor is None else predictor,
                     experts.bias_rate or 0.0,
                     config.graph.hop_price or 0.0,
+                    config.controller.ponder,
                 )
             )
         )

@@ -7,7 +7,8 @@ the host. Steps are numbered by how many are done: step 1 is the first.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.data import Batch, Loader, Warmup, prefetch
 from rtdlm.disk import replace_file
 from rtdlm.evaluation import TrainingEvaluator, gradient_health
+from rtdlm.evaluation.pricing import BATCHES as PRICING_BATCHES
 from rtdlm.models.layers import layer_plans
 from rtdlm.monitoring import (
     CheckpointSaved,
@@ -51,6 +53,8 @@ class Parts(NamedTuple):
     loader: Loader
     place: Callable[[Batch], Any]
     evaluator: TrainingEvaluator
+    pricing: Callable[[Any, Sequence[Batch]], Any]
+    """Parameters with the prices of a compute controller's strategies."""
     store: CheckpointStore
     budget: Budget
     emit: Callable[[Event], None]
@@ -157,6 +161,11 @@ class Loop:
     def _evaluate(self) -> None:
         self._report()
         step, evaluator = self.position.step, self.parts.evaluator
+        if self.parts.config.use_compute_controller:
+            # On rows that come next, which nothing was trained on yet.
+            coming = [self.parts.loader.batch(step + ahead) for ahead in range(PRICING_BATCHES)]
+            priced = self.parts.pricing(self.state.params, coming)
+            self.state = replace(self.state, params=priced)
         params = evaluation_params(
             self.parts.config.optimizer, self.state.optimizer, self.state.params
         )
@@ -242,6 +251,8 @@ def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:
         values |= {f"depths_{k}": v for k, v in metrics.means.depths._asdict().items()}
     if metrics.means.graphs is not None:
         values |= {f"graph_{k}": v for k, v in metrics.means.graphs._asdict().items()}
+    if metrics.means.compute is not None:
+        values |= {f"compute_{k}": v for k, v in metrics.means.compute._asdict().items()}
     if metrics.means.spikes is not None:
         values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
     if metrics.means.memory is not None:

@@ -56,6 +56,16 @@ class GraphSums(NamedTuple):
     neighbours: jax.Array
 
 
+class ComputeSums(NamedTuple):
+    """Sums over tokens, by their weights; see `Pondered`."""
+
+    spent: jax.Array
+    ponder: jax.Array
+    unsure: jax.Array
+    steps: jax.Array
+    gain: jax.Array
+
+
 class Sums(NamedTuple):
     """Sums over tokens, float32 scalars; divide by `tokens.weight` for means."""
 
@@ -72,6 +82,8 @@ class Sums(NamedTuple):
     """As `ExpertSums`, means over layers with memory. None where none has."""
     graphs: GraphSums | None = None
     """As `ExpertSums`, means over layers with a graph."""
+    compute: ComputeSums | None = None
+    """None without a compute controller."""
 
 
 def loss_terms(weights_BT: ArrayLike, knobs: Knobs, *, scale: jax.Array) -> LossTerms:
@@ -111,4 +123,9 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
         means = (jnp.sum(jnp.mean(x_LBT * weight_1BT, axis=0)) for x_LBT in scores.graphs)
         graphs = GraphSums(*means)
         objective += knobs.hop_price * graphs.hops
-    return Sums(objective, tokens, experts, depths, spikes, memory, graphs)
+    compute = None
+    if scores.pondered is not None:
+        weights_BT = jnp.asarray(weights_BT)
+        compute = ComputeSums(*(jnp.sum(x_BT * weights_BT) for x_BT in scores.pondered))
+        objective += compute.spent + knobs.ponder_weight * compute.ponder + compute.unsure
+    return Sums(objective, tokens, experts, depths, spikes, memory, graphs, compute)

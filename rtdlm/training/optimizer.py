@@ -59,6 +59,7 @@ UNDECAYED = (
     r"ngram/table$",
     r"knowledge/(keys|values|table)$",
     r"_mix/weights$",
+    r"core/(copy_gate|controller)/steps$",
     r"attention/decay_(rate|shift)$",
     r"attention/threshold$",
     r"_conv/kernel$",

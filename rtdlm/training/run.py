@@ -15,7 +15,7 @@ from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import Warmup
-from rtdlm.evaluation import TrainingEvaluator
+from rtdlm.evaluation import TrainingEvaluator, pricing_of
 from rtdlm.inference import Generator
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, train_flops_per_token
@@ -147,6 +147,7 @@ def _parts(
         loader=corpus.loader,
         place=lambda batch: jax.device_put(batch, sharding),
         evaluator=evaluator,
+        pricing=pricing_of(model, mesh=mesh),
         store=store,
         budget=budget,
         emit=events.emit,

@@ -116,7 +116,7 @@ def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -
     config = model.config
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
     weight = divisor(jnp.sum(batch.weights))
-    random = config.dropout_rate > 0 or config.experts.random
+    random = config.dropout_rate > 0 or config.experts.random or config.use_compute_controller
     key = jax.random.fold_in(state.key, state.step) if random else None
 
     def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:

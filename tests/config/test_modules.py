@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from rtdlm.config import AGIConfig, UserError
+from rtdlm.config import (
+    BALANCED_CONFIG,
+    FAST_CONFIG,
+    THOROUGH_CONFIG,
+    AGIConfig,
+    UserError,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +103,86 @@ from rtdlm.config import AGIConfig, UserError
 def test_what_cannot_be_is_one_sentence(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         AGIConfig.from_dict(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"controller": {"max_steps": 3}},
+            "controller.max_steps=3 has no effect with use_compute_controller=False; set it to "
+            "true or remove the option",
+        ),
+        (
+            {"controller_strategy": "fast"},
+            "controller_strategy='fast' has no effect with use_compute_controller=False; set it "
+            "to true or remove the option",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"core_layers": 4}},
+            "controller.core_layers=4 leaves no layer before the core at num_layers=4; choose "
+            "fewer core layers or more layers",
+        ),
+        (
+            {
+                "use_compute_controller": True,
+                "controller_strategy": "thorough",
+                "controller": {"price": 0.1},
+            },
+            "controller.price=0.1 has no effect with controller_strategy='thorough', which takes "
+            "every step; remove one",
+        ),
+        (
+            {"use_compute_controller": True, "attention_type": "linear"},
+            "attention_type='linear' cannot be combined with use_compute_controller=True yet: "
+            "tokens that have stopped are read by 'mha', 'gqa' or 'mqa' only",
+        ),
+        (
+            {"use_compute_controller": True, "depths": {"capacity": 0.5}},
+            "depths.capacity=0.5 cannot be combined with use_compute_controller=True: both choose "
+            "the tokens of a layer; remove one",
+        ),
+        (
+            {"use_compute_controller": True, "experts": {"num_experts": 4}},
+            "experts.num_experts=4 cannot be combined with use_compute_controller=True yet: "
+            "capacity is of whole rows; remove one",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"max_steps": 1}},
+            "controller.max_steps=1 must be at least 2",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"price": 0.0}},
+            "controller.price=0.0 must be positive [nats]",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"lowest_price": 2.0}},
+            "controller.lowest_price=2.0 must be below controller.highest_price=1.0",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"even_share": 0.0}},
+            "controller.even_share=0.0 is outside (0, 1]: exits without any share of the loss "
+            "would not be trained",
+        ),
+        (
+            {"use_compute_controller": True, "graph": {"hops": 2, "every": 4}},
+            "graph.every=4 exceeds the 3 layers before the controller's core (num_layers=4 less "
+            "controller.core_layers=1): no layer would have a graph; choose less",
+        ),
+        (
+            {"use_compute_controller": True, "quantum_layers": 4},
+            "quantum_layers=4 is outside 0 to the 3 layers before the controller's core "
+            "(num_layers=4 less controller.core_layers=1)",
+        ),
+    ],
+)
+def test_a_controller_that_cannot_be_is_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        AGIConfig.from_dict(overrides)
+
+
+def test_strategies_are_budgets_in_order() -> None:
+    assert FAST_CONFIG.budget < BALANCED_CONFIG.budget < THOROUGH_CONFIG.budget == 1.0
+    config = AGIConfig(use_compute_controller=True, controller_strategy="balanced")
+    assert (config.core_layers, config.stacked_layers, config.strategy) == (1, 3, "balanced")
+    assert AGIConfig().core_layers == 0

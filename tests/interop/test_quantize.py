@@ -27,6 +27,7 @@ from rtdlm.interop.quantize import (
 from rtdlm.models import TMSModel
 from tests.models.small import (
     CIRCUIT,
+    CONTROLLED,
     GRAPH,
     HASHED,
     KEYS,
@@ -94,7 +95,7 @@ def test_bytes_are_what_the_kind_says(kind: Kind) -> None:
 
 
 def test_matrices_and_tables_are_quantized_and_nothing_else_is_changed() -> None:
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP):
+    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED):
         model = TMSModel(small_config(**form))
         params = random_params(model)
         small = quantize_params(params, "int8")
@@ -121,7 +122,7 @@ KEPT = (
 
 def test_every_pattern_names_some_parameter() -> None:
     paths = set()
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP):
+    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED):
         shapes = TMSModel(small_config(**form)).shapes
         paths |= {f"{module}/{name}" for module, leaves in shapes.items() for name in leaves}
     matched = {p for p in INPUTS for path in paths if re.search(rf"(^|/){p}$", path)}

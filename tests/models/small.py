@@ -60,6 +60,11 @@ OVERLAP: dict[str, Any] = {
     "quantum_layers": 1,
     "quantum": {"kind": "attention", "num_qubits": 2, "heads": 2},
 }
+# A core of one layer, run up to three times by a policy that random parameters make undecided.
+CONTROLLED: dict[str, Any] = {
+    "num_layers": 3, "use_compute_controller": True,
+    "controller": {"max_steps": 3, "price": 0.1},
+}  # fmt: skip
 
 
 def small_config(**overrides: Any) -> AGIConfig:

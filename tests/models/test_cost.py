@@ -45,6 +45,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "biases of queries, keys and values, wide heads": {
         "biases": "qkv", "attention": {"head_dim": 24},
     },
+    "a controller, all steps": {
+        "num_layers": 3, "short_conv": 3, "use_compute_controller": True,
+        "controller_strategy": "thorough", "controller": {"max_steps": 3, "core_layers": 2},
+    },
     "sparse": {
         "attention_type": "sparse",
         "attention": {"head_dim": 32, "window": 16, "block": 16, "chosen": 2},

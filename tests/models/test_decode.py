@@ -15,6 +15,7 @@ from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from tests.models.small import (
     CIRCUIT,
+    CONTROLLED,
     GPT,
     GRAPH,
     HASHED,
@@ -55,6 +56,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "graph": GRAPH,
     "quantum circuit": CIRCUIT,
     "overlap of states": OVERLAP,
+    "controller": CONTROLLED,
+    "controller, thorough, two core layers, rich": {
+        **RICH, **CONTROLLED, "num_layers": 4, "controller_strategy": "thorough",
+        "controller": {"max_steps": 2, "core_layers": 2},
+    },
     "graph that routes experts, without halting": {
         "graph": {"hops": 3, "halting": False, "selection": "top_k", "route_experts": True},
         "experts": ROOMY,

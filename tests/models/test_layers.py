@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from rtdlm.config import AGIConfig, UserError
-from rtdlm.models.layers import LayerPlan, Segment, layer_plans, segments
+from rtdlm.models.layers import LayerPlan, Segment, core_plans, layer_plans, segments
 
 LOCAL, GLOBAL = LayerPlan("sliding", experts=False), LayerPlan("gqa", experts=False)
 DENSE, SPARSE = GLOBAL, LayerPlan("gqa", experts=True)
@@ -105,3 +105,16 @@ def test_loops_run_every_layer_in_order(layers: int, every: int, sparse: str) ->
 def test_patterns_that_say_nothing_are_refused(overrides: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
         AGIConfig().replace(**overrides)
+
+
+def test_a_controllers_core_is_no_part_of_the_loops() -> None:
+    """What is set for every n-th or the last layers is of those before it."""
+    found = config(
+        5, use_compute_controller=True, controller={"core_layers": 2},
+        graph={"hops": 1, "every": 3}, quantum_layers=1,
+    )  # fmt: skip
+    assert segments(found) == (
+        Segment((GLOBAL,), 2), Segment((GLOBAL._replace(graph=True, quantum=True),), 1),
+    )  # fmt: skip
+    assert core_plans(found) == (GLOBAL._replace(core=True),) * 2
+    assert core_plans(config(5)) == ()

@@ -14,6 +14,7 @@ from rtdlm.models import TMSModel
 from rtdlm.models.passing import Scores
 from tests.models.small import (
     CIRCUIT,
+    CONTROLLED,
     DROPLESS,
     GRAPH,
     HASHED,
@@ -63,6 +64,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "hashed memory": HASHED,
     "hashed memory, half of the tokens": {**HASHED, "depths": {"capacity": 0.5}},
     "graph": GRAPH,
+    "controller": CONTROLLED,
+    "controller, rich, alibi": {**RICH, **CONTROLLED, "position_encoding": "alibi"},
     "quantum circuit": CIRCUIT,
     "overlap of states": OVERLAP,
     "graph that routes experts": {

@@ -173,8 +173,25 @@ OVERLAP = {
     f"{BLOCK}/overlap/value/w": ((3, 16, 2, 4), P(None, "fsdp", None, None)),
     f"{BLOCK}/overlap/output/w": ((3, 2, 4, 16), P(None, None, None, "fsdp")),
 }
+CORE_ALONE = {
+    "decoder/core/core_norm/scale": ((16,), P(None)),
+    "decoder/core/inject/w": ((16, 16), P("fsdp", None)),
+    "decoder/core/copy_gate/open/w": ((16, 16), P("fsdp", None)),
+    "decoder/core/copy_gate/open/b": ((16,), P(None)),
+    "decoder/core/copy_gate/steps": ((3, 16), P(None, None)),
+    "decoder/core/controller/confidence/w": ((16, 1), P(None, None)),
+    "decoder/core/controller/confidence/b": ((1,), P(None)),
+    "decoder/core/controller/summary/w": ((16, 64), P(None, None)),
+    "decoder/core/controller/summary/b": ((64,), P(None)),
+    "decoder/core/controller/told/w": ((3, 64), P(None, None)),
+    "decoder/core/controller/decide/w": ((64, 1), P(None, None)),
+    "decoder/core/controller/decide/b": ((1,), P(None)),
+    "decoder/core/controller/steps": ((3, 64), P(None, None)),
+    "decoder/core/log_prices": ((2,), P(None)),
+}
 EVERY = (
-    MEMORY
+    CORE_ALONE
+    | MEMORY
     | CHANNELS
     | KEYS
     | HASHED
@@ -227,6 +244,11 @@ def test_the_table_above_is_complete() -> None:
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}
         assert missing == {path: shape for path, (shape, _) in table.items()}
+    core = paths(small_config(**options.CONTROLLED))
+    block = "decoder/core/block/"
+    assert {path for path in core if "/core/" in path and block not in path} == set(CORE_ALONE)
+    inside = {path.replace(block, f"{BLOCK}/") for path in core if block in path}
+    assert inside <= set(DENSE), "its layers are layers"
     memory = {
         "segment": 4, "stm_window": 4, "episodic_slots": 8, "recurrent": "gated_delta",
         "task_tokens": 2, "task_slots": 3,

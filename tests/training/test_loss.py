@@ -121,6 +121,7 @@ def test_knobs_start_at_the_configs_values() -> None:
             "predictor_weight": 0.75,
             "bias_rate": 0.5,
             "hop_price": 0.0,
+            "ponder_weight": 0.003,
         }
     )
     default = Knobs.from_config(AGIConfig())

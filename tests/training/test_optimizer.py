@@ -23,7 +23,7 @@ from rtdlm.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from tests.models.small import CIRCUIT, GRAPH, HASHED, KEYS, OVERLAP, RICH, small_config
+from tests.models.small import CIRCUIT, CONTROLLED, GRAPH, HASHED, KEYS, OVERLAP, RICH, small_config
 from tests.training import optimizers as papers
 
 BLOCK = "decoder/layers/block"
@@ -316,8 +316,8 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
 
 @pytest.mark.parametrize(
     "memory",
-    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP],
-    ids=["none", "product keys", "hashed", "graph", "circuit", "overlap"],
+    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED],
+    ids=["none", "product keys", "hashed", "graph", "circuit", "overlap", "controller"],
 )
 def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:
     """With no gradient, decay alone moves a parameter."""
@@ -392,6 +392,19 @@ def test_muon_moves_exactly_these_paths() -> None:
             assert (path in matrices, path in rest) in ((True, False), (False, True)), path
             moments = 1 if path in matrices else 2
             assert len([leaf for leaf in leaves if leaf.endswith(f"/{path}")]) == moments, kept
+
+
+def test_a_cores_layers_are_muons_and_its_policy_is_adams() -> None:
+    shapes = TMSModel(small_config(**CONTROLLED)).shapes
+    state = jax.eval_shape(make_optimizer(OptimizerConfig(name="muon")).init, shapes)
+    leaves = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    for path in (path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)):
+        if "/core/" not in path:
+            continue
+        matrix = re.search(r"block/(attention/(query|key|value|output)|feedforward/\w+)/w$", path)
+        # Prices have no rule in the step, and so no moments.
+        expected = 0 if path.endswith("log_prices") else 1 if matrix else 2
+        assert len([leaf for leaf in leaves if leaf.endswith(f"/{path}")]) == expected, path
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
 from tests.models.small import (
     CIRCUIT,
+    CONTROLLED,
     DROPLESS,
     GPT,
     GRAPH,
@@ -56,6 +57,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "product keys": {"optimizer": PLAIN, **KEYS},
+    "controller": {"optimizer": PLAIN, **CONTROLLED},
     "quantum circuit": {"optimizer": PLAIN, **CIRCUIT},
     "overlap of states": {"optimizer": PLAIN, **OVERLAP},
     "graph that routes experts": {

@@ -16,6 +16,7 @@ from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics, attend_spiking
+from rtdlm.modules.attention.stopped import StoppedCache
 from rtdlm.modules.attention.values import ValueSources
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Rows",
     "SpikeCache",
     "SpikeStatistics",
+    "StoppedCache",
     "ValueSources",
     "attend",
     "attend_causally",

@@ -17,9 +17,10 @@ from rtdlm.modules.attention.linear import LinearState
 from rtdlm.modules.attention.ring import RingCache
 from rtdlm.modules.attention.spike_cache import SpikeCache
 from rtdlm.modules.attention.spiking import SpikeStatistics
+from rtdlm.modules.attention.stopped import StoppedCache
 from rtdlm.modules.primitives import DeltaState
 
-Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState | SpikeCache
+Cache = KVCache | RingCache | BlockCache | LinearState | DeltaState | SpikeCache | StoppedCache
 """One layer's memory of earlier tokens."""
 
 

@@ -22,6 +22,7 @@ from rtdlm.modules.attention.ring_attention import AXIS, attend_round
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
 from rtdlm.modules.attention.sparse_kinds import Native, TopK
+from rtdlm.modules.attention.stopped import StoppedCache
 from rtdlm.parallel import axis_size
 
 
@@ -43,7 +44,9 @@ class Dense:
         places = Places(rows.positions_BT, rows.positions_BT)
         return attend_causally(*heads.qkv, rows.mask_BTS, self.scoring, places)
 
-    def extend(self, heads: Heads, rows: Rows, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    def extend(
+        self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
+    ) -> tuple[jax.Array, KVCache | StoppedCache]:
         assert rows.mask_BTS is not None
         dtype = heads.query_BTHE.dtype
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)

@@ -1,5 +1,23 @@
 """Depths: which tokens of a row a layer works on."""
 
-from rtdlm.modules.depths.router import Chosen, DepthRouter, DepthStatistics, gather, scatter
+from rtdlm.modules.depths.router import Chosen, DepthRouter, DepthStatistics
+from rtdlm.modules.depths.together import (
+    Places,
+    Together,
+    gather,
+    gather_ints,
+    moved_together,
+    scatter,
+)
 
-__all__ = ["Chosen", "DepthRouter", "DepthStatistics", "gather", "scatter"]
+__all__ = [
+    "Chosen",
+    "DepthRouter",
+    "DepthStatistics",
+    "Places",
+    "Together",
+    "gather",
+    "gather_ints",
+    "moved_together",
+    "scatter",
+]

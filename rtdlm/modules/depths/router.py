@@ -19,7 +19,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.primitives import Projection, move
+from rtdlm.modules.depths.together import moved_together
+from rtdlm.modules.primitives import Projection
 
 NARROWER = 4
 """The predictor's hidden width is the model's over this."""
@@ -71,7 +72,7 @@ class DepthRouter(hk.Module):
         largest_BT = _largest(jax.lax.stop_gradient(score_BT), real_BT, capacity)
         taken_BT = largest_BT if training else (likely_BT > 0) & real_BT
         count = capacity if training else x_BTD.shape[1]
-        token_BC, place_BT = _places(taken_BT, count)
+        token_BC, place_BT, _ = moved_together(taken_BT, count)
         statistics = _statistics(likely_BT, largest_BT, taken_BT, real_BT)
         return Chosen(taken_BT, jax.nn.sigmoid(score_BT), token_BC, place_BT, statistics)
 
@@ -85,36 +86,12 @@ class DepthRouter(hk.Module):
         return outer(jax.nn.relu(inner(x_BTD)))[..., 0]
 
 
-def gather(x: jax.Array, chosen: Chosen) -> jax.Array:
-    """`[B, C, ...]`: the rows of `x`, a `[B, T, ...]`, of the chosen tokens; zeros where none."""
-    batch, length = x.shape[:2]
-    moved = move(x.reshape(batch, length, -1), chosen.token_BC, chosen.place_BT)
-    return moved.reshape(batch, -1, *x.shape[2:])
-
-
-def scatter(y: jax.Array, chosen: Chosen) -> jax.Array:
-    """`[B, T, ...]`: undoes `gather`; zeros for tokens that were not chosen."""
-    batch, count = y.shape[:2]
-    moved = move(y.reshape(batch, count, -1), chosen.place_BT, chosen.token_BC)
-    return moved.reshape(batch, -1, *y.shape[2:])
-
-
 def _largest(score_BT: jax.Array, real_BT: jax.Array, capacity: int) -> jax.Array:
     """`[B, T]`: the `capacity` largest scores of each row's real tokens."""
     masked = jnp.where(real_BT, score_BT, -jnp.inf)
     _, index_BC = jax.lax.top_k(masked, capacity)
     rows = jnp.arange(score_BT.shape[0])[:, None]
     return jnp.zeros(real_BT.shape, bool).at[rows, index_BC].set(True) & real_BT
-
-
-def _places(taken_BT: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    length = taken_BT.shape[1]
-    place_BT = jnp.cumsum(taken_BT.astype(jnp.int32), axis=1) - 1
-    place_BT = jnp.where(taken_BT, place_BT, count)
-    rows, time = jnp.arange(taken_BT.shape[0])[:, None], jnp.arange(length)[None]
-    token_BC = jnp.full((taken_BT.shape[0], count), length, jnp.int32)
-    time_BT = jnp.broadcast_to(time, taken_BT.shape)
-    return token_BC.at[rows, place_BT].set(time_BT, mode="drop"), place_BT
 
 
 def _statistics(

@@ -17,7 +17,7 @@ from rtdlm.modules.graph.builder import DynamicGraphBuilder
 from rtdlm.modules.graph.cache import GraphCache
 from rtdlm.modules.graph.experts import GraphMoE
 from rtdlm.modules.graph.graph import Dense, EdgeList, Graph, to_dense, to_edges
-from rtdlm.modules.graph.halt import HaltGate, halting
+from rtdlm.modules.graph.halt import HaltGate
 from rtdlm.modules.graph.layer import GraphLayer, GraphOutput, GraphStatistics, Spread
 from rtdlm.modules.graph.neuron import GraphNeuron
 from rtdlm.modules.graph.reasoner import MultiHopGraphReasoner, Reasoning
@@ -46,7 +46,6 @@ __all__ = [
     "after",
     "components",
     "distances",
-    "halting",
     "reachable",
     "to_dense",
     "to_edges",

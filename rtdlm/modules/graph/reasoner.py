@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.graph.graph import Graph
-from rtdlm.modules.graph.halt import HaltGate, halting
+from rtdlm.modules.graph.halt import HaltGate
 from rtdlm.modules.graph.neuron import GraphNeuron
+from rtdlm.modules.primitives import halting
 
 Hear = Callable[[int, jax.Array], jax.Array]
 """(hop, states `[B, N, D]` before it) -> what nodes hear, `[B, R, N, D]`."""

@@ -12,6 +12,7 @@ from rtdlm.modules.primitives.delta_rule import DeltaState, gated_delta, gated_d
 from rtdlm.modules.primitives.dropout import dropout
 from rtdlm.modules.primitives.gate import GELU, SILU, Gate, gated
 from rtdlm.modules.primitives.grouped import grouped_product
+from rtdlm.modules.primitives.halting import BOUND, bounded, halting, log_halting
 from rtdlm.modules.primitives.layer_norm import LayerNorm
 from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
@@ -25,6 +26,7 @@ from rtdlm.modules.primitives.short_conv import ShortConv
 from rtdlm.modules.primitives.tiling import TILE, Tiling, most_tiles, tile_pairs
 
 __all__ = [
+    "BOUND",
     "GELU",
     "PRODUCT",
     "SILU",
@@ -39,6 +41,7 @@ __all__ = [
     "RMSNorm",
     "ShortConv",
     "Tiling",
+    "bounded",
     "documents",
     "dot",
     "dropout",
@@ -47,6 +50,8 @@ __all__ = [
     "gated_delta",
     "gated_delta_step",
     "grouped_product",
+    "halting",
+    "log_halting",
     "look_back",
     "most_tiles",
     "move",

@@ -25,12 +25,12 @@ from rtdlm.modules.graph import (
     after,
     components,
     distances,
-    halting,
     reachable,
     to_dense,
     to_edges,
     walk,
 )
+from rtdlm.modules.primitives import halting
 
 B, R, N, D = 2, 2, 7, 6
 HEADS, FEATURES = 2, 3

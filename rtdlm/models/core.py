@@ -1,0 +1,372 @@
+"""A core of layers that is run again and again, each token as often as a policy says.
+
+    x_0 = what the layers before it made of the token;  i = W norm(x_0)
+    y   = layers(x_s + i)                                    the same weights at every step
+    x_(s+1) = x_s + z_s (y - x_s)                            z_s: see `CopyGate`
+    halt, confidence = controller(norm(x_(s+1)), step, price, spent)
+
+A token stops after the first step by which half of its halting probability is spent, and is then
+read by later tokens as it was when it stopped. It decides by its own state alone, which no later
+token has a part in. In training every token's state is followed through all steps, so that every
+exit has a loss, but others read it as inference will: states up to a token's own exit are what
+inference computes. Elsewhere the tokens that go on are moved together and take a rung of the ladder
+(`rtdlm.modules.controller.ladder`); in decoding a step that no row needs is skipped.
+
+Axes: B batch, T time, S slots, C tokens of a rung, D model, K steps.
+"""
+
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from rtdlm.config import AGIConfig
+from rtdlm.models.block import Block, BlockInput, Stream, remat
+from rtdlm.models.cache import LayerCache
+from rtdlm.models.deep import of_chosen
+from rtdlm.models.layers import core_plans
+from rtdlm.models.norms import make_norm
+from rtdlm.modules.attention import Cache, KVCache, Rows, StoppedCache
+from rtdlm.modules.controller import ComputeController, CopyGate, rung_of, rungs, stays
+from rtdlm.modules.depths import Together, gather, moved_together, scatter
+from rtdlm.modules.experts import is_bias
+from rtdlm.modules.primitives import Projection
+
+CORE = "decoder/core"
+"""Path of its own parameters."""
+PRICED = ("fast", "balanced")
+"""Strategies with a price, in the order of the parameter that holds its log."""
+FIRST_PRICES = (0.1, 0.03)
+"""Until a run's end finds those that meet the budgets [nats a step]."""
+
+
+def is_trained(path: str) -> bool:
+    """Whether the parameter at `path` follows the gradient of the loss.
+
+    Balancing biases have a rule of their own, and prices are found by `rtdlm.evaluation.pricing`.
+    """
+    return not (is_bias(path) or path.endswith("core/log_prices"))
+
+
+class Spent(NamedTuple):
+    """What was run for each token; float32."""
+
+    steps_BT: jax.Array
+    """Steps of the core."""
+    confidence_BT: jax.Array
+    """Log odds that the first choice is right, as said at the last step."""
+    open_BT: jax.Array
+    """Probability of not having halted by then; at most a half unless steps ran out."""
+
+
+class AllExits(NamedTuple):
+    """Every token's state after every step, for training."""
+
+    x_KBTD: jax.Array
+    halt_KBT: jax.Array
+    confidence_KBT: jax.Array
+    steps_BT: jax.Array
+    """Float32; where each token would have stopped."""
+    price_B: jax.Array
+
+
+class Given(NamedTuple):
+    """What stays the same through all steps; made once."""
+
+    stream: Stream
+    inject_BTD: jax.Array
+    opens_BTD: jax.Array
+    input: BlockInput
+    blocks: tuple[Block, ...]
+    gate: CopyGate
+    controller: ComputeController
+
+
+class State(NamedTuple):
+    """What a step changes, apart from keys and values."""
+
+    x_BTD: jax.Array
+    log_open_BT: jax.Array
+    """Of the probability of not having halted."""
+    active_BT: jax.Array
+    steps_BT: jax.Array
+    confidence_BT: jax.Array
+
+
+class Core(hk.Module):
+    """The repeated layers and their controller."""
+
+    def __init__(self, config: AGIConfig, final_norm: Any, name: str = "core") -> None:
+        """`final_norm` is what stands before the output table: the policy sees what is told."""
+        super().__init__(name=name)
+        self._whole = config
+        # Among tokens that stop on their own there are no neighbours for a convolution to read.
+        self.config = config.replace(short_conv=0, short_conv_places=None)
+        self.num_steps = config.controller.steps
+        self.final_norm = final_norm
+        self._attention = core_plans(config)[0].attention
+
+    @hk.name_like("__call__")
+    def price(self) -> jax.Array | None:
+        """What a step must save at inference, a float32 scalar; None takes every step."""
+        config = self.config
+        start = jnp.log(jnp.asarray(FIRST_PRICES))
+        logs = hk.get_parameter(
+            "log_prices", (len(PRICED),), jnp.float32, lambda *_: start.astype(jnp.float32)
+        )
+        if config.strategy not in PRICED:
+            return None
+        if config.controller.price is not None:
+            return jnp.float32(config.controller.price)
+        return jnp.exp(logs[PRICED.index(config.strategy)])
+
+    @hk.name_like("__call__")
+    def all_exits(self, stream: Stream, given: BlockInput, price_B: jax.Array) -> AllExits:
+        """Every step for every token; others read each as it was when it would have stopped."""
+        own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
+        # Slots are places in the row, whatever documents it holds.
+        place_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+        rows = given.rows[self._attention]._replace(positions_BT=place_BT)
+        own = self._with_rows(own, rows)
+        price_BT = jnp.broadcast_to(price_B[:, None], (batch, length))
+        shape = (batch, length, self.config.kv_heads, self.config.head_dim)
+        kept = tuple(StoppedCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
+
+        def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, Any]:
+            state, kept = carry
+            stopped = tuple(kv._replace(stopped_BS=~state.active_BT) for kv in kept)
+            x_BTD, after = self._advance(state.x_BTD, own, stopped, number, training=True)
+            decided, halt_BT = self._decide(own.controller, x_BTD, state, number, price_BT)
+            told = (x_BTD, halt_BT, decided.confidence_BT)
+            return (decided, after), told
+
+        first = self._first(stream, jnp.ones((batch, length), bool))
+        (last, _), told = _scan(step, (first, kept), self.num_steps)
+        x_KBTD, halt_KBT, confidence_KBT = told
+        return AllExits(x_KBTD, halt_KBT, confidence_KBT, last.steps_BT, price_B)
+
+    @hk.name_like("__call__")
+    def read(self, stream: Stream, given: BlockInput) -> tuple[jax.Array, Spent]:
+        """Whole rows: what each token's own steps made of it."""
+        own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
+        price = self.price()
+        shape = (batch, length, self.config.kv_heads, self.config.head_dim)
+        kv = tuple(KVCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
+        sizes = rungs(length) if price is not None else (length,)
+
+        def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, None]:
+            state, kv = carry
+
+            def branch(size: int) -> Any:
+                def run(state: State, kv: Any) -> tuple[State, Any]:
+                    return self._run_some(state, kv, own, number, price, size)
+
+                return run
+
+            if len(sizes) == 1 or hk.running_init():
+                return branch(length)(state, kv), None
+            most = jnp.max(jnp.sum(state.active_BT.astype(jnp.int32), axis=1))
+            branches = [branch(size) for size in sizes] + [lambda state, kv: (state, kv)]
+            return hk.switch(rung_of(most, sizes), branches, state, kv), None
+
+        first = self._first(stream, given.weights_BT > 0)
+        unroll = self.num_steps if len(sizes) == 1 else 1
+        (last, _), _ = _scan(step, (first, kv), self.num_steps, unroll=unroll)
+        return last.x_BTD, _spent(last)
+
+    @hk.name_like("__call__")
+    def extend(
+        self, stream: Stream, given: BlockInput, cache: tuple[tuple[KVCache, ...], ...]
+    ) -> tuple[jax.Array, Spent, tuple[tuple[KVCache, ...], ...]]:
+        """Tokens that continue rows, with the keys and values of every step of earlier ones."""
+        own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
+        rows, price = given.rows[self._attention], self.price()
+        price_BT = None if price is None else jnp.broadcast_to(price, (batch, length))
+        # Tokens that do not count too: what they write is overwritten before it is read.
+        state, last, after = self._first(stream, jnp.ones((batch, length), bool)), None, []
+        for number in range(self.num_steps):
+            kv = cache[number]
+            if last is not None:
+                kv = _with_stopped(kv, last, rows.positions_BT, state.active_BT)
+
+            def run(state: State, kv: Any, number: int = number) -> tuple[State, Any]:
+                slots = kv[0].key_BKES.shape[-1]
+                place_BT = jnp.where(state.active_BT, rows.positions_BT, slots)
+                mine = self._with_rows(own, rows._replace(positions_BT=place_BT))
+                x_BTD, kv = self._advance(state.x_BTD, mine, kv, jnp.int32(number))
+                return self._moved_on(own.controller, state, x_BTD, jnp.int32(number), price_BT), kv
+
+            if number == 0 or price is None or hk.running_init():
+                state, kv = run(state, kv)
+            else:
+                some = jnp.any(state.active_BT)
+                state, kv = hk.cond(some, run, lambda state, kv: (state, kv), state, kv)
+            last = [_new_tokens(one, rows.positions_BT) for one in kv]
+            after.append(kv)
+        return state.x_BTD, _spent(state), tuple(after)
+
+    @hk.transparent
+    def _given(self, stream: Stream, given: BlockInput) -> Given:
+        model, steps = self.config.d_model, self.num_steps
+        blocks = tuple(Block(self.config, plan) for plan in core_plans(self._whole))
+        gate = CopyGate(num_steps=steps, features=model)
+        normed_BTD = make_norm(self.config, "core_norm")(stream.x_BTD)
+        inject = Projection("BTD,DE->BTE", shape=(model, model), name="inject")(normed_BTD)
+        return Given(
+            stream,
+            inject,
+            gate.opens(normed_BTD),
+            given,
+            blocks,
+            gate,
+            ComputeController(num_steps=steps),
+        )
+
+    def _first(self, stream: Stream, active_BT: jax.Array) -> State:
+        zeros = jnp.zeros(active_BT.shape, jnp.float32)
+        return State(stream.x_BTD, zeros, active_BT, zeros, zeros)
+
+    @staticmethod
+    def _with_rows(own: Given, rows: Rows) -> Given:
+        return own._replace(input=own.input._replace(rows=dict.fromkeys(own.input.rows, rows)))
+
+    @hk.transparent
+    def _advance(
+        self,
+        x_BTD: jax.Array,
+        own: Given,
+        kv: tuple[Cache, ...],
+        number: jax.Array,
+        *,
+        training: bool = False,
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """One step of tokens that all run it, and keys and values after it."""
+        stream, after = own.stream._replace(x_BTD=x_BTD + own.inject_BTD), []
+        for block, cache in zip(own.blocks, kv, strict=True):
+            run = remat(block, self.config.remat) if training else block
+            stream, left = run(stream, own.input, LayerCache(cache, {}), jnp.asarray(False))
+            assert left.cache is not None
+            after.append(left.cache.kv)
+        return own.gate(x_BTD, stream.x_BTD, own.opens_BTD, number), tuple(after)
+
+    @hk.transparent
+    def _decide(
+        self,
+        controller: ComputeController,
+        x_BTD: jax.Array,
+        state: State,
+        number: jax.Array,
+        price_BT: jax.Array,
+    ) -> tuple[State, jax.Array]:
+        """`state` with who goes on, and the logit of halting."""
+        spent_BT = jnp.broadcast_to(
+            (number + 1).astype(jnp.float32) / self.num_steps, price_BT.shape
+        )
+        decision = controller(
+            self.final_norm(x_BTD), step=number, price_N=price_BT, spent_N=spent_BT
+        )
+        log_open_BT, on_BT = stays(state.log_open_BT, decision.halt_N)
+        ran_BT = state.active_BT.astype(jnp.float32)
+        decided = State(
+            x_BTD,
+            log_open_BT,
+            state.active_BT & on_BT,
+            state.steps_BT + ran_BT,
+            decision.confidence_N,
+        )
+        return decided, decision.halt_N
+
+    @hk.transparent
+    def _moved_on(
+        self,
+        controller: ComputeController,
+        state: State,
+        x_BTD: jax.Array,
+        number: jax.Array,
+        price_BT: jax.Array | None,
+    ) -> State:
+        """`state` after a step in which its active tokens became `x_BTD`."""
+        everyone = jnp.ones_like(state.log_open_BT) if price_BT is None else price_BT
+        decided, _ = self._decide(controller, x_BTD, state, number, everyone)
+        if price_BT is None:
+            decided = decided._replace(active_BT=state.active_BT)
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(
+                state.active_BT.reshape(*new.shape[:2], *[1] * (new.ndim - 2)), new, old
+            )
+
+        return jax.tree.map(kept, decided, state)
+
+    @hk.transparent
+    def _run_some(
+        self,
+        state: State,
+        kv: tuple[KVCache, ...],
+        own: Given,
+        number: jax.Array,
+        price: jax.Array | None,
+        size: int,
+    ) -> tuple[State, tuple[KVCache, ...]]:
+        """One step of the active tokens, moved together in rows of `size`."""
+        chosen = moved_together(state.active_BT, size)
+        short = self._shorter(own, chosen)
+        x_BCD, kv = self._advance(gather(state.x_BTD, chosen), short, kv, number)
+        x_BTD = scatter(x_BCD, chosen)
+        shape = state.active_BT.shape
+        price_BT = None if price is None else jnp.broadcast_to(price, shape)
+        return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
+
+    def _shorter(self, own: Given, chosen: Together) -> Given:
+        """`own`, of the chosen tokens alone."""
+        rows = own.input.rows[self._attention]
+        mask_BTS = rows.mask_BTS
+        assert mask_BTS is not None
+        length = mask_BTS.shape[-1]
+        token_BC = jnp.minimum(chosen.token_BC, length - 1)
+        mask_BCS = jnp.take_along_axis(mask_BTS, token_BC[..., None], axis=1)
+        # What is none of the chosen is written beyond the last slot, which is nowhere.
+        mine = Rows(chosen.token_BC, mask_BCS)
+        input = of_chosen(own.input, chosen, rows={self._attention: mine}, past=None)
+        first = own.stream.first_BTKE
+        stream = Stream(
+            gather(own.stream.x_BTD, chosen), None if first is None else gather(first, chosen)
+        )
+        return own._replace(
+            stream=stream,
+            inject_BTD=gather(own.inject_BTD, chosen),
+            opens_BTD=gather(own.opens_BTD, chosen),
+            input=input,
+        )
+
+
+def _spent(state: State) -> Spent:
+    return Spent(state.steps_BT, state.confidence_BT, jnp.exp(state.log_open_BT))
+
+
+def _scan(step: Any, first: Any, count: int, *, unroll: int = 1) -> tuple[Any, Any]:
+    """`hk.scan` over the numbers of steps; at initialisation one step makes all parameters."""
+    if hk.running_init():
+        state, told = step(first, jnp.int32(0))
+        return state, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), told)
+    return hk.scan(step, first, jnp.arange(count), unroll=unroll)
+
+
+def _with_stopped(
+    kv: tuple[KVCache, ...],
+    last: list[tuple[jax.Array, jax.Array]],
+    positions_BT: jax.Array,
+    active_BT: jax.Array,
+) -> tuple[KVCache, ...]:
+    """`kv` of a step with what tokens that have stopped had at the step before."""
+    slots = kv[0].key_BKES.shape[-1]
+    place_BT = jnp.where(active_BT, slots, positions_BT)
+    return tuple(one.write(*own, place_BT) for one, own in zip(kv, last, strict=True))
+
+
+def _new_tokens(kv: KVCache, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values `[B, T, K, E]` at the slots of tokens."""
+    place = positions_BT[..., None, None]
+    key_BTKE = jnp.take_along_axis(kv.key_BSKE, place, axis=1)
+    return key_BTKE, jnp.take_along_axis(kv.value_BSKE, place, axis=1)
