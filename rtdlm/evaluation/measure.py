@@ -71,7 +71,7 @@ def measure(
     report = evaluator.report(
         held_out,
         step=loaded.step,
-        health=gradient_health(gradient_norms(loaded.model, loaded.params, batches[0])),
+        health=gradient_health(gradient_norms(_whole(loaded.model), loaded.params, batches[0])),
         tokens_per_second=held_out.tokens / seconds,
     )
     return {"checkpoint": str(loaded.directory)} | report
@@ -95,6 +95,11 @@ def gradient_norms(model: TMSModel, params: Any, batch: Batch) -> dict[str, np.n
     return {
         path: np.asarray(norm) for path, norm in found.items() if "/core/controller" not in path
     }
+
+
+def _whole(model: TMSModel) -> TMSModel:
+    """`model`, taking every step that it may: of all steps the gradient is a plain one."""
+    return with_strategy(model, "thorough") if model.config.use_compute_controller else model
 
 
 def _held_out(loaded: LoadedModel, data: Sequence[str] | None) -> Loader:
@@ -153,10 +158,8 @@ def render(report: dict[str, Any]) -> str:
         "gradients": "healthy"
         if not troubled
         else "; ".join(f"{kind}: {', '.join(names)}" for kind, names in troubled.items()),
-        "steps of the core": None
-        if held_out.get("steps") is None
-        else f"{held_out['steps']:.3f} a token",
+        "core steps": None if held_out.get("steps") is None else f"{held_out['steps']:.3f} a token",
         "speed": f"{report['tokens_per_second']:,.0f} tokens/s",
     }
     told = {name: value for name, value in rows.items() if value is not None}
-    return "\n".join(f"{name + ':':19}{value}" for name, value in told.items())
+    return "\n".join(f"{name + ':':17}{value}" for name, value in told.items())

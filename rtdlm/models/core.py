@@ -15,6 +15,7 @@ inference computes. Elsewhere the tokens that go on are moved together and take 
 Axes: B batch, T time, S slots, C tokens of a rung, D model, K steps.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -37,6 +38,8 @@ CORE = "decoder/core"
 """Path of its own parameters."""
 PRICED = ("fast", "balanced")
 """Strategies with a price, in the order of the parameter that holds its log."""
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
+"""Rungs: each is a copy of the core's layers that has to be compiled."""
 FIRST_PRICES = (0.1, 0.03)
 """Until a run's end finds those that meet the budgets [nats a step]."""
 
@@ -125,17 +128,14 @@ class Core(hk.Module):
     def all_exits(self, stream: Stream, given: BlockInput, price_B: jax.Array) -> AllExits:
         """Every step for every token; others read each as it was when it would have stopped."""
         own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
-        # Slots are places in the row, whatever documents it holds.
-        place_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-        rows = given.rows[self._attention]._replace(positions_BT=place_BT)
-        own = self._with_rows(own, rows)
+        own = self._in_places(own, batch, length)
         price_BT = jnp.broadcast_to(price_B[:, None], (batch, length))
         shape = (batch, length, self.config.kv_heads, self.config.head_dim)
         kept = tuple(StoppedCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
 
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, Any]:
             state, kept = carry
-            stopped = tuple(kv._replace(stopped_BS=~state.active_BT) for kv in kept)
+            stopped = _stopped(kept, state.active_BT)
             x_BTD, after = self._advance(state.x_BTD, own, stopped, number, training=True)
             decided, halt_BT = self._decide(own.controller, x_BTD, state, number, price_BT)
             told = (x_BTD, halt_BT, decided.confidence_BT)
@@ -152,17 +152,16 @@ class Core(hk.Module):
         own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
         price = self.price()
         shape = (batch, length, self.config.kv_heads, self.config.head_dim)
-        kv = tuple(KVCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
-        sizes = rungs(length) if price is not None else (length,)
+        kv = tuple(StoppedCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
+        own = self._in_places(own, batch, length)
+        sizes = rungs(length, shares=SHARES) if price is not None else (length,)
 
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, None]:
             state, kv = carry
 
             def branch(size: int) -> Any:
-                def run(state: State, kv: Any) -> tuple[State, Any]:
-                    return self._run_some(state, kv, own, number, price, size)
-
-                return run
+                run_rows = self._run_all if size == length else partial(self._run_some, size=size)
+                return lambda state, kv: run_rows(state, kv, own, number, price)
 
             if len(sizes) == 1 or hk.running_init():
                 return branch(length)(state, kv), None
@@ -226,6 +225,12 @@ class Core(hk.Module):
     def _first(self, stream: Stream, active_BT: jax.Array) -> State:
         zeros = jnp.zeros(active_BT.shape, jnp.float32)
         return State(stream.x_BTD, zeros, active_BT, zeros, zeros)
+
+    def _in_places(self, own: Given, batch: int, length: int) -> Given:
+        """`own`, tokens at their places in the row, whatever documents it holds."""
+        place_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+        rows = own.input.rows[self._attention]
+        return self._with_rows(own, rows._replace(positions_BT=place_BT))
 
     @staticmethod
     def _with_rows(own: Given, rows: Rows) -> Given:
@@ -300,23 +305,40 @@ class Core(hk.Module):
         return jax.tree.map(kept, decided, state)
 
     @hk.transparent
-    def _run_some(
+    def _run_all(
         self,
         state: State,
-        kv: tuple[KVCache, ...],
+        kv: tuple[StoppedCache, ...],
         own: Given,
         number: jax.Array,
         price: jax.Array | None,
+    ) -> tuple[State, tuple[StoppedCache, ...]]:
+        """One step, where so many tokens are active that all are run."""
+        x_BTD, kv = self._advance(state.x_BTD, own, _stopped(kv, state.active_BT), number)
+        price_BT = None if price is None else jnp.broadcast_to(price, state.active_BT.shape)
+        return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
+
+    @hk.transparent
+    def _run_some(
+        self,
+        state: State,
+        kv: tuple[StoppedCache, ...],
+        own: Given,
+        number: jax.Array,
+        price: jax.Array | None,
+        *,
         size: int,
-    ) -> tuple[State, tuple[KVCache, ...]]:
+    ) -> tuple[State, tuple[StoppedCache, ...]]:
         """One step of the active tokens, moved together in rows of `size`."""
         chosen = moved_together(state.active_BT, size)
+        kept = tuple(
+            one._replace(place_BS=chosen.place_BT) for one in _stopped(kv, state.active_BT)
+        )
         short = self._shorter(own, chosen)
-        x_BCD, kv = self._advance(gather(state.x_BTD, chosen), short, kv, number)
-        x_BTD = scatter(x_BCD, chosen)
-        shape = state.active_BT.shape
-        price_BT = None if price is None else jnp.broadcast_to(price, shape)
-        return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
+        x_BCD, kept = self._advance(gather(state.x_BTD, chosen), short, kept, number)
+        price_BT = None if price is None else jnp.broadcast_to(price, state.active_BT.shape)
+        after = self._moved_on(own.controller, state, scatter(x_BCD, chosen), number, price_BT)
+        return after, tuple(one._replace(place_BS=None) for one in kept)
 
     def _shorter(self, own: Given, chosen: Together) -> Given:
         """`own`, of the chosen tokens alone."""
@@ -325,9 +347,8 @@ class Core(hk.Module):
         assert mask_BTS is not None
         length = mask_BTS.shape[-1]
         token_BC = jnp.minimum(chosen.token_BC, length - 1)
-        mask_BCS = jnp.take_along_axis(mask_BTS, token_BC[..., None], axis=1)
-        # What is none of the chosen is written beyond the last slot, which is nowhere.
-        mine = Rows(chosen.token_BC, mask_BCS)
+        mask_BCS = jax.vmap(lambda mask_TS, token_C: mask_TS[token_C])(mask_BTS, token_BC)
+        mine = Rows(token_BC, mask_BCS)
         input = of_chosen(own.input, chosen, rows={self._attention: mine}, past=None)
         first = own.stream.first_BTKE
         stream = Stream(
@@ -339,6 +360,10 @@ class Core(hk.Module):
             opens_BTD=gather(own.opens_BTD, chosen),
             input=input,
         )
+
+
+def _stopped(kv: tuple[StoppedCache, ...], active_BT: jax.Array) -> tuple[StoppedCache, ...]:
+    return tuple(one._replace(stopped_BS=~active_BT) for one in kv)
 
 
 def _spent(state: State) -> Spent:

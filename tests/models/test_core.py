@@ -66,7 +66,7 @@ def test_rungs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     config = controlled()
     params = random_params(TMSModel(config))
     short = features(config, params, training=False)
-    monkeypatch.setattr(core, "rungs", lambda count: (count,))
+    monkeypatch.setattr(core, "rungs", lambda count, shares: (count,))
     whole = features(config, params, training=False)
     assert short.spent is not None and whole.spent is not None
     np.testing.assert_array_equal(short.spent.steps_BT, whole.spent.steps_BT)

@@ -24,9 +24,9 @@ Switch = Callable[..., Any]
 """As `jax.lax.switch`; within a Haiku module as `hk.switch`."""
 
 
-def rungs(count: int) -> tuple[int, ...]:
+def rungs(count: int, *, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
     """Sizes of the ladder for `count` rows, the largest first."""
-    return tuple(dict.fromkeys(max(1, round(count * share)) for share in SHARES))
+    return tuple(dict.fromkeys(max(1, round(count * share)) for share in shares))
 
 
 def rung_of(active: jax.Array, sizes: Sequence[int]) -> jax.Array:

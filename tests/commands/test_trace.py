@@ -1,0 +1,99 @@
+"""A run with a compute controller, from training to a trace of what it does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rtdlm import evaluate, generate, trace, train
+from rtdlm.models.load import load_model
+from rtdlm.models.tms import with_strategy
+from tests.commands.conftest import arguments
+
+SETTINGS = (
+    "num_layers=2", "use_compute_controller=true", "controller.max_steps=3",
+    "controller.highest_price=2.0",
+)  # fmt: skip
+TEXT = "def read(path):"
+
+
+@pytest.fixture(scope="module")
+def controlled(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("controlled") / "run"
+    assert train.main(arguments(text, out, "--steps", "12", fields=SETTINGS)) == 0
+    return out
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_the_log_says_how_the_policy_does(controlled: Path) -> None:
+    rows = [json.loads(line) for line in (controlled / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "compute_steps" in row][-1]
+    assert 1 <= last["compute_steps"] <= 3
+    for name in ("spent", "ponder", "unsure", "gain"):
+        assert f"compute_{name}" in last
+
+
+def test_strategies_take_more_and_more(
+    controlled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = []
+    for strategy in ("fast", "balanced", "thorough"):
+        given = ["--checkpoint", str(controlled), "--batches", "2", "--json"]
+        assert evaluate.main([*given, "--strategy", strategy]) == 0
+        steps.append(json.loads(told(capsys))["held_out"]["steps"])
+    assert steps == sorted(steps)
+    assert steps[-1] == pytest.approx(3.0)
+    assert evaluate.main(["--checkpoint", str(controlled), "--batches", "1"]) == 0
+    assert "core steps:" in told(capsys)
+
+
+def test_a_trace_is_what_was_run(
+    controlled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "trace.png"
+    given = ["--checkpoint", str(controlled), "--text", TEXT, "--strategy", "fast"]
+    assert trace.main([*given, "--picture", str(picture), "--json"]) == 0
+    found = json.loads(told(capsys))
+    assert "".join(token["text"] for token in found["tokens"]) == TEXT
+    loaded = load_model(controlled)
+    assert loaded.tokenizer is not None
+    ids = loaded.tokenizer.encode(TEXT)[None]
+    spent = with_strategy(loaded.model, "fast").scores(loaded.params, ids, ids).spent
+    assert spent is not None
+    assert [token["steps"] for token in found["tokens"]] == spent.steps_BT[0].tolist()
+    assert found["spent_flops"] == pytest.approx(
+        found["other_flops"] + found["mean_steps"] * found["step_flops"]
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert trace.main(given) == 0
+    assert told(capsys).count("#") == sum(token["steps"] for token in found["tokens"])
+
+
+def test_text_is_written_with_any_strategy(
+    controlled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(controlled), "--prompt", "de", "--temperature", "0"]
+    written = set()
+    for strategy in ("fast", "thorough"):
+        assert generate.main([*given, "--max-tokens", "5", "--strategy", strategy]) == 0
+        written.add(told(capsys))
+    assert all(text.startswith("de") for text in written)
+
+
+def test_a_run_without_a_controller_has_nothing_to_trace(
+    trained: Path, controlled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(trained)]
+    assert trace.main([*given, "--text", "x"]) == 2
+    assert "the model has no compute controller" in capsys.readouterr().err
+    assert evaluate.main([*given, "--strategy", "fast"]) == 2
+    assert "has no effect with use_compute_controller=False" in capsys.readouterr().err
+    assert trace.main(["--checkpoint", str(controlled), "--text", ""]) == 2
+    assert "the text has 0 tokens" in capsys.readouterr().err
+    assert generate.main([
+        "--checkpoint", str(controlled), "--prompt", "x", "--draft-layers", "1",
+    ]) == 2  # fmt: skip
+    assert "cannot be its draft" in capsys.readouterr().err
