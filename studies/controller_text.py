@@ -20,7 +20,7 @@ from benchmarks.ours.characters import packed
 from benchmarks.text import DEFAULT_TEXT, CharacterText, Windows, read_characters, windows
 from rtdlm.config import AGIConfig
 from rtdlm.data.batch import Batch
-from rtdlm.evaluation import Pricing, evaluate, make_eval_step, with_price
+from rtdlm.evaluation import EvalStep, Pricing, evaluate, make_eval_step, with_price
 from rtdlm.evaluation.results import Result
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import forward_flops_per_token
@@ -116,30 +116,33 @@ class Bench:
 
     def _plain(self, config: AGIConfig, params: Params, seed: int) -> dict[str, Point]:
         del seed
-        found = self._point(TMSModel(config), params)
-        return {"whole": found}
+        return {"whole": self._point(config, judge_of(TMSModel(config)), params)}
 
     def _controlled(self, config: AGIConfig, params: Params, seed: int) -> dict[str, Point]:
         fast = with_strategy(TMSModel(config), "fast")
-        pricing = Pricing(fast, mesh=make_mesh(config.mesh))
+        pricing, judge = Pricing(fast, mesh=make_mesh(config.mesh)), judge_of(fast)
         rows = np.random.default_rng(seed).permutation(len(self._coming.ids_BT))[:PRICING_ROWS]
         batches = [_batch(self._coming, rows)]
         points = {}
         for budget in BUDGETS:
             price = pricing.price_for(params, batches, budget=budget / 100).price
-            points[f"{budget} % of steps"] = self._point(fast, with_price(params, "fast", price))
-        thorough = with_strategy(TMSModel(config), "thorough")
-        return points | {"all steps": self._point(thorough, params)}
+            own = with_price(params, "fast", price)
+            points[f"{budget} % of steps"] = self._point(config, judge, own)
+        thorough = judge_of(with_strategy(TMSModel(config), "thorough"))
+        return points | {"all steps": self._point(config, thorough, params)}
 
-    def _point(self, model: TMSModel, params: Params) -> Point:
-        config = model.config
-        step = make_eval_step(model, make_mesh(config.mesh))
+    def _point(self, config: AGIConfig, judge: EvalStep, params: Params) -> Point:
         rows, length = self._held_out.ids_BT.shape
         parts = range(0, rows, JUDGED_ROWS)
         batches = (_batch(self._held_out, np.arange(at, at + JUDGED_ROWS)) for at in parts)
-        found = evaluate(step, params, batches)
+        found = evaluate(judge, params, batches)
         steps = 0.0 if found.steps is None else found.steps
         return Point(found.loss, flops(config, steps, length=length), steps)
+
+
+def judge_of(model: TMSModel) -> EvalStep:
+    """What measures a model, compiled once."""
+    return make_eval_step(model, make_mesh(model.config.mesh))
 
 
 def _batch(source: Windows, rows: np.ndarray) -> Batch:
