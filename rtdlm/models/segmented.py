@@ -151,7 +151,8 @@ def begin_segment(cache: DecodeCache, rows_B: jax.Array) -> DecodeCache:
 
         loops = tuple(tuple(emptied(layer) for layer in loop) for loop in cache.loops)
         none = jax.tree.map(jnp.zeros_like, cache.input)
-        return DecodeCache(loops, where_rows(rows_B, none, cache.input))
+        # A core's slots, as all keys and values, are written before they are read.
+        return DecodeCache(loops, where_rows(rows_B, none, cache.input), cache.core)
 
     # Of the tokens that are decoded one by one, few begin a segment.
     return jax.lax.cond(jnp.any(rows_B), begin, lambda cache: cache, cache)

@@ -153,3 +153,25 @@ def test_without_a_controller_nothing_is_made_of_it() -> None:
     assert not [path for path in model.shapes if "core" in path]
     assert model.empty_cache(1, 4).core is None
     assert model.scores(random_params(model), *2 * [jnp.ones((1, 4), jnp.int32)]).spent is None
+
+
+def test_memory_stands_before_a_core() -> None:
+    """Rows of three segments: decoding gives what reading them whole does, and training runs."""
+    config = controlled(
+        memory={"segment": 4, "stm_window": 4, "recurrent": "gated_delta", "every": 2}
+    )
+    model = TMSModel(config)
+    params, batch = random_params(model), packed_batch(config, rows=2)
+    ids = jnp.asarray(batch.input_ids)
+    whole = jax.jit(model.logits)(params, ids)
+    positions = jnp.broadcast_to(jnp.arange(12)[None], ids.shape)
+    extend = jax.jit(
+        lambda params, cache: model.extend(params, ids, positions_BT=positions, cache=cache)
+    )
+    np.testing.assert_allclose(extend(params, model.empty_cache(2, 12))[0], whole, atol=2e-5)
+    knobs = Knobs.from_config(config)
+    terms = loss_terms(batch.weights, knobs, scale=jnp.float32(1))
+    scores = jax.jit(lambda params: model.batch_scores(params, batch, terms=terms))(params)
+    assert scores.pondered is not None
+    assert scores.pondered.steps_BT.shape == ids.shape
+    assert set(np.unique(scores.pondered.steps_BT)) <= {1.0, 2.0, 3.0}
