@@ -26,12 +26,14 @@ USAGE = """Times RT-DLM side by side with what people would use instead.
 BENCHMARKS = {
     "attention": "benchmarks.attention",
     "sparse": "benchmarks.sparse",
+    "controller": "benchmarks.controller",
     "step": "benchmarks.step",
     "profile": "benchmarks.profile",
     "time-to-loss": "benchmarks.time_to_loss",
     "decode": "benchmarks.decode",
     "speculative": "benchmarks.speculative",
     "start": "benchmarks.start",
+    "core": "benchmarks.core",
     "quantum": "benchmarks.quantum",
     "quantum-overhead": "benchmarks.quantum_overhead",
 }

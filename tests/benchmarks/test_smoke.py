@@ -5,16 +5,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import ROOT, attention, peak, runner, time_to_loss
+from benchmarks import ROOT, attention, controller, peak, runner, time_to_loss
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.child import Answer
 from benchmarks.runner import Case
+from benchmarks.sides import our_ladder
 from benchmarks.time_to_loss import Runs
 from rtdlm.evaluation.results import Result, read_results
 
 COMMITTED = ROOT / "benchmarks" / "results"
+SHAPES = ((4, 8), (8, 4))
 
 
 @pytest.fixture
@@ -169,6 +174,35 @@ def test_sparse(tmp_path: Path) -> None:
     assert found["depths, 2 layers, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
+def test_controller(tmp_path: Path) -> None:
+    found = smoke("controller", tmp_path / "controller.json")
+    title = next(iter(found)).rpartition(",")[0]
+    for kind in controller.KINDS:
+        for clock in ("CPU", "wall"):
+            assert found[f"{title}, {clock}/{kind}"].value > 0
+    assert found[f"{title}, CPU/ladder over ideal"].bar == ("<=", 1.35)
+    assert found[f"{title}, CPU/masked over fixed"].bar == (">=", 0.95)
+    assert found[f"{title}, CPU/ladder less fixed, largest entry"].value < 1e-5
+
+
+@pytest.mark.parametrize("needs", controller.NEEDS)
+def test_all_ways_of_running_steps_give_the_same_rows(needs: str) -> None:
+    rng = np.random.default_rng(3)
+    step = our_ladder.Step(*(jnp.asarray(rng.normal(0, 0.3, s), jnp.float32) for s in SHAPES))
+    rows = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
+    need = our_ladder.needed(needs, 24, steps=5)
+    assert need.min() >= 1 and need.max() <= 5
+    expected = []
+    for row, count in zip(rows, need, strict=True):
+        x = row[None]
+        for _ in range(count):
+            x = step(x)
+        expected.append(x[0])
+    for kind in controller.KINDS:
+        found = jax.jit(our_ladder.way(kind, need, 5))(step, rows, jnp.asarray(need))
+        np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+
+
 def test_a_kind_is_faster_from_the_length_on_that_nothing_longer_contradicts() -> None:
     assert attention.first_of_last_run({1: True, 2: False, 4: True, 8: True}) == 4
     assert attention.first_of_last_run({1: True, 2: True}) == 1
@@ -179,6 +213,14 @@ def test_attention_leaves_out_what_does_not_fit() -> None:
     fits, large = {"wall": 1.0, "temporary_bytes": 1.0}, {"temporary_bytes": 9.0 * 2**30}
     answers = {f"T/{kind}": [large if kind == "dense" else fits] for kind in attention.KINDS}
     assert list(attention._measured("T", answers, limit=8.0)) == list(attention.KINDS[1:])
+
+
+def test_core(tmp_path: Path) -> None:
+    found = smoke("core", tmp_path / "core.json", "--repeats", "1")
+    assert found["fast/CPU over thorough"].bar == ("<=", 0.5)
+    assert found["fast/steps a token"].value <= found["balanced/steps a token"].value
+    assert found["thorough/steps a token"].value == 3
+    assert found["fast/operations"].value < found["thorough/operations"].value
 
 
 def test_there_is_a_smoke_test_for_every_benchmark() -> None:
