@@ -198,10 +198,12 @@ def kinds(size: Size) -> dict[str, AGIConfig]:
     budget = forward_flops_per_token(dense, length=length)
     found = {"dense": dense}
     for name, knowledge in size.knowledge.items():
-        wide = [dense.replace(knowledge=knowledge, d_ff=d_ff) for d_ff in range(1, dense.d_ff + 1)]
-        found[name] = min(
-            wide, key=lambda own: abs(forward_flops_per_token(own, length=length) - budget)
-        )
+        as_wide = dense.replace(knowledge=knowledge)
+        narrower = as_wide.replace(d_ff=dense.d_ff - 1)
+        most, less = (forward_flops_per_token(own, length=length) for own in (as_wide, narrower))
+        # One more feature between two products always costs the same.
+        too_wide = round((most - budget) / (most - less))
+        found[name] = as_wide.replace(d_ff=max(1, dense.d_ff - too_wide))
     return found
 
 

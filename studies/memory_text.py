@@ -37,6 +37,8 @@ class Size(NamedTuple):
     """Of the rows of the held-out part."""
     rows: int
     """Judged at once."""
+    characters: int | None = None
+    """Of either part of the text, from its start; None is all."""
 
 
 WHOLE = Size(
@@ -46,7 +48,7 @@ WHOLE = Size(
 )  # fmt: skip
 SMOKE = Size(
     segment=32, base=side.SMALL,
-    stages=(Stage(2, 2, 2),), segments=4, rows=2,
+    stages=(Stage(2, 2, 2),), segments=4, rows=2, characters=2_000,
 )  # fmt: skip
 
 WINDOW: Tree = {"stm_window": 256}
@@ -104,7 +106,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
 def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
     """What is trained on and what is held out."""
     train, held_out = (
-        Text(part, text.vocab_size, segment=size.segment)
+        Text(part[: size.characters], text.vocab_size, segment=size.segment)
         for part in (text.train_N, text.held_out_N)
     )
     return train, held_out

@@ -226,15 +226,34 @@ def _instantiate(tree: Tree) -> AGIConfig:
     """Checks types with jsonargparse, then builds the dataclasses so that they validate."""
     plain = _plain(tree)
     _require_values(plain)
+    _, sections = _known()
+    # What a field is by default needs no check, and checks are most of the time.
+    own = _unlike(plain, _defaults())
+    own |= {name: _unlike(own[name], _defaults()[name]) for name in sections & own.keys()}
     try:
-        values = _parser().parse_object(plain).as_dict()
+        values = _parser().parse_object(own, defaults=False).as_dict()
     except ArgumentError as error:
         raise UserError(_type_error(error, plain)) from None
     hints = get_type_hints(AGIConfig)
-    _, sections = _known()
     for name in sections:
-        values[name] = hints[name](**values[name])
+        values[name] = hints[name](**values.get(name, {}))
     return AGIConfig(**values)
+
+
+@cache
+def _defaults() -> Tree:
+    defaults: Tree = _plain(asdict(AGIConfig()))
+    return defaults
+
+
+def _unlike(tree: Tree, other: Tree) -> Tree:
+    """What of `tree` has another value or type than in `other`."""
+
+    def same(key: str) -> bool:
+        value, usual = tree[key], other.get(key)
+        return key in other and type(value) is type(usual) and bool(value == usual)
+
+    return {key: value for key, value in tree.items() if not same(key)}
 
 
 def _require_values(tree: Tree) -> None:
