@@ -4,7 +4,7 @@ A step is a feed-forward layer of GELU with a residual. Every row's number of st
 program only as it runs, as a halted row would be; sides differ in how they use it:
 
     ideal      exactly the rows that need a step, sorted before and known while compiling
-    fixed      all rows for all steps, each taken at its own
+    fixed      all rows for all steps, whatever they need
     masked     all rows for all steps, those that need none keep their value
     loop       as masked, until no row needs a step
     ladder     `rtdlm.modules.controller.run_active`
@@ -70,7 +70,7 @@ def _results(title: str, answers: dict[str, list[Answer]]) -> list[Result]:
         _ratio(f"{title}, CPU/masked over fixed", answers["masked"], fixed, MASKED_BAR),
         _ratio(f"{title}, CPU/fixed over ladder", fixed, ladder, None),
         Result(
-            f"{title}, CPU/ladder less fixed, largest entry",
+            f"{title}, CPU/ladder, largest error",
             max(samples(ladder, "apart")), "", bar=EXACT,
         ),
     ]  # fmt: skip

@@ -7,8 +7,7 @@ from benchmarks.pictures import FILE as ATTENTION
 from benchmarks.pictures import draw_attention
 from rtdlm.disk import replace_file
 from rtdlm.evaluation.results import ResultFile, fill_tables, read_results
-from studies.pictures import FILE as MEMORY
-from studies.pictures import PANELS, draw_memory
+from studies.pictures import PICTURES, draw_panels
 
 RESULTS = ("benchmarks/results", "studies/results")
 DOCUMENTS = (
@@ -57,7 +56,8 @@ def pictures(files: Mapping[str, ResultFile]) -> dict[str, bytes]:
     found = {}
     if "attention" in files:
         found[ATTENTION] = draw_attention(files["attention"].results)
-    studied = {panel.study: files[panel.study].results for panel in PANELS if panel.study in files}
-    if studied:
-        found[MEMORY] = draw_memory(studied)
+    studied = {name: file.results for name, file in files.items()}
+    for place, panels in PICTURES.items():
+        if there := [panel for panel in panels if panel.study in studied]:
+            found[place] = draw_panels(there, studied)
     return found

@@ -37,6 +37,7 @@ STUDIES = {
     "graph_hops": "studies.graph_hops",
     "graph_reach": "studies.graph_reach",
     "graph_text": "studies.graph_text",
+    "controller": "studies.controller_tasks",
     "controller_text": "studies.controller_text",
     "quantum_digits": "studies.quantum_digits",
     "quantum_text": "studies.quantum_text",

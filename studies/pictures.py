@@ -1,9 +1,13 @@
-"""docs/images/memory.png: what each tier of memory finds, by how far back it stands."""
+"""Pictures of studies in docs/images/, a panel a study or a task.
+
+memory.png       what each tier of memory finds, by how far back it stands
+controller.png   right answers by the compute that is allowed
+"""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rtdlm.evaluation.results import Result
 from rtdlm.monitoring.curves import STYLE
@@ -11,7 +15,6 @@ from rtdlm.monitoring.curves import STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILE = "docs/images/memory.png"
 MARKS = "osD^vPX*"
 
 
@@ -23,9 +26,13 @@ class Panel(NamedTuple):
     across: str
     names: str
     """Regular expression of a result's name, with groups `side` and `at`."""
+    scale: Literal["log", "linear"] = "log"
+    """Of what is across."""
+    legend: Literal["center left", "lower right"] = "center left"
+    """Where it is."""
 
 
-PANELS = (
+MEMORY = (
     Panel(
         "memory_recall", "Pairs recalled [%]", "segments of a row",
         r"(?P<side>[^/]+)/right, (?P<at>\d+) segments",
@@ -39,6 +46,18 @@ PANELS = (
         r"(?P<side>[^/]+)/keys found, (?P<at>\d+) segments",
     ),
 )  # fmt: skip
+SIDES = "controller|random exits|one depth for all"
+CONTROLLER = tuple(
+    Panel(
+        "controller", title, "operations allowed [% of all steps]",
+        rf"budgets/{task}, (?P<at>\d\d) %/(?P<side>{SIDES})", "linear", "lower right",
+    )
+    for task, title in (("hops", "Pointers followed [%]"), ("addition", "Sums right [%]"))
+)  # fmt: skip
+PICTURES: Mapping[str, Sequence[Panel]] = {
+    "docs/images/memory.png": MEMORY,
+    "docs/images/controller.png": CONTROLLER,
+}
 
 
 def lines(results: Sequence[Result], names: str) -> dict[str, dict[int, Result]]:
@@ -50,12 +69,11 @@ def lines(results: Sequence[Result], names: str) -> dict[str, dict[int, Result]]
     return found
 
 
-def draw_memory(studies: Mapping[str, Sequence[Result]]) -> bytes:
-    """The picture as PNG, with a panel for each study of `PANELS` that there is."""
+def draw_panels(panels: Sequence[Panel], studies: Mapping[str, Sequence[Result]]) -> bytes:
+    """The picture as PNG; every panel's study is among `studies`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if panel.study in studies]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.0 * len(panels), 3.6), dpi=150, layout="constrained")
         every = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -81,7 +99,7 @@ def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[int, Result]])
             markersize=4, capsize=2,
         )  # fmt: skip
     places = sorted({place for by_place in found.values() for place in by_place})
-    axes.set(title=panel.title, xlabel=panel.across, xscale="log", ylim=(-4, 104))
+    axes.set(title=panel.title, xlabel=panel.across, xscale=panel.scale, ylim=(-4, 104))
     axes.set_xticks(places, [str(place) for place in places], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize=7, loc="center left")
+    axes.legend(fontsize=7, loc=panel.legend)

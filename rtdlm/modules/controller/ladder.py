@@ -21,7 +21,8 @@ import jax.numpy as jnp
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
 Branches = Sequence[Callable[..., Any]]
 Switch = Callable[..., Any]
-"""As `jax.lax.switch`; within a Haiku module as `hk.switch`."""
+"""As `jax.lax.switch`; within a Haiku module as `hk.switch`, in whose branches no parameter can be
+made: where `hk.running_init()`, call the function itself on all rows instead."""
 
 
 def rungs(count: int, *, shares: Sequence[float] = SHARES) -> tuple[int, ...]:

@@ -121,6 +121,8 @@ def test_inside_a_haiku_module() -> None:
         def step(x: jax.Array, place: jax.Array) -> jax.Array:
             return jnp.tanh(core(x))
 
+        if hk.running_init():
+            return step(x, jnp.arange(N))
         return run_active(step, x, on, switch=hk.switch)
 
     net = hk.without_apply_rng(hk.transform(build))
