@@ -39,6 +39,7 @@ INPUTS: dict[str, tuple[int, ...]] = {
     r"overlap/(query|key|value)/w": (-3,),
     r"overlap/output/w": (-3, -2),
     r"graph/(input|output|reasoner/neuron/(message|gate|candidate))/w": (-2,),
+    r"core/(inject|copy_gate/open)/w": (-2,),
     r"knowledge/query/w": (-4,),
     r"knowledge/(gate|output)/w": (-2,),
     r"knowledge/(key|value)/w": (-3, -2),
