@@ -85,9 +85,9 @@ class Trainer:
 
         self._run = jax.jit(run)
 
-    def train(self, seed: int, *, rate: float) -> Trained:
-        """From fresh weights."""
-        start = begin(self._side, seed)
+    def train(self, seed: int, *, rate: float, start: Params | None = None) -> Trained:
+        """From `start`, or fresh weights."""
+        start = begin(self._side, seed) if start is None else start
         timer = Timer()
         key = jax.random.key(seed)
         (params, _), losses = self._run(start, key, jnp.float32(rate))
