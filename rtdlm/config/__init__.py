@@ -14,6 +14,7 @@ from rtdlm.config.controller import (
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
+from rtdlm.config.mesh import MeshConfig
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.presets import PRESETS
 from rtdlm.config.quantum import QuantumConfig
@@ -22,7 +23,6 @@ from rtdlm.config.sections import (
     DataConfig,
     EvaluationConfig,
     LossConfig,
-    MeshConfig,
     MonitoringConfig,
     OptimizerConfig,
     PrecisionConfig,

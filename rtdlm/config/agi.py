@@ -17,6 +17,7 @@ from rtdlm.config.effect import Reader, require_effect, require_finite
 from rtdlm.config.graph import GraphConfig
 from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.memory import MemoryConfig
+from rtdlm.config.mesh import MeshConfig, MeshStrategy, mesh_strategy
 from rtdlm.config.ngram import NgramConfig
 from rtdlm.config.quantum import QuantumConfig
 from rtdlm.config.sections import (
@@ -24,7 +25,6 @@ from rtdlm.config.sections import (
     DataConfig,
     EvaluationConfig,
     LossConfig,
-    MeshConfig,
     MonitoringConfig,
     OptimizerConfig,
     PrecisionConfig,
@@ -157,6 +157,11 @@ class AGIConfig:
     """Layers compiled in a row inside the loop over layers; None unrolls stacks of up to 6, which
     runs faster and compiles slower [layers]."""
 
+    distributed_training: bool = False
+    """Split batches over all devices: short for `mesh.strategy=data`."""
+    tensor_parallel: bool = False
+    """Split every layer over all devices: short for `mesh.strategy=tensor`, and together with
+    `distributed_training` for `combined`."""
     seed: int = 0
     """Seed of initialisation, data order and dropout."""
     batch_size: int = 8
@@ -244,6 +249,11 @@ class AGIConfig:
     def strategy(self) -> str:
         """How much compute inference may take."""
         return "balanced" if self.controller_strategy is None else self.controller_strategy
+
+    @property
+    def mesh_strategy(self) -> MeshStrategy | None:
+        """What is split over devices, after the two switches have had their say."""
+        return mesh_strategy(self)
 
     @property
     def unroll(self) -> int:

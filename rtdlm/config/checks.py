@@ -276,6 +276,7 @@ def _check_run(config: "AGIConfig") -> None:
         f"batch_size={config.batch_size} is not divisible by "
         f"accumulate_steps={config.accumulate_steps}",
     )
+    _check_mesh(config)
     _check_context(config)
     first = config.warmup.batch_size
     config.warmup.require_halves(batch_size=config.batch_size, seq_len=config.max_seq_len)
@@ -292,6 +293,47 @@ def _check_run(config: "AGIConfig") -> None:
     )
     for name, value in chosen.items():
         require(value > 0, f"{name}={value} must be positive")
+
+
+def _check_mesh(config: "AGIConfig") -> None:
+    mesh, experts = config.mesh, config.experts.num_experts
+    for name in ("distributed_training", "tensor_parallel"):
+        require(
+            not getattr(config, name) or mesh.strategy is None,
+            f"{name}=True and mesh.strategy={mesh.strategy!r} both arrange the devices; keep one",
+        )
+    require(
+        not config.distributed_training or mesh.fsdp == 1,
+        f"mesh.fsdp={mesh.fsdp} has no effect with distributed_training=True, which splits no "
+        "parameters; use mesh.strategy=fsdp alone",
+    )
+    require(
+        mesh.expert == 1 or experts > 0,
+        f"mesh.expert={mesh.expert} has no effect with experts.num_experts=0; set "
+        "experts.num_experts or remove mesh.expert",
+    )
+    require(
+        experts % mesh.expert == 0,
+        f"experts.num_experts={experts} does not split over mesh.expert={mesh.expert} devices; use "
+        f"a multiple of {mesh.expert}",
+    )
+    require(
+        mesh.expert == 1 or config.experts.dispatch == "capacity",
+        f"mesh.expert={mesh.expert} cannot be combined with experts.dispatch="
+        f"{config.experts.dispatch!r} yet: what travels to another device must be bounded; use "
+        "experts.dispatch=capacity",
+    )
+    mixed = {
+        "experts.num_experts": experts > 0,
+        "depths.capacity": config.depths.capacity is not None,
+        "use_compute_controller": config.use_compute_controller,
+    }
+    for name, there in mixed.items():
+        require(
+            config.mesh_strategy != "pmap" or not there,
+            f"mesh.strategy='pmap' cannot be combined with {name}: its losses are no sums over "
+            "rows; use mesh.strategy=data",
+        )
 
 
 def _check_context(config: "AGIConfig") -> None:

@@ -194,29 +194,6 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
-    """How devices are arranged; the product of the axes is the device count."""
-
-    data: int = -1
-    """Devices over which batches split and parameters repeat; -1 takes what is left [devices]."""
-    fsdp: int = 1
-    """Devices over which batches, parameters and optimizer state split [devices]."""
-    tensor: int = 1
-    """Devices over which heads, hidden features and the vocabulary split [devices]."""
-    context: int = 1
-    """Devices over which the tokens of a row split, under `attention_type=ring` [devices]."""
-
-    def __post_init__(self) -> None:
-        for name in ("data", "fsdp", "tensor", "context"):
-            size = getattr(self, name)
-            require(
-                size >= 1 or (name == "data" and size == -1),
-                f"mesh.{name}={size} must be at least 1"
-                + (" (or -1 for what is left)" if name == "data" else ""),
-            )
-
-
-@dataclass(frozen=True)
 class CheckpointConfig:
     """When runs are saved and what is kept."""
 

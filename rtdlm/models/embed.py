@@ -16,7 +16,7 @@ from rtdlm.models.convs import Convolutions
 from rtdlm.models.norms import make_norm
 from rtdlm.modules.embedding import NgramTables, lookup, ngram_rows
 from rtdlm.modules.primitives import Past, dropout, look_back
-from rtdlm.parallel import constrain
+from rtdlm.parallel import axis_size, constrain, layout_of
 
 
 class Embedded(NamedTuple):
@@ -41,7 +41,8 @@ def embed(
     dtype: jnp.dtype,
 ) -> Embedded:
     """The embedding of every token; call it within a Haiku module, whose parameters it makes."""
-    x_BTD = constrain(embedding_VD[ids_BT].astype(dtype), "batch", "context", None)
+    split = axis_size("fsdp") > 1 and layout_of(config.mesh_strategy).parameters
+    x_BTD = _rows(embedding_VD, ids_BT, split=split).astype(dtype)
     if config.embedding_scale is not None:
         x_BTD *= jnp.asarray(config.embedding_scale, dtype)
     if config.position_encoding == "learned":
@@ -58,6 +59,20 @@ def embed(
     x_BTD = dropout(convolve("input", x_BTD), rate=config.dropout_rate)
     left = None if cache is None else InputCache(recent_BJ, convolve.states)
     return Embedded(x_BTD, _values(config, ids_BT, dtype), _ngrams(config, tokens), left)
+
+
+def _rows(embedding_VD: jax.Array, ids_BT: jax.Array, *, split: bool) -> jax.Array:
+    """`[B, T, D]`: every token's row of a table whose features are `split` over `fsdp` or not.
+
+    If so, every device looks its features up for the rows of all devices along `fsdp`, and they
+    exchange: tokens are fewer than rows of the table. Left to itself, XLA's partitioner would
+    repeat all of them on every device where `fsdp` is not the only axis.
+    """
+    if not split:
+        return constrain(embedding_VD[ids_BT], "batch", "context", None)
+    ids_BT = constrain(ids_BT, ("data", "expert"), "context")
+    x_BTD = constrain(embedding_VD[ids_BT], ("data", "expert"), "context", "fsdp")
+    return constrain(x_BTD, "batch", "context", None)
 
 
 def embedding_std(config: AGIConfig) -> float:

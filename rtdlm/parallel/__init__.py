@@ -3,11 +3,21 @@
 from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device
 from rtdlm.parallel.devices import fastest_format
-from rtdlm.parallel.mesh import BATCH_AXES, batch_sharding, check_batch, make_mesh, under
+from rtdlm.parallel.heads import on_own_heads
+from rtdlm.parallel.layout import Layout, layout_of
+from rtdlm.parallel.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    check_batch,
+    make_mesh,
+    mesh_of,
+    under,
+)
 from rtdlm.parallel.rules import is_stacked, own_axes, partition_spec, path_name
 
 __all__ = [
     "BATCH_AXES",
+    "Layout",
     "axis_size",
     "batch_sharding",
     "check_batch",
@@ -15,8 +25,11 @@ __all__ = [
     "fastest_format",
     "is_stacked",
     "keep_compiled_programs",
+    "layout_of",
     "make_mesh",
+    "mesh_of",
     "on_one_device",
+    "on_own_heads",
     "own_axes",
     "partition_spec",
     "path_name",

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 from rtdlm.parallel.mesh import BATCH_AXES
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     """Hints that dimension i of `x` lies along mesh axis `axes[i]`.
 
     `"batch"` stands for all axes that split batches. On one device, or with no mesh set, `x` is
@@ -20,11 +20,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def axis_size(axis: str) -> int:
     """Devices along mesh axis `axis`; 1 where no mesh is set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape[axis]
+    return 1 if on_one_device() else jax.sharding.get_abstract_mesh().shape[axis]
 
 
 def on_one_device() -> bool:
-    """Whether no mesh of several devices is set."""
+    """Whether no mesh of several devices is set, or each of them runs by itself (`pmap`)."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.empty or mesh.size == 1
+    return mesh.empty or mesh.size == 1 or not mesh.auto_axes

@@ -1,40 +1,54 @@
-"""The device mesh: axes `data`, `fsdp`, `context` and `tensor`.
+"""The device mesh: axes `data`, `fsdp`, `expert`, `context` and `tensor`.
 
-`data` repeats parameters and splits batches; `fsdp` splits both; `context` splits the tokens of a
-row; `tensor` splits heads, hidden features and the vocabulary. A laptop is the mesh of one device.
+`data` repeats parameters and splits batches; `fsdp` splits both; `expert` splits batches and
+experts; `context` splits the tokens of a row; `tensor` splits heads, hidden features and the
+vocabulary. A laptop is the mesh of one device.
 """
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from math import prod
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rtdlm.config import MeshConfig, UserError
+from rtdlm.config import AGIConfig, MeshConfig, UserError
+from rtdlm.config.mesh import AXES, resolve_mesh
 
-AXES = ("data", "fsdp", "context", "tensor")
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that `config` asks for over `devices` (None: all there are).
+    """The mesh of those axes over `devices` (None: all there are); see `mesh_of` for a strategy's.
 
     Raises:
         UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    fixed = config.fsdp * config.context * config.tensor
-    data = len(devices) // fixed if config.data == -1 else config.data
-    if data * fixed != len(devices) or data == 0:
+    sizes = {name: getattr(config, name) for name in AXES}
+    fixed = prod(sizes[name] for name in AXES if name != "data")
+    if config.data == -1:
+        sizes["data"] = len(devices) // fixed
+    if sizes["data"] * fixed != len(devices) or sizes["data"] == 0:
+        named = " x ".join(f"{name}={getattr(config, name)}" for name in AXES)
         raise UserError(
-            f"mesh data={config.data} x fsdp={config.fsdp} x context={config.context} x "
-            f"tensor={config.tensor} does not fit {len(devices)} devices; choose axes that "
-            f"multiply to {len(devices)}"
+            f"mesh {named} does not fit {len(devices)} devices; choose axes that multiply to "
+            f"{len(devices)}"
         )
-    shape = (data, config.fsdp, config.context, config.tensor)
+    shape = tuple(sizes.values())
     # Auto axes: under explicit ones the plain einsums of a Haiku module would have to be typed.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_of(config: AGIConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that the strategy and the axes of `config` ask for over `devices`.
+
+    Raises:
+        UserError: they do not fit the number of devices, or the strategy is still `auto`.
+    """
+    devices = jax.devices() if devices is None else devices
+    return make_mesh(resolve_mesh(config, len(devices)), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -55,9 +69,10 @@ def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_batch(mesh: Mesh, *, rows: int) -> None:
     """Raises UserError unless `rows`, those of one micro-batch, split evenly over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % ways:
+        axes = " x ".join(axis for axis in BATCH_AXES if axis != "expert" or mesh.shape[axis] > 1)
         raise UserError(
-            f"a micro-batch of {rows} rows does not split over the mesh's data x fsdp = {ways} "
+            f"a micro-batch of {rows} rows does not split over the mesh's {axes} = {ways} "
             f"devices; make batch_size / accumulate_steps a multiple of {ways}"
         )

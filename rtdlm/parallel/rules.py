@@ -77,8 +77,8 @@ RULES: dict[str, Axes] = {
     r"(quantum/circuit|overlap)/angles": (None, None),
     r"overlap/(query|key|value)/w": ("fsdp", None, None),
     r"overlap/output/w": (None, None, "fsdp"),
-    r"experts/(gate|up)/w": (None, "fsdp", "tensor"),
-    r"experts/down/w": (None, "tensor", "fsdp"),
+    r"experts/(gate|up)/w": ("expert", "fsdp", "tensor"),
+    r"experts/down/w": ("expert", "tensor", "fsdp"),
     r"(embedding|attention|memory|graph|quantum|feedforward|core|final)_norm/(scale|bias)": (None,),
     r"(attention|memory|graph|quantum|feedforward)_output_norm/(scale|bias)": (None,),
     r"core/inject/w": ("fsdp", None),
@@ -94,8 +94,12 @@ RULES: dict[str, Axes] = {
 }
 
 
-def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def partition_spec(
+    path: str, shape: tuple[int, ...], mesh: Mesh, *, split: bool = True
+) -> PartitionSpec:
     """Where the array at `path` lies; `path` joins Haiku's module and parameter names by `/`.
+
+    Without `split` it is whole on every device of the axis `fsdp`.
 
     A dimension that its mesh axis does not divide is left whole: three key-value heads on two
     tensor devices are correct, only repeated.
@@ -107,6 +111,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     if len(matches) != 1:
         raise ValueError(f"{path} matches {len(matches)} partition rules, expected exactly one")
     axes = (None,) * (len(shape) - len(matches[0])) + matches[0]
+    axes = axes if split else tuple(None if axis == "fsdp" else axis for axis in axes)
     return PartitionSpec(
         *(
             axis if axis is not None and size % mesh.shape[axis] == 0 else None

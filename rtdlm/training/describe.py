@@ -10,7 +10,7 @@ from rtdlm.data import Batch, Warmup
 from rtdlm.models import TMSModel
 from rtdlm.models.contracts import contract_table
 from rtdlm.models.cost import count_parameters, train_flops_per_token
-from rtdlm.parallel import check_batch, make_mesh
+from rtdlm.parallel import check_batch, mesh_of
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import check_rules, make_optimizer
 from rtdlm.training.state import state_shapes
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 
 def step_memory(config: AGIConfig) -> Memory:
     """Compiles the step for the devices at hand, without making a single array."""
-    model, mesh = TMSModel(config), make_mesh(config.mesh)
+    model, mesh = TMSModel(config), mesh_of(config)
     check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
     check_rules(config.optimizer, model.shapes)
     optimizer = make_optimizer(config.optimizer)

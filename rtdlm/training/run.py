@@ -34,7 +34,7 @@ from rtdlm.monitoring import (
     peak_flops,
     progress_sink,
 )
-from rtdlm.parallel import batch_sharding, check_batch, keep_compiled_programs, make_mesh
+from rtdlm.parallel import batch_sharding, check_batch, keep_compiled_programs, mesh_of
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
 from rtdlm.training.corpus import Corpus, open_corpus
@@ -72,7 +72,7 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     """
     trouble = keep_compiled_programs()
     keep_freed_memory()
-    mesh = make_mesh(config.mesh)
+    mesh = mesh_of(config)
     check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
     with PrepareBar() as bar:
         corpus = open_corpus(config, out, progress=bar)

@@ -26,6 +26,7 @@ from rtdlm.training.state import TrainState, state_shardings
 # computes the same in another order, and so to rounding, not to the bit.
 FREE = (
     *("num_steps", "num_epochs", "num_tokens", "max_seconds", "layer_unroll", "mesh."),
+    *("distributed_training", "tensor_parallel"),
     *("data.text", "data.shards", "data.prefetch", "checkpoint.", "evaluation.", "monitoring."),
 )
 
@@ -90,7 +91,7 @@ def from_snapshot(
         rest.pop("trained_params") if averaged else unflatten_like(shapes.params, snapshot.params)
     )
     state = TrainState(params=params, **rest)
-    state = jax.device_put(state, state_shardings(shapes, mesh))
+    state = jax.device_put(state, state_shardings(shapes, mesh, config.mesh_strategy))
     saved = snapshot.state["knobs"]
     # An older checkpoint lacks the knobs that came later.
     knobs = Knobs.from_config(config)._replace(

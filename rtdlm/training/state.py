@@ -1,5 +1,6 @@
 """Everything that a run carries from step to step, and how it lies on a mesh."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rtdlm.config.mesh import MeshStrategy
 from rtdlm.models import TMSModel
-from rtdlm.parallel import partition_spec, path_name
+from rtdlm.parallel import layout_of, partition_spec, path_name
 from rtdlm.training.precision import LossScale, initial_loss_scale
 
 
@@ -36,7 +38,8 @@ def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: M
     """A fresh state, made where it will lie: no whole array exists on any one device."""
     create = _creator(model, optimizer)
     key = jax.random.key(model.config.seed)
-    shardings = state_shardings(jax.eval_shape(create, key), mesh)
+    shapes = jax.eval_shape(create, key)
+    shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
     # It runs once: on a CPU, optimizing it takes longer than it ever saves.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
@@ -48,20 +51,40 @@ def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> Tr
     return jax.eval_shape(_creator(model, optimizer), jax.random.key(0))
 
 
-def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
-    """Where each leaf lies: parameters by the rule table, moments beside their parameters."""
-    specs = {
-        path_name(path): (leaf.shape, partition_spec(path_name(path), leaf.shape, mesh))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
+def state_shardings(
+    shapes: TrainState, mesh: Mesh, strategy: MeshStrategy | None = None
+) -> TrainState:
+    """Where each leaf lies: parameters by the rule table, moments beside their parameters, as far
+    as `strategy` splits them.
+    """
+    layout = layout_of(strategy)
+    params = param_shardings(shapes.params, mesh, split=layout.parameters)
+    moments = param_shardings(shapes.params, mesh, split=layout.moments)
+    beside = {
+        path_name(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes.params),
+            jax.tree.leaves(moments),
+            strict=True,
+        )
     }
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = path_name(path)
-        for param, (shape, spec) in specs.items():
+        for param, (shape, found) in beside.items():
             # Factored moments carry their parameter's path but not its shape: replicated.
             if name.endswith("/" + param) and shape == leaf.shape:
-                return NamedSharding(mesh, spec)
+                return found
         return NamedSharding(mesh, PartitionSpec())
+
+    return replace(jax.tree_util.tree_map_with_path(sharding, shapes), params=params)
+
+
+def param_shardings(shapes: Any, mesh: Mesh, *, split: bool) -> Any:
+    """Where each parameter lies by the rule table; without `split` whole on the axis `fsdp`."""
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(path_name(path), leaf.shape, mesh, split=split))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 

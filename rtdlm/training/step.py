@@ -1,11 +1,7 @@
 """The step: (TrainState, Batch, Knobs) -> (TrainState, Metrics), compiled once.
 
-Micro-batches add up to exactly the big batch: each contributes the gradient of its loss sum over
-the whole batch's weight. (Only the experts' balancing losses are each micro-batch's own: they are
-products of means.) A non-finite gradient changes neither parameters nor moments; the step
-counter still advances, since the batch is spent.
-
-Axes: B batch, T time, A micro-batches.
+A non-finite gradient changes neither parameters nor moments; the step counter still advances, since
+the batch is spent.
 """
 
 from typing import Any, NamedTuple, Protocol, cast
@@ -19,8 +15,9 @@ from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, under
+from rtdlm.training.gradients import make_gradients
 from rtdlm.training.knobs import Knobs
-from rtdlm.training.loss import Sums, loss_sums, loss_terms
+from rtdlm.training.loss import Sums
 from rtdlm.training.optimizer import Progress, learning_rate
 from rtdlm.training.precision import next_loss_scale
 from rtdlm.training.state import TrainState, state_shapes, state_shardings
@@ -61,14 +58,16 @@ def make_train_step(
 
     The state is donated: the caller keeps only the returned one.
     """
-    shardings = state_shardings(state_shapes(model, optimizer), mesh)
+    shapes = state_shapes(model, optimizer)
+    shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
+    gradients = make_gradients(model, mesh, shapes)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def step(
         state: TrainState, batch: Batch, knobs: Knobs, fraction: jax.Array
     ) -> tuple[TrainState, Metrics]:
         progress = Progress(state.step, fraction)
-        grads, sums = _gradients(model, state, batch, knobs)
+        grads, sums = gradients(state, batch, knobs)
         norms = layer_norms(grads)
         grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(norm)) for norm in norms.values()))
         finite = jnp.isfinite(grad_norm)
@@ -109,45 +108,6 @@ def make_train_step(
         out_shardings=(shardings, whole),
     )
     return cast(TrainStep, under(mesh, compiled))
-
-
-def _gradients(model: TMSModel, state: TrainState, batch: Batch, knobs: Knobs) -> tuple[Any, Sums]:
-    """Gradient of the batch's mean loss and the batch's sums, over all micro-batches."""
-    config = model.config
-    scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
-    weight = divisor(jnp.sum(batch.weights))
-    random = config.dropout_rate > 0 or config.experts.random or config.use_compute_controller
-    key = jax.random.fold_in(state.key, state.step) if random else None
-
-    def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        terms = loss_terms(micro.weights, knobs, scale=scale / weight)
-        scores = model.batch_scores(params, micro, key=key, terms=terms)
-        sums = loss_sums(scores, micro.weights, knobs)
-        return sums.objective / weight * scale, sums
-
-    differentiate = jax.grad(objective, has_aux=True)
-    count = config.accumulate_steps
-    if count == 1:
-        grads, sums = differentiate(state.params, batch, key)
-    else:
-        # Row r goes to micro-batch r mod A, so that each device keeps its own rows.
-        micros = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch
-        )
-
-        def add(total: Any, item: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            micro, index = item
-            folded = None if key is None else jax.random.fold_in(key, index)
-            part = differentiate(state.params, micro, folded)
-            return jax.tree.map(jnp.add, total, part), None
-
-        micro = jax.tree.map(lambda x: x[0], micros)
-        shapes = jax.eval_shape(differentiate, state.params, micro, key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(add, zeros, (micros, jnp.arange(count)))
-    if state.loss_scale is not None:
-        grads = jax.tree.map(lambda grad: grad / scale, grads)
-    return grads, sums
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

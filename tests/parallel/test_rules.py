@@ -33,9 +33,9 @@ DENSE = {
 }
 EXPERTS = {
     f"{BLOCK}/experts/router/w": ((3, 16, 4), P(None, "fsdp", None)),
-    f"{BLOCK}/experts/gate/w": ((3, 4, 16, 32), P(None, None, "fsdp", "tensor")),
-    f"{BLOCK}/experts/up/w": ((3, 4, 16, 32), P(None, None, "fsdp", "tensor")),
-    f"{BLOCK}/experts/down/w": ((3, 4, 32, 16), P(None, None, "tensor", "fsdp")),
+    f"{BLOCK}/experts/gate/w": ((3, 4, 16, 32), P(None, "expert", "fsdp", "tensor")),
+    f"{BLOCK}/experts/up/w": ((3, 4, 16, 32), P(None, "expert", "fsdp", "tensor")),
+    f"{BLOCK}/experts/down/w": ((3, 4, 32, 16), P(None, "expert", "tensor", "fsdp")),
 }
 RICH = {
     "decoder/position": ((12, 16), P(None, "fsdp")),

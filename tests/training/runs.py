@@ -1,6 +1,7 @@
 """A small model with its compiled step on a mesh of any shape."""
 
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from rtdlm.config import AGIConfig, MeshConfig
 from rtdlm.data.batch import Batch
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, make_mesh, path_name
+from rtdlm.parallel import batch_sharding, make_mesh, mesh_of, path_name
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.precision import initial_loss_scale
@@ -19,6 +20,8 @@ from rtdlm.training.step import Metrics, TrainStep, make_train_step
 from tests.models.small import packed_batch, random_params
 
 ONE = (1, 1, 1)
+Shape = tuple[int, ...] | str
+"""Devices along data, fsdp, tensor, context and expert; or a strategy for all eight."""
 # Steps of a plain gradient: what a parameter moves by is its gradient times 0.1.
 PLAIN: dict[str, Any] = {
     "name": "sgd", "momentum": 0.0, "learning_rate": 0.1, "weight_decay": 0.0,
@@ -29,14 +32,16 @@ PLAIN: dict[str, Any] = {
 class Run:
     """Everything that a step needs; nothing is compiled before it is used."""
 
-    def __init__(self, config: AGIConfig, shape: tuple[int, ...] = ONE) -> None:
+    def __init__(self, config: AGIConfig, shape: Shape = ONE) -> None:
+        if isinstance(shape, str):
+            config = config.replace(mesh={"strategy": shape})
+            self.mesh = mesh_of(config)
+        else:
+            sizes = dict(zip(("data", "fsdp", "tensor", "context", "expert"), shape, strict=False))
+            self.mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: prod(shape)])
         self.config = config
         self.model = TMSModel(config)
         self.optimizer = make_optimizer(config.optimizer)
-        data, fsdp, tensor, context = (*shape, 1)[:4]
-        devices = jax.devices()[: data * fsdp * tensor * context]
-        sizes = MeshConfig(data=data, fsdp=fsdp, tensor=tensor, context=context)
-        self.mesh = make_mesh(sizes, devices)
         self.knobs = Knobs.from_config(config)
 
     @cached_property
@@ -46,6 +51,10 @@ class Run:
     @cached_property
     def shapes(self) -> TrainState:
         return state_shapes(self.model, self.optimizer)
+
+    @property
+    def shardings(self) -> TrainState:
+        return state_shardings(self.shapes, self.mesh, self.config.mesh_strategy)
 
     def start(self, params: Any = None) -> TrainState:
         """A state with `params` (None: random ones), the same on every mesh."""
@@ -59,9 +68,7 @@ class Run:
             loss_scale=initial_loss_scale(self.config.precision),
         )
         # A copy: what is donated must not be what another test holds.
-        return jax.device_put(
-            jax.tree.map(jnp.copy, state), state_shardings(self.shapes, self.mesh)
-        )
+        return jax.device_put(jax.tree.map(jnp.copy, state), self.shardings)
 
     def batch(self, seed: int = 0) -> Batch:
         return jax.device_put(packed_batch(self.config, seed=seed), batch_sharding(self.mesh))

@@ -23,7 +23,9 @@ from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
 from rtdlm.modules.attention.sparse_kinds import Native, TopK
 from rtdlm.modules.attention.stopped import StoppedCache
-from rtdlm.parallel import axis_size
+from rtdlm.parallel import axis_size, on_own_heads
+
+QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,14 @@ class Dense:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
+
+        def attend_here(qkv: QKV, here: tuple[jax.Array, Places]) -> jax.Array:
+            mask_BTS, places = here
+            return attend_causally(*qkv, mask_BTS, self.scoring, places)
+
         places = Places(rows.positions_BT, rows.positions_BT)
-        return attend_causally(*heads.qkv, rows.mask_BTS, self.scoring, places)
+        alike = self.scoring.slopes_H is None
+        return on_own_heads(attend_here, heads.qkv, (rows.mask_BTS, places), split_heads=alike)
 
     def extend(
         self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
@@ -98,10 +106,15 @@ class Sliding:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
-        return attend_window(
-            *heads.qkv, rows.segment_ids_BT,
-            window=self.window, sinks=self.sinks, scoring=self.scoring,
-        )  # fmt: skip
+
+        def attend_here(qkv: QKV, segment_ids_BT: jax.Array) -> jax.Array:
+            return attend_window(
+                *qkv, segment_ids_BT,
+                window=self.window, sinks=self.sinks, scoring=self.scoring,
+            )  # fmt: skip
+
+        alike = self.scoring.slopes_H is None
+        return on_own_heads(attend_here, heads.qkv, rows.segment_ids_BT, split_heads=alike)
 
     def extend(self, heads: Heads, rows: Rows, cache: RingCache) -> tuple[jax.Array, RingCache]:
         assert rows.lengths_B is not None

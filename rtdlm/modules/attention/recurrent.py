@@ -34,6 +34,7 @@ from rtdlm.modules.primitives import (
     where_rows,
 )
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
+from rtdlm.parallel import on_own_heads
 
 FAINT = 1e-2
 """Mean square below which a read fades instead of being blown up, its rounding with it: a query
@@ -65,7 +66,7 @@ class Linear(_Recurrent):
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
-        return linear_attention(*heads.qkv, rows.segment_ids_BT)[0]
+        return on_own_heads(_linear, heads.qkv, rows.segment_ids_BT)
 
     def extend(self, heads: Heads, rows: Rows, cache: LinearState) -> tuple[jax.Array, LinearState]:
         counts_BT, one_row = _counts(rows), jnp.ones(rows.positions_BT.shape, jnp.int32)
@@ -90,8 +91,7 @@ class Delta(_Recurrent):
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
-        read_BTHE, _ = gated_delta(*_delta_inputs(heads), rows.segment_ids_BT)
-        return _normalised(read_BTHE)
+        return _normalised(on_own_heads(_delta, _delta_inputs(heads), rows.segment_ids_BT))
 
     def extend(self, heads: Heads, rows: Rows, cache: DeltaState) -> tuple[jax.Array, DeltaState]:
         counts_BT, one_row = _counts(rows), jnp.ones(rows.positions_BT.shape, jnp.int32)
@@ -119,6 +119,16 @@ class Delta(_Recurrent):
     def keys_computed(self, length: int, *, head_dim: int) -> int:
         """Four products of a chunk's keys in place of two, and three with the state."""
         return 2 * min(length, DELTA_CHUNK) + 3 * head_dim // 2
+
+
+def _linear(qkv: tuple[jax.Array, ...], segment_ids_BT: jax.Array) -> jax.Array:
+    query, key, value = qkv
+    return linear_attention(query, key, value, segment_ids_BT)[0]
+
+
+def _delta(inputs: tuple[jax.Array, ...], segment_ids_BT: jax.Array) -> jax.Array:
+    query, key, value, decay_BTH, write_BTH = inputs
+    return gated_delta(query, key, value, decay_BTH, write_BTH, segment_ids_BT)[0]
 
 
 def _delta_inputs(

@@ -19,6 +19,7 @@ from rtdlm.modules.attention.sliding import keys_computed
 from rtdlm.modules.attention.sparse import NUM_BRANCHES, sparse_branches
 from rtdlm.modules.attention.topk import attend_topk
 from rtdlm.modules.primitives import TILE, Projection, most_tiles
+from rtdlm.parallel import on_own_heads
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class Native:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
+        given = (*heads.qkv, _gates(heads))
+        return on_own_heads(self._read, given, rows.segment_ids_BT)
+
+    def _read(self, given: tuple[jax.Array, ...], segment_ids_BT: jax.Array) -> jax.Array:
+        query, key, value, gates_BTHN = given
         branches = sparse_branches(
-            *heads.qkv, rows.segment_ids_BT,
+            query, key, value, segment_ids_BT,
             block=self.block, num_chosen=self.num_chosen, window=self.window,
         )  # fmt: skip
-        return branches.gated(_gates(heads))
+        return branches.gated(gates_BTHN)
 
     def extend(self, heads: Heads, rows: Rows, cache: BlockCache) -> tuple[jax.Array, BlockCache]:
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT, block=self.block)
@@ -86,9 +92,12 @@ class TopK:
         batch, length = rows.segment_ids_BT.shape
         time_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
         first_BS = time_BT - first_tokens(rows.segment_ids_BT) < self.num_global
-        return self._read(
-            heads.query_BTHE, heads.key_BTKE, heads.value_BTKE, rows.mask_BTS, time_BT, first_BS
-        )
+
+        def read(qkv: tuple[jax.Array, ...], here: tuple[jax.Array, ...]) -> jax.Array:
+            query, key, value = qkv
+            return self._read(query, key, value, *here)
+
+        return on_own_heads(read, heads.qkv, (rows.mask_BTS, time_BT, first_BS))
 
     def extend(self, heads: Heads, rows: Rows, cache: KVCache) -> tuple[jax.Array, KVCache]:
         dtype = heads.query_BTHE.dtype

@@ -11,6 +11,7 @@ a tile, S = U * C slots.
 """
 
 from collections.abc import Callable
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -77,5 +78,5 @@ def _in_groups(x_GUCN: jax.Array, w: jax.Array, kind_GU: jax.Array) -> jax.Array
 
 def _groups(batch: int) -> int:
     """Devices that rows are split over; one group where they do not split evenly."""
-    ways = axis_size("data") * axis_size("fsdp")
+    ways = prod(axis_size(axis) for axis in BATCH_AXES)
     return ways if batch % ways == 0 else 1

@@ -1,0 +1,151 @@
+"""Every strategy on eight devices: the same step as one device's, in the memory that it promises.
+
+Bytes and exchanges are those of the compiled program.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.small import TIGHT, assert_trees_close, small_config
+from tests.training.runs import ONE, PLAIN, Run, Shape, flat
+
+STRATEGIES = ("pmap", "data", "zero1", "zero2", "fsdp", "tensor", "combined")
+FORMS: dict[str, dict[str, Any]] = {
+    "gradient": {"optimizer": PLAIN},
+    # With an epsilon that a gradient's last bit does not pass: Adam divides by its size.
+    "adamw": {
+        "optimizer": {
+            "name": "adamw",
+            "warmup_steps": 0,
+            "learning_rate": 0.003,
+            "epsilon": 1e-4,
+        },
+    },
+    "micro-batches": {"optimizer": PLAIN, "accumulate_steps": 2, "batch_size": 16},
+    "experts": {"optimizer": PLAIN, "experts": TIGHT},
+}
+# Every dimension that is split is divided by eight, and vectors are few.
+WIDE: dict[str, Any] = {
+    "d_model": 64, "num_heads": 8, "num_kv_heads": 8, "d_ff": 256, "vocab_size": 512,
+    "optimizer": {"name": "adamw", "warmup_steps": 0},
+}  # fmt: skip
+
+
+def after_two_steps(form: str, shape: Shape) -> tuple[dict[str, np.ndarray], Any, Run]:
+    run = Run(small_config(**FORMS[form]), shape)
+    state = run.start()
+    for seed in range(2):
+        state, metrics = run.go(state, batch=run.batch(seed), fraction=seed / 2)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == run.shardings
+    return flat(state.params), jax.device_get(metrics), run
+
+
+@cache
+def alone(form: str) -> tuple[dict[str, np.ndarray], Any]:
+    return after_two_steps(form, ONE)[:2]
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        *(("gradient", strategy) for strategy in STRATEGIES),
+        *(("micro-batches", strategy) for strategy in ("pmap", "zero2", "fsdp")),
+        *(("adamw", strategy) for strategy in ("pmap", "zero1", "zero2")),
+        # Devices along data, fsdp, tensor, context and expert.
+        ("experts", (1, 1, 1, 1, 4)),
+        ("experts", (2, 1, 2, 1, 2)),
+        ("experts", (1, 2, 2, 1, 2)),
+    ],
+    ids=str,
+)
+def test_every_strategy_equals_one_device(form: str, shape: Shape) -> None:
+    params, told, run = after_two_steps(form, shape)
+    expected, heard = alone(form)
+    assert run.step.__wrapped__._cache_size() == 1, "compiled once"
+    assert float(told.grad_norm) > 0.01 and not told.skipped
+    assert_trees_close(told, heard, rtol=2e-5)
+    for path, value in expected.items():
+        np.testing.assert_allclose(params[path], value, atol=1e-5, rtol=1e-5, err_msg=path)
+
+
+class Program:
+    """A step's compiled program."""
+
+    def __init__(self, shape: Shape, **options: Any) -> None:
+        run = Run(small_config(**{**WIDE, **options}), shape)
+        example = (run.shapes, run.batch(), run.knobs, jnp.float32(0))
+        with jax.set_mesh(run.mesh):
+            compiled = run.step.__wrapped__.lower(*example).compile()
+        self.argument_bytes = compiled.memory_analysis().argument_size_in_bytes
+        self.text = compiled.as_text()
+        self.params = sum(leaf.nbytes for leaf in jax.tree.leaves(sized(run.shapes.params)))
+        self.batch = sum(leaf.nbytes for leaf in run.batch())
+
+    def exchanged(self, kind: str) -> list[tuple[int, ...]]:
+        """Shapes that exchanges of this kind give."""
+        results = re.findall(rf"= (.*?) {kind}(?:-start)?\(", self.text)
+        shapes = (shape for result in results for shape in re.findall(r"\w+\[([\d,]*)\]", result))
+        return [tuple(int(size) for size in shape.split(",") if size) for shape in shapes]
+
+
+def sized(shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+
+
+@cache
+def program(shape: Shape) -> Program:
+    return Program(shape)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "moments"),
+    [
+        ("pmap", 1, 2),
+        ("data", 1, 2),
+        ("zero1", 1, 2 / 8),
+        ("zero2", 1, 2 / 8),
+        ("fsdp", 1 / 8, 2 / 8),
+        ("tensor", 1 / 8, 2 / 8),
+        ("combined", 1 / 8, 2 / 8),
+    ],
+)
+def test_a_device_holds_what_the_strategy_promises(
+    strategy: str, params: float, moments: float
+) -> None:
+    found = program(strategy)
+    rows = 1 if strategy in ("tensor", "combined") else 1 / 8
+    promised = found.params * (params + moments) + found.batch * rows
+    # Norm scales are repeated; beside them there are a few scalars.
+    assert found.argument_bytes == pytest.approx(promised, rel=0.02)
+
+
+def weights(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Those as large as a layer's smallest matrix, less the layers' own axis."""
+    return [shape for shape in shapes if np.prod(shape, dtype=int) >= 64 * 64]
+
+
+@pytest.mark.parametrize("strategy", ["pmap", "data", "tensor", "combined"])
+def test_whole_parameters_are_never_gathered(strategy: str) -> None:
+    assert weights(program(strategy).exchanged("all-gather")) == []
+
+
+def test_split_moments_gather_each_updated_parameter_once() -> None:
+    gathered = weights(program("zero1").exchanged("all-gather"))
+    # Embedding and output, and seven matrices of all layers.
+    assert len(gathered) == 9
+    assert sum(np.prod(shape, dtype=int) for shape in gathered) * 4 == pytest.approx(
+        program("zero1").params, rel=0.02
+    )
+
+
+def test_tokens_travel_to_their_experts_all_to_all() -> None:
+    found = Program((1, 1, 1, 1, 4), experts=TIGHT)
+    travels = found.exchanged("all-to-all")
+    assert travels, "no exchange of all with all"
+    assert weights(found.exchanged("all-gather")) == [], "rows stay, and so do experts"
