@@ -236,8 +236,10 @@ def test_the_user_is_the_images() -> None:
     assert f"--uid {user} " in (ROOT / "Dockerfile.train").read_text()
 
 
-def test_large_numbers_stay_whole() -> None:
-    security = render("--set=user.uid=1000650000,user.gid=1000650000").pod["securityContext"]
+def test_large_numbers_stay_whole(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"  # from which Helm reads every number as a float
+    values.write_text("user: {uid: 1000650000, gid: 1000650000}\n")
+    security = render(f"--values={values}").pod["securityContext"]
     assert [security[k] for k in ("runAsUser", "runAsGroup", "fsGroup")] == [1000650000] * 3
 
 
