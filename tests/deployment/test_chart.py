@@ -240,7 +240,8 @@ def test_large_numbers_stay_whole(tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"  # from which Helm reads every number as a float
     values.write_text("user: {uid: 1000650000, gid: 1000650000}\n")
     security = render(f"--values={values}").pod["securityContext"]
-    assert [security[k] for k in ("runAsUser", "runAsGroup", "fsGroup")] == [1000650000] * 3
+    found = [repr(security[key]) for key in ("runAsUser", "runAsGroup", "fsGroup")]
+    assert found == ["1000650000"] * 3  # 1.00065e+09 is as large
 
 
 @pytest.mark.parametrize(("nodes", "mode"), [(1, "ReadWriteOnce"), (2, "ReadWriteMany")])
