@@ -16,11 +16,14 @@ from typing import Any, NoReturn
 from rtdlm.config.agi import AGIConfig
 from rtdlm.config.build import build_config, parse_assignments
 from rtdlm.config.controller import STRATEGIES
-from rtdlm.config.errors import StorageError, UserError
+from rtdlm.config.errors import StorageError, Unfinished, UserError
 from rtdlm.config.fields import field_docs
 from rtdlm.config.presets import PRESETS
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+# sysexits.h's EX_TEMPFAIL, "try again". Not 0, or a scheduler that drains a machine would count the
+# run as done; not 143, which is also the end of a process that had no time to save.
+UNFINISHED = os.EX_TEMPFAIL
 
 # Everyday flag -> the field it sets, its type and what it takes on the command line.
 EVERYDAY: dict[str, tuple[str, type, str]] = {
@@ -48,6 +51,8 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Unfinished:
+        return UNFINISHED
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more may go there, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,3 +13,10 @@ class StorageError(OSError):
 
     Commands print the sentence and exit with status 1; what was saved before is intact.
     """
+
+
+class Unfinished(Exception):
+    """A signal ended a command in good order before its work was done: it saved and said so.
+
+    Commands exit with status 75, which tells a scheduler to start the same command again.
+    """

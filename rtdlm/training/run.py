@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from rtdlm.checkpoint import CheckpointStore
 from rtdlm.config import AGIConfig, UserError
+from rtdlm.config.errors import Unfinished
 from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import Warmup
 from rtdlm.evaluation import TrainingEvaluator, pricing_of
@@ -69,6 +70,7 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     Raises:
         UserError: config, data, devices and `out` do not fit together.
         StorageError: something could not be written; earlier checkpoints are intact.
+        Unfinished: a signal ended the run early; it saved and can be resumed.
     """
     trouble = keep_compiled_programs()
     keep_freed_memory()
@@ -98,6 +100,8 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
         reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
         summary = {"wall_seconds": loop.seconds, "skipped_updates": float(loop.state.skipped)}
         events.emit(RunFinished(loop.position.step, reason, summary, sample))
+    if not end.complete:
+        raise Unfinished(reason)
 
 
 @contextmanager
