@@ -9,6 +9,7 @@
 Importing this loads no JAX; `rtdlm.checkpoint.tree`, which turns pytrees into flat names, does.
 """
 
+from rtdlm.checkpoint.group import Group
 from rtdlm.checkpoint.reading import (
     NewestComplete,
     SavedModel,
@@ -22,6 +23,7 @@ from rtdlm.checkpoint.store import CheckpointStore, Saved
 
 __all__ = [
     "CheckpointStore",
+    "Group",
     "NewestComplete",
     "Saved",
     "SavedModel",

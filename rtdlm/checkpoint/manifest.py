@@ -49,15 +49,19 @@ def read_manifest(directory: Path) -> Manifest:
         return _read_manifest(directory)
 
 
-def verify(directory: Path, *, prefixes: Collection[str] = ("",)) -> Manifest:
+def verify(
+    directory: Path, *, prefixes: Collection[str] = ("",), share: slice = slice(None)
+) -> Manifest:
     """`read_manifest`, and the SHA-256 of every file whose name starts with one of `prefixes`.
+
+    Several processes may take a `share` of the files each, by their order.
 
     Raises:
         DamageError: as `read_manifest`, or the contents changed.
     """
     manifest = read_manifest(directory)
     with _unreadable_is_damage():
-        for name, record in manifest.files.items():
+        for name, record in sorted(manifest.files.items())[share]:
             if name.startswith(tuple(prefixes)) and hash_file(directory / name) != record.sha256:
                 raise DamageError(f"the contents of {name} changed since it was saved")
     return manifest

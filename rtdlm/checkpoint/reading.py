@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rtdlm.checkpoint.group import Alone, Group
 from rtdlm.checkpoint.manifest import MANIFEST, DamageError, read_manifest, verify
 from rtdlm.checkpoint.snapshot import CONFIG, MODEL, TOKENIZER, Snapshot, read_snapshot
 from rtdlm.checkpoint.tensors import read_parts
@@ -73,9 +74,12 @@ def load_checkpoint(directory: Path) -> Snapshot:
         raise UserError(_unusable(directory, damage)) from None
 
 
-def newest_complete(checkpoints: Path) -> NewestComplete:
-    """The newest checkpoint that verifies, and why each newer one did not."""
-    path, passed_over = _newest(checkpoints, prefixes=EVERYTHING)
+def newest_complete(checkpoints: Path, group: Group | None = None) -> NewestComplete:
+    """The newest checkpoint that verifies, and why each newer one did not.
+
+    The processes of a `group` read a share of the files each, and agree.
+    """
+    path, passed_over = _newest(checkpoints, prefixes=EVERYTHING, group=group or Alone())
     snapshot = None if path is None else read_snapshot(path, step=read_manifest(path).step)
     return NewestComplete(snapshot, passed_over)
 
@@ -130,15 +134,23 @@ def load_model(path: str | Path, *, notice: Notice = warnings.warn) -> SavedMode
     )
 
 
-def _newest(checkpoints: Path, *, prefixes: Collection[str]) -> tuple[Path | None, dict[int, str]]:
+def _newest(
+    checkpoints: Path, *, prefixes: Collection[str], group: Group | None = None
+) -> tuple[Path | None, dict[int, str]]:
+    group = group or Alone()
     passed_over: dict[int, str] = {}
-    for step, path in reversed(step_directories(checkpoints).items()):
+    # Another process may see a shared directory otherwise.
+    for step in group.follow("checkpoint/steps", list(reversed(step_directories(checkpoints)))):
+        path, problem = checkpoints / step_name(step), None
         try:
-            verify(path, prefixes=prefixes)
+            verify(path, prefixes=prefixes, share=slice(group.process, None, group.count))
         except DamageError as damage:
-            passed_over[step] = f"checkpoint {path} is passed over: {damage}"
-        else:
+            problem = str(damage)
+        found = group.gather(f"checkpoint/verified/{step}", problem)
+        problem = next((text for text in found if text is not None), None)
+        if problem is None:
             return path, passed_over
+        passed_over[step] = f"checkpoint {path} is passed over: {problem}"
     return None, passed_over
 
 

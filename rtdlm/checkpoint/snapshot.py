@@ -2,6 +2,8 @@
 
 model.safetensors        parameters; in parts with model.safetensors.index.json when large
 optimizer.safetensors    every other array of the training state, likewise
+model.p00000.safetensors and so on, in place of these two, where several processes wrote: what
+                         each of them holds, see `pieces`
 state.json               counters, data position, knobs: whatever JSON the caller gives
 config.yaml              the resolved configuration
 tokenizer.json           a copy of the tokenizer, if the run has one
@@ -17,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from rtdlm.checkpoint.manifest import Manifest, commit
-from rtdlm.checkpoint.tensors import read_parts, write_parts
-from rtdlm.disk import sync_directory, write_file
+from rtdlm.checkpoint.tensors import process_stem, read_pieces, write_parts
+from rtdlm.disk import FileRecord, sync_directory, write_file
 
 MODEL = "model"
 OPTIMIZER = "optimizer"
@@ -59,23 +61,53 @@ def write_snapshot(snapshot: Snapshot, directory: Path, *, part_bytes: int, best
         OSError: the disk refused; `directory` may then hold a part.
     """
     directory.mkdir()
-    files = write_parts(directory, MODEL, snapshot.params, part_bytes=part_bytes)
-    files |= write_parts(directory, OPTIMIZER, snapshot.optimizer, part_bytes=part_bytes)
-    texts = {STATE: json.dumps(snapshot.state, indent=1).encode(), CONFIG: snapshot.config.encode()}
-    if snapshot.tokenizer is not None:
-        texts[TOKENIZER] = snapshot.tokenizer
+    files = write_files(snapshot, directory, part_bytes=part_bytes, process=None)
+    complete(directory, step=snapshot.step, best=best, files=files)
+
+
+def write_files(
+    snapshot: Snapshot, directory: Path, *, part_bytes: int, process: int | None
+) -> dict[str, FileRecord]:
+    """The files of one of several processes, or (None) all of them; still without a marker.
+
+    Returns:
+        Name -> record.
+
+    Raises:
+        OSError: the disk refused.
+    """
+
+    def stem(name: str) -> str:
+        return name if process is None else process_stem(name, process)
+
+    files = write_parts(directory, stem(MODEL), snapshot.params, part_bytes=part_bytes)
+    files |= write_parts(directory, stem(OPTIMIZER), snapshot.optimizer, part_bytes=part_bytes)
+    texts: dict[str, bytes] = {}
+    if not process:  # what all have alike is the first one's to write
+        texts[STATE] = json.dumps(snapshot.state, indent=1).encode()
+        texts[CONFIG] = snapshot.config.encode()
+        if snapshot.tokenizer is not None:
+            texts[TOKENIZER] = snapshot.tokenizer
     files |= {name: write_file(directory / name, text) for name, text in texts.items()}
-    commit(directory, Manifest(snapshot.step, best, files))
+    sync_directory(directory)
+    return files
+
+
+def complete(directory: Path, *, step: int, best: bool, files: Mapping[str, FileRecord]) -> None:
+    """Writes the manifest of all processes' `files` and the marker."""
+    commit(directory, Manifest(step, best, files))
     sync_directory(directory)
 
 
 def read_snapshot(directory: Path, *, step: int) -> Snapshot:
-    """The snapshot in a verified `directory`; arrays are memory maps, read when used."""
+    """The snapshot in a verified `directory`; arrays are read when they are used, and of those
+    that several processes wrote only the parts that are.
+    """
     tokenizer = directory / TOKENIZER
     return Snapshot(
         step=step,
-        params=read_parts(directory, MODEL),
-        optimizer=read_parts(directory, OPTIMIZER),
+        params=read_pieces(directory, MODEL),
+        optimizer=read_pieces(directory, OPTIMIZER),
         state=json.loads((directory / STATE).read_bytes()),
         config=(directory / CONFIG).read_text(encoding="utf-8"),
         tokenizer=tokenizer.read_bytes() if tokenizer.exists() else None,

@@ -6,16 +6,19 @@
     .replaced-*  .deleted-*    on their way out; put right at the next start after a kill
 
 A store locks the run's directory, so hidden directories that it finds are those of a process that
-died.
+died. Several processes write one directory together, each files of its own; the marker comes when
+all of them said that theirs are on the disk.
 """
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from rtdlm.checkpoint.group import Alone, Group
 from rtdlm.checkpoint.manifest import DamageError, Manifest, read_manifest
 from rtdlm.checkpoint.reading import (
     BEST,
@@ -27,10 +30,11 @@ from rtdlm.checkpoint.reading import (
     step_name,
 )
 from rtdlm.checkpoint.retention import steps_to_keep
-from rtdlm.checkpoint.snapshot import Snapshot, write_snapshot
+from rtdlm.checkpoint.snapshot import Snapshot, complete, write_files, write_snapshot
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.disk import (
     DirectoryLock,
+    FileRecord,
     make_directory,
     refused,
     replace_file,
@@ -60,6 +64,8 @@ class CheckpointStore:
         keep_last: newest checkpoints that stay, at least 1.
         keep_every: multiples of this step stay for good; 0 keeps none so [steps].
         part_bytes: largest safetensors file [bytes].
+        group: the processes of a run that write together into a `root` that all of them see, each
+            what it holds; they call every method alike. None is one alone.
 
     Raises:
         UserError: another process writes to `root`, or it is no directory.
@@ -67,7 +73,13 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, root: str | Path, *, keep_last: int, keep_every: int, part_bytes: int
+        self,
+        root: str | Path,
+        *,
+        keep_last: int,
+        keep_every: int,
+        part_bytes: int,
+        group: Group | None = None,
     ) -> None:
         self.root = Path(root)
         self._directory = self.root / CHECKPOINTS
@@ -76,7 +88,8 @@ class CheckpointStore:
         self._passed_over: set[int] = set()
         self._saved: list[Saved] = []
         self._pending: Future[Saved] | None = None
-        self._lock = self._open()
+        self._group = Alone() if group is None else group
+        self._lock = self._open_together()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, snapshot: Snapshot, *, best: bool = False) -> None:
@@ -117,7 +130,8 @@ class CheckpointStore:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +155,7 @@ class CheckpointStore:
 
     def newest_complete(self) -> NewestComplete:
         """The newest checkpoint that verifies in full, and why each newer one was passed over."""
-        found = newest_complete(self._directory)
+        found = newest_complete(self._directory, self._group)
         self._passed_over |= set(found.passed_over)
         return found
 
@@ -158,6 +172,21 @@ class CheckpointStore:
                 f"{self._directory} has no checkpoint at step {step}; the steps there are: {known}"
             )
         return load_checkpoint(directories[step])
+
+    def _open_together(self) -> DirectoryLock | None:
+        """The leader holds the lock for all."""
+        if not self._group.leads:
+            problem = self._group.follow("checkpoint/open", None)
+            if problem is not None:
+                raise UserError(problem)
+            return None
+        try:
+            lock = self._open()
+        except (UserError, StorageError) as error:
+            self._group.follow("checkpoint/open", str(error))
+            raise
+        self._group.follow("checkpoint/open", None)
+        return lock
 
     def _open(self) -> DirectoryLock:
         make_directory(self._directory)
@@ -180,7 +209,12 @@ class CheckpointStore:
 
     def _write(self, snapshot: Snapshot, best: bool) -> Saved:
         path = self._directory / step_name(snapshot.step)
-        self._commit(snapshot, path, best)
+        if self._group.count > 1:
+            self._commit_together(snapshot, path, best)
+        else:
+            self._commit(snapshot, path, best)
+        if not self._group.leads:
+            return Saved(snapshot.step, path, best)
         saved = f"checkpoint at step {snapshot.step} is saved"
         with telling(f"{saved}, but older ones in {self._directory} could not be tidied"):
             self._point_to_best()
@@ -199,6 +233,53 @@ class CheckpointStore:
             if isinstance(error, OSError):
                 raise self._failure(snapshot, error) from error
             raise
+
+    def _commit_together(self, snapshot: Snapshot, path: Path, best: bool) -> None:
+        """Every process writes what it holds; when all is on the disk the leader sets the marker.
+
+        One that cannot write makes the save fail in all.
+        """
+        group, name = self._group, f"checkpoint/{snapshot.step}"
+        temporary = self._directory / f"{WRITING}{path.name}"
+        problem: str | None = None
+        if group.leads:
+            problem = self._attempt(snapshot, temporary.mkdir)
+        problem = group.follow(f"{name}/made", problem)
+        mine: dict[str, Any] = {"problem": problem, "files": {}}
+        if problem is None:
+
+            def write() -> None:
+                files = write_files(
+                    snapshot, temporary, part_bytes=self._part_bytes, process=group.process
+                )
+                mine["files"] = {file: record._asdict() for file, record in files.items()}
+
+            mine["problem"] = self._attempt(snapshot, write)
+        told = group.gather(f"{name}/written", mine)
+        problem = next((each["problem"] for each in told if each["problem"] is not None), None)
+        if group.leads and problem is None:
+
+            def seal() -> None:
+                files = {k: FileRecord(**v) for each in told for k, v in each["files"].items()}
+                complete(temporary, step=snapshot.step, best=best, files=files)
+                self._put_in_place(temporary, path)
+                self._passed_over.discard(snapshot.step)
+
+            problem = self._attempt(snapshot, seal)
+        problem = group.follow(f"{name}/sealed", problem)
+        if problem is not None:
+            if group.leads:
+                with suppress(OSError):  # the next start tidies again
+                    self._tidy()
+            raise StorageError(problem)
+
+    def _attempt(self, snapshot: Snapshot, act: Callable[[], object]) -> str | None:
+        """What went wrong on the disk, as a sentence."""
+        try:
+            act()
+        except OSError as error:
+            return str(self._failure(snapshot, error))
+        return None
 
     def _put_in_place(self, temporary: Path, path: Path) -> None:
         replaced = self._directory / f"{REPLACED}{path.name}"

@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from rtdlm.checkpoint.pieces import join_pieces
 from rtdlm.config.errors import UserError
 from rtdlm.disk import FileRecord, HashingFile, write_file
 
@@ -81,8 +82,36 @@ def write_parts(
     return records
 
 
+def process_stem(stem: str, process: int) -> str:
+    """What `stem` is called in the files of one of several processes."""
+    return f"{stem}.p{process:05d}"
+
+
+def read_pieces(directory: Path, stem: str) -> dict[str, Any]:
+    """Maps what one process wrote, or what several did: then arrays may be `Pieced`.
+
+    Raises:
+        UserError: a file is damaged, or pieces of an array are missing.
+    """
+    names = [path.name for path in directory.glob(f"{stem}.p*.safetensors*")]
+    stems = {name[: len(process_stem(stem, 0))] for name in names}
+    if not stems:
+        return dict(_read_one(directory, stem))
+    flat = {k: v for found in sorted(stems) for k, v in _read_one(directory, found).items()}
+    try:
+        return join_pieces(flat)
+    except ValueError as error:
+        raise UserError(
+            f"the checkpoint {directory} is not whole: {error}; choose another step beside it"
+        ) from None
+
+
 def read_parts(directory: Path, stem: str) -> dict[str, np.ndarray]:
-    """Maps what `write_parts` wrote; nothing is read until an array is used."""
+    """`read_pieces` with whole arrays; those of a single process are read when they are used."""
+    return {name: np.asarray(array) for name, array in read_pieces(directory, stem).items()}
+
+
+def _read_one(directory: Path, stem: str) -> dict[str, np.ndarray]:
     index = directory / _index_name(stem)
     if not index.exists():
         return read_tensors(directory / f"{stem}.safetensors")

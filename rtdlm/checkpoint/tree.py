@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from rtdlm.checkpoint.pieces import piece_name
 from rtdlm.config.errors import UserError
 
 NAMES_SHOWN = 3
@@ -23,14 +23,32 @@ NAMES_SHOWN = 3
 def flatten_tree(tree: Any) -> dict[str, np.ndarray]:
     """Host copies of every leaf of `tree` by name, in the order of the tree.
 
-    On several hosts each calls it: arrays spread over hosts are gathered to all of them.
-
     Raises:
         ValueError: two leaves have the same name.
     """
     # Without `copy_to_host_async`: on a CPU it keeps an alias that forbids the next donation.
     named = _named_leaves(tree)
     return {name: _host_copy(leaf) for name, leaf in named.items()}
+
+
+def flatten_own(tree: Any) -> dict[str, np.ndarray]:
+    """Host copies of what this process holds of every leaf, each number in one process alone.
+
+    Parts of arrays have the names that `pieces` gives them.
+    """
+    own: dict[str, np.ndarray] = {}
+    for name, leaf in _named_leaves(tree).items():
+        if _is_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            if jax.process_index() == 0:
+                own[name] = _host_copy(leaf)
+            continue
+        for shard in leaf.addressable_shards:
+            if shard.replica_id == 0:
+                part = piece_name(name, shard.index, leaf.shape)
+                own[part] = np.array(shard.data, copy=True, order="C")
+    return own
 
 
 def unflatten_like(template: Any, flat: Mapping[str, np.ndarray]) -> Any:
@@ -71,8 +89,6 @@ def _is_key(leaf: Any) -> bool:
 def _host_copy(leaf: Any) -> np.ndarray:
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
     # np.asarray would alias the device's memory on CPU and so forbid its donation.
     return np.array(leaf, copy=True, order="C")
 

@@ -13,6 +13,7 @@ from rtdlm.config.controller import (
 )
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.config.graph import GraphConfig
+from rtdlm.config.hosts import HostsConfig
 from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.mesh import MeshConfig
 from rtdlm.config.ngram import NgramConfig
@@ -44,6 +45,7 @@ __all__ = [
     "EvaluationConfig",
     "ExpertsConfig",
     "GraphConfig",
+    "HostsConfig",
     "KnowledgeConfig",
     "LossConfig",
     "MeshConfig",

@@ -15,6 +15,7 @@ from rtdlm.config.checks import SCORED, check_together
 from rtdlm.config.controller import ControllerConfig, Strategy
 from rtdlm.config.effect import Reader, require_effect, require_finite
 from rtdlm.config.graph import GraphConfig
+from rtdlm.config.hosts import HostsConfig
 from rtdlm.config.knowledge import KnowledgeConfig
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.mesh import MeshConfig, MeshStrategy, mesh_strategy
@@ -193,6 +194,7 @@ class AGIConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)

@@ -39,6 +39,7 @@ class Loader:
     each is its own source with its own epochs, and rows come from them in proportion.
 
     Attributes:
+        seq_len: T, inputs in a row [tokens].
         vocab_size: ids are below this.
         document_id: the token that starts a document; None for shards of other pipelines.
         rows_per_epoch: as many as all directories have windows.
@@ -79,7 +80,7 @@ class Loader:
         """
         _check(directories, weights, seq_len, batch_size, split)
         self._paths = [Path(directory) for directory in directories]
-        self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
+        self.seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
         self._vocab_size, self._warmup = vocab_size, warmup
         self._held_out_fraction = held_out_fraction
         opened = self._open(split)
@@ -110,7 +111,7 @@ class Loader:
         first = step * self._batch_size if warmup is None else warmup.rows_before(step)
         numbers = first + np.arange(start, stop, dtype=np.int64)
         groups, counts = self._mixture.assign(numbers)
-        batch = empty_batch(len(numbers), self._seq_len)
+        batch = empty_batch(len(numbers), self.seq_len)
         for group in np.unique(groups).tolist():
             places = np.flatnonzero(groups == group)
             epochs, indices = np.divmod(counts[places], self._groups[group].num_windows)
@@ -129,7 +130,7 @@ class Loader:
         windows = JoinedWindows([directory.windows for directory in self._open("heldout")])
         return HeldOutBatches(
             windows,
-            seq_len=self._seq_len,
+            seq_len=self.seq_len,
             batch_size=self._batch_size,
             num_batches=num_batches,
         )
@@ -146,14 +147,14 @@ class Loader:
             for number, source in enumerate(joined.sources)
         ]
         windows = permute(indices, size=joined.num_windows, key=key)
-        return joined.rows(windows, seq_len=self._seq_len, shifts=shifts)
+        return joined.rows(windows, seq_len=self.seq_len, shifts=shifts)
 
     def _open(self, split: Split) -> list[ShardDirectory]:
         opened = [
             open_directory(
                 path,
                 split,
-                seq_len=self._seq_len,
+                seq_len=self.seq_len,
                 vocab_size=self._vocab_size,
                 held_out_fraction=self._held_out_fraction,
             )

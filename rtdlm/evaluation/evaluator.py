@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from rtdlm.data.batch import Batch
@@ -19,7 +18,7 @@ from rtdlm.evaluation.gradients import GradientHealth
 from rtdlm.evaluation.heldout import HeldOut, evaluate, make_eval_step
 from rtdlm.models import TMSModel
 from rtdlm.monitoring import plain_json
-from rtdlm.parallel import batch_sharding
+from rtdlm.parallel import batch_sharding, put
 
 
 class TrainingEvaluator:
@@ -42,7 +41,7 @@ class TrainingEvaluator:
                 different tokenizers; None leaves that out.
         """
         self._step = make_eval_step(model, mesh)
-        self._batches = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches]
+        self._batches = [put(batch, batch_sharding(mesh)) for batch in batches]
         self._bytes_per_token = bytes_per_token
 
     def evaluate(self, params: Any) -> HeldOut:

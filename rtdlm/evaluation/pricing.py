@@ -8,7 +8,6 @@ finding another needs no training.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -20,7 +19,7 @@ from rtdlm.models import TMSModel
 from rtdlm.models.core import CORE, PRICED
 from rtdlm.models.tms import Params
 from rtdlm.modules.controller import Priced, price_for
-from rtdlm.parallel import batch_sharding
+from rtdlm.parallel import batch_sharding, put
 
 BATCHES = 2
 """Batches that prices are found on."""
@@ -41,7 +40,7 @@ class Pricing:
 
     def price_for(self, params: Params, batches: Sequence[Batch], *, budget: float) -> Priced:
         """The price for a mean of `budget` of all steps [fraction]."""
-        placed = [jax.device_put(batch, self._sharding) for batch in batches]
+        placed = [put(batch, self._sharding) for batch in batches]
         most = self._model.config.controller.steps
         low, high = self._model.config.controller.prices
 

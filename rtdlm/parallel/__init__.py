@@ -4,6 +4,7 @@ from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device
 from rtdlm.parallel.devices import fastest_format
 from rtdlm.parallel.heads import on_own_heads
+from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
 from rtdlm.parallel.mesh import (
     BATCH_AXES,
@@ -13,17 +14,25 @@ from rtdlm.parallel.mesh import (
     mesh_of,
     under,
 )
+from rtdlm.parallel.peers import Peers
+from rtdlm.parallel.placing import put, put_rows
 from rtdlm.parallel.rules import is_stacked, own_axes, partition_spec, path_name
+from rtdlm.parallel.watchdog import Watchdog
 
 __all__ = [
     "BATCH_AXES",
+    "Hosts",
     "Layout",
+    "Peers",
+    "Watchdog",
     "axis_size",
     "batch_sharding",
     "check_batch",
     "constrain",
     "fastest_format",
+    "find_hosts",
     "is_stacked",
+    "join",
     "keep_compiled_programs",
     "layout_of",
     "make_mesh",
@@ -33,5 +42,7 @@ __all__ = [
     "own_axes",
     "partition_spec",
     "path_name",
+    "put",
+    "put_rows",
     "under",
 ]

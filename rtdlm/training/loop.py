@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rtdlm.checkpoint import CheckpointStore
@@ -31,6 +30,7 @@ from rtdlm.monitoring import (
     Notice,
     StepFinished,
 )
+from rtdlm.parallel import Peers, Watchdog
 from rtdlm.training.budget import Budget
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import evaluation_params
@@ -41,6 +41,8 @@ from rtdlm.training.stop import StopRequest
 from rtdlm.training.usage import expert_values
 
 EVALUATION_FILE = "evaluation.json"
+TURNS_KEPT = 16
+"""Steps for which a decision is kept: no process is as far behind."""
 WAKE_STEPS = 10
 """Steps after which zero-initialised outputs let gradients through."""
 
@@ -51,12 +53,15 @@ class Parts(NamedTuple):
     config: AGIConfig
     step: TrainStep
     loader: Loader
-    place: Callable[[Batch], Any]
+    place: Callable[[int], Any]
+    """The batch of a step on the devices."""
+    place_knobs: Callable[[Knobs], Any]
     evaluator: TrainingEvaluator
     pricing: Callable[[Any, Sequence[Batch]], Any]
     """Parameters with the prices of a compute controller's strategies."""
     store: CheckpointStore
     budget: Budget
+    peers: Peers
     emit: Callable[[Event], None]
     meter: Meter
     tokenizer: bytes | None
@@ -68,6 +73,15 @@ class Pending(NamedTuple):
 
     step: int
     metrics: Metrics
+
+
+class Turn(NamedTuple):
+    """What a step and what follows it go by, the same in all processes."""
+
+    seconds: float
+    """Wall time spent [seconds]."""
+    signal: str | None
+    """The one that asked for the end."""
 
 
 class End(NamedTuple):
@@ -83,7 +97,7 @@ class Loop:
     def __init__(self, parts: Parts, state: TrainState, knobs: Knobs, position: Position) -> None:
         self.parts = parts
         self.state = state
-        self.knobs = knobs
+        self.knobs = parts.place_knobs(knobs)
         self.position = position
         self._warmup = Warmup(parts.config)
         self._pending: Pending | None = None
@@ -94,23 +108,28 @@ class Loop:
         self._before = position.seconds
         self._trained = position.trained_seconds
         self._started = self._reported = time.monotonic()
+        self._turn = Turn(position.seconds, None)
+        self._told_stop = False
 
     def run(self) -> End:
         """Trains until the budget is spent, patience ends or a signal comes."""
         depth = self.parts.config.data.prefetch
         with (
             StopRequest() as stop,
-            prefetch(self._placed_batch, self.position.step, depth) as batches,
+            Watchdog(self.parts.config.hosts.step_seconds) as watchdog,
+            prefetch(self.parts.place, self.position.step, depth) as batches,
         ):
             end = None
             while end is None:
+                self._turn = self._agree(stop)
                 self._advance(next(batches))
+                watchdog.feed()
                 if self._due(self.parts.config.evaluation.every_steps) or self._budget_is_spent():
                     self._evaluate()
                 if self._due(self.parts.config.checkpoint.every_steps):
                     self._save()
                 self._announce_saved()
-                end = self._end(stop)
+                end = self._end()
         self._report()
         self._save()
         self.parts.store.wait()
@@ -122,13 +141,26 @@ class Loop:
         """Wall time spent, over all sessions of the run [seconds]."""
         return self._before + time.monotonic() - self._started
 
-    def _placed_batch(self, step: int) -> Any:
-        return self.parts.place(self.parts.loader.batch(step))
+    def _agree(self, stop: StopRequest) -> "Turn":
+        """What this process sees, or what the first of several decides for all.
+
+        Clocks differ, and a signal may come to one alone; what follows from them must not.
+        """
+        peers, step = self.parts.peers, self.position.step
+        if stop.requested and peers.count > 1 and not self._told_stop:
+            peers.say(f"stop/{peers.process}", stop.requested)
+            self._told_stop = True
+        told = peers.said("stop") if peers.leads else {}
+        named = stop.requested or next(iter(told.values()), None)
+        if peers.leads and step >= TURNS_KEPT:
+            peers.forget(f"turn/{step - TURNS_KEPT}")
+        return Turn(*peers.follow(f"turn/{step}", Turn(self.seconds, named)))
 
     def _advance(self, batch: Any) -> None:
-        fraction = self.parts.budget.fraction(step=self.position.step, seconds=self.seconds)
+        step, seconds = self.position.step, self._turn.seconds
+        fraction = self.parts.budget.fraction(step=step, seconds=seconds)
         self.state, metrics = self.parts.step(
-            self.state, batch, self.knobs, jnp.asarray(fraction, jnp.float32)
+            self.state, batch, self.knobs, np.asarray(fraction, np.float32)
         )
         self._report()
         self.position = self.position._replace(step=self.position.step + 1)
@@ -190,7 +222,9 @@ class Loop:
         waking = self.parts.config.zero_init_outputs and step < WAKE_STEPS
         if health.not_finite or not (health.healthy or waking):
             self.parts.emit(Notice(step, "warning", f"step {step}: {health.summary()}"))
-        replace_file(self.parts.out / EVALUATION_FILE, json.dumps(report, indent=1).encode())
+        if self.parts.peers.leads:
+            text = json.dumps(report, indent=1).encode()
+            replace_file(self.parts.out / EVALUATION_FILE, text)
         values = {k: float(v) for k, v in report["held_out"].items() if v is not None}
         self.parts.emit(EvalFinished(step, values, best))
         self._evaluated_step = step
@@ -221,15 +255,16 @@ class Loop:
             self.parts.emit(CheckpointSaved(saved.step, str(saved.path), saved.best))
 
     def _budget_is_spent(self) -> bool:
-        return self.parts.budget.spent(step=self.position.step, seconds=self.seconds)
+        return self.parts.budget.spent(step=self.position.step, seconds=self._turn.seconds)
 
-    def _end(self, stop: StopRequest) -> End | None:
+    def _end(self) -> End | None:
         patience = self.parts.config.evaluation.patience
         if patience and self.position.bad_evaluations >= patience:
             return End(f"no better held-out loss in {patience} evaluations", complete=True)
         if self._evaluated_step == self.position.step and self._budget_is_spent():
             return End("the budget is spent", complete=True)
-        return End(f"stopped by {stop.requested}", complete=False) if stop.requested else None
+        signal = self._turn.signal
+        return End(f"stopped by {signal}", complete=False) if signal else None
 
 
 def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:

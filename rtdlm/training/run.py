@@ -4,14 +4,15 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rtdlm.checkpoint import CheckpointStore
+from rtdlm.checkpoint import CheckpointStore, Group
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.errors import Unfinished
 from rtdlm.config.sampling import SamplingConfig
@@ -35,16 +36,24 @@ from rtdlm.monitoring import (
     peak_flops,
     progress_sink,
 )
-from rtdlm.parallel import batch_sharding, check_batch, keep_compiled_programs, mesh_of
+from rtdlm.parallel import (
+    Peers,
+    batch_sharding,
+    check_batch,
+    keep_compiled_programs,
+    mesh_of,
+    put,
+)
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
-from rtdlm.training.corpus import Corpus, open_corpus
+from rtdlm.training.corpus import Corpus
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loop import Loop, Parts
 from rtdlm.training.optimizer import check_rules, evaluation_params, make_optimizer
 from rtdlm.training.saving import Position, from_snapshot
 from rtdlm.training.state import TrainState, init_state, state_shapes
 from rtdlm.training.step import make_train_step
+from rtdlm.training.together import open_together, place_batch, together
 
 
 class Start(NamedTuple):
@@ -74,16 +83,24 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     """
     trouble = keep_compiled_programs()
     keep_freed_memory()
+    with together(config.hosts) as peers:
+        _train(config, out, resume=resume, command=command, trouble=trouble, peers=peers)
+
+
+def _train(
+    config: AGIConfig, out: Path, *, resume: bool, command: str, trouble: str | None, peers: Peers
+) -> None:
     mesh = mesh_of(config)
     check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
     with PrepareBar() as bar:
-        corpus = open_corpus(config, out, progress=bar)
+        corpus = open_together(config, out, peers, progress=bar)
     model = TMSModel(corpus.config)
     corpus = corpus._replace(config=model.config)
     config, optimizer = corpus.config, make_optimizer(corpus.config.optimizer)
     check_rules(config.optimizer, state_shapes(model, optimizer).params)
     budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
-    with open_store(config, out) as store, EventStream(_sinks(config, out)) as events:
+    sinks = _sinks(config, out) if peers.leads else []
+    with open_store(config, out, group=peers) as store, EventStream(sinks) as events:
         start = _start(model, optimizer, mesh, store, corpus.loader.fingerprint, resume=resume)
         budget.require_left(step=start.position.step, seconds=start.position.seconds)
         started = _started(config, mesh, budget, start, command)
@@ -92,7 +109,9 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
             events.emit(Notice(start.position.step, "warning", trouble))
         for step, damage in start.passed_over.items():
             events.emit(Notice(step, "warning", damage))
-        parts = _parts(corpus, model, optimizer, mesh, out, store, budget, events, start, started)
+        parts = _parts(
+            corpus, model, optimizer, mesh, out, store, budget, events, start, started, peers
+        )
         loop = Loop(parts, start.state, start.knobs, start.position)
         with _enough_memory():
             end = loop.run()
@@ -131,8 +150,9 @@ def _parts(
     events: EventStream,
     start: Start,
     started: RunStarted,
+    peers: Peers,
 ) -> Parts:
-    config, sharding = corpus.config, batch_sharding(mesh)
+    config, whole = corpus.config, NamedSharding(mesh, PartitionSpec())
     evaluator = TrainingEvaluator(
         model,
         corpus.loader.held_out_batches(config.evaluation.num_batches),
@@ -149,11 +169,13 @@ def _parts(
         config=config,
         step=make_train_step(model, optimizer, mesh),
         loader=corpus.loader,
-        place=lambda batch: jax.device_put(batch, sharding),
+        place=partial(place_batch, corpus.loader, Warmup(config), batch_sharding(mesh)),
+        place_knobs=lambda knobs: put(knobs, whole),
         evaluator=evaluator,
         pricing=pricing_of(model, mesh=mesh),
         store=store,
         budget=budget,
+        peers=peers,
         emit=events.emit,
         meter=meter,
         tokenizer=corpus.tokenizer_file,
@@ -172,14 +194,15 @@ def _sinks(config: AGIConfig, out: Path) -> list[Sink]:
     return [*sinks, progress_sink()]
 
 
-def open_store(config: AGIConfig, out: Path) -> CheckpointStore:
-    """The checkpoints of the run in `out`, locked against other writers."""
+def open_store(config: AGIConfig, out: Path, *, group: Group | None = None) -> CheckpointStore:
+    """The checkpoints of the run in `out`, locked against other writers than its `group`."""
     options = config.checkpoint
     return CheckpointStore(
         out,
         keep_last=options.keep_last,
         keep_every=options.keep_every,
         part_bytes=options.part_bytes,
+        group=group,
     )
 
 
@@ -235,7 +258,8 @@ def _started(
         command=command,
         config=summary(config),
         parameters={"total": count.total, "active a token": count.active},
-        devices=f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        devices=f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        + (f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""),
         tokens_per_step=config.batch_size * config.max_seq_len,
         flops_per_token=train_flops_per_token(config),
         peak_flops=peak.flops,
@@ -274,7 +298,8 @@ def summary(config: AGIConfig) -> dict[str, Any]:
 
 def _sample(corpus: Corpus, model: TMSModel, loop: Loop) -> str | None:
     length = model.config.monitoring.sample_tokens
-    if not length or corpus.tokenizer is None:
+    # Parameters on several hosts are not put together for a sample.
+    if not length or corpus.tokenizer is None or jax.process_count() > 1:
         return None
     state = loop.state
     params = evaluation_params(model.config.optimizer, state.optimizer, state.params)

@@ -14,9 +14,10 @@ import yaml
 from jax.sharding import Mesh
 
 from rtdlm.checkpoint import Snapshot
-from rtdlm.checkpoint.tree import flatten_tree, unflatten_like
+from rtdlm.checkpoint.tree import flatten_own, flatten_tree, unflatten_like
 from rtdlm.config import AGIConfig, UserError, build_config, to_yaml
 from rtdlm.config.build import differences
+from rtdlm.parallel import put
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import evaluation_params
 from rtdlm.training.state import TrainState, state_shardings
@@ -26,7 +27,7 @@ from rtdlm.training.state import TrainState, state_shardings
 # computes the same in another order, and so to rounding, not to the bit.
 FREE = (
     *("num_steps", "num_epochs", "num_tokens", "max_seconds", "layer_unroll", "mesh."),
-    *("distributed_training", "tensor_parallel"),
+    *("distributed_training", "tensor_parallel", "hosts."),
     *("data.text", "data.shards", "data.prefetch", "checkpoint.", "evaluation.", "monitoring."),
 )
 
@@ -54,15 +55,19 @@ def to_snapshot(
     data: Mapping[str, Any],
     tokenizer: bytes | None,
 ) -> Snapshot:
-    """A copy of everything on the host; `data` describes the training data for the record."""
+    """A copy of everything on the host, or of what this one of several hosts holds.
+
+    `data` describes the training data for the record.
+    """
+    flatten = flatten_tree if jax.process_count() == 1 else flatten_own
     params = evaluation_params(config.optimizer, state.optimizer, state.params)
     rest = {"optimizer": state.optimizer, **_rest(state)}
     if params is not state.params:
         rest["trained_params"] = state.params
     return Snapshot(
         step=position.step,
-        params=flatten_tree(params),
-        optimizer=flatten_tree(rest),
+        params=flatten(params),
+        optimizer=flatten(rest),
         state={
             "position": position._asdict(),
             "knobs": {name: _json_number(value) for name, value in knobs._asdict().items()},
@@ -91,7 +96,7 @@ def from_snapshot(
         rest.pop("trained_params") if averaged else unflatten_like(shapes.params, snapshot.params)
     )
     state = TrainState(params=params, **rest)
-    state = jax.device_put(state, state_shardings(shapes, mesh, config.mesh_strategy))
+    state = put(state, state_shardings(shapes, mesh, config.mesh_strategy))
     saved = snapshot.state["knobs"]
     # An older checkpoint lacks the knobs that came later.
     knobs = Knobs.from_config(config)._replace(

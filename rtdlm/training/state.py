@@ -36,14 +36,15 @@ class TrainState:
 
 def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state, made where it will lie: no whole array exists on any one device."""
-    create = _creator(model, optimizer)
-    key = jax.random.key(model.config.seed)
-    shapes = jax.eval_shape(create, key)
+    create, seed = _creator(model, optimizer), model.config.seed
+    shapes = state_shapes(model, optimizer)
     shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
     # It runs once: on a CPU, optimizing it takes longer than it ever saves.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    return jax.jit(create, out_shardings=shardings, compiler_options=options)(key)
+    # The key is made inside: an array of one host is no argument of a program of several.
+    start = lambda: create(jax.random.key(seed))  # noqa: E731
+    return jax.jit(start, out_shardings=shardings, compiler_options=options)()
 
 
 def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> TrainState:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
@@ -47,7 +48,7 @@ class TrainStep(Protocol):
     """The jitted function, for lowering and for its cache."""
 
     def __call__(
-        self, state: TrainState, batch: Batch, knobs: Knobs, fraction: jax.Array, /
+        self, state: TrainState, batch: Batch, knobs: Knobs, fraction: ArrayLike, /
     ) -> tuple[TrainState, Metrics]: ...
 
 
