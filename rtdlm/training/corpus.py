@@ -27,13 +27,22 @@ def open_corpus(
 ) -> Corpus:
     """Opens the shards of `config`; its text is prepared into `out`/data first, once.
 
-    An embedding table has no use for rows beyond the tokenizer's ids, so `vocab_size` shrinks to
-    the tokenizer's size, rounded up to a multiple that devices like.
-
     Raises:
         UserError: no data, or data that is missing, damaged or does not fit.
     """
     _prepare_text(config, out, progress)
+    return open_prepared(config, out)
+
+
+def open_prepared(config: AGIConfig, out: Path) -> Corpus:
+    """Opens the shards of `config`, whose text was prepared into `out`/data.
+
+    An embedding table has no use for rows beyond the tokenizer's ids, so `vocab_size` shrinks to
+    the tokenizer's size, rounded up to a multiple that devices like.
+
+    Raises:
+        UserError: data that is missing, damaged or does not fit.
+    """
     loader = open_loader(config, out, "train")
     tokenizer = loader.tokenizer()
     if tokenizer is not None:

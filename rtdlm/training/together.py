@@ -15,7 +15,7 @@ from rtdlm.config import AGIConfig, HostsConfig, StorageError, UserError
 from rtdlm.config.errors import Unfinished
 from rtdlm.data import Loader, PrepareProgress, Warmup
 from rtdlm.parallel import Peers, find_hosts, join, put_rows
-from rtdlm.training.corpus import Corpus, open_corpus
+from rtdlm.training.corpus import Corpus, open_corpus, open_prepared
 
 FAILURE, USER_MISTAKE = 1, 2
 
@@ -74,7 +74,7 @@ def open_together(
     """`open_corpus`, the first process preparing text for all."""
     if not peers.leads:
         peers.follow("corpus", None)
-        return open_corpus(config, out)
+        return open_prepared(config, out)
     corpus = open_corpus(config, out, progress=progress)
     peers.follow("corpus", None)
     return corpus
