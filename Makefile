@@ -12,6 +12,7 @@ DOCKER       ?= docker
 PYTEST_ARGS  ?=
 BENCH_ARGS   ?=
 STUDY_ARGS   ?=
+CHAOS_ARGS   ?=
 # Set to `--upgrade` to move the lock to the newest versions that pyproject.toml admits.
 UPGRADE      ?=
 
@@ -29,7 +30,7 @@ LOCKS     := requirements.lock.txt requirements.cpu.lock.txt requirements.gpu.lo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev test test-cov lint format types lock docker-build train-tiny \
-	validate-model bench study clean
+	validate-model bench chaos study clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ validate-model: $(RUNTIME)  ## evaluate a checkpoint (CHECKPOINT=runs/tiny)
 
 bench: $(RUNTIME)  ## time every benchmark against PyTorch, which must be installed (BENCH_ARGS=--smoke)
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
+
+chaos: $(RUNTIME)  ## put 200 faults into a run of two processes: what is lost? (CHAOS_ARGS=--smoke)
+	$(BIN)/python -m benchmarks chaos $(CHAOS_ARGS)
 
 study: $(RUNTIME)  ## what each ingredient of the training recipe is worth (STUDY_ARGS=--smoke)
 	$(BIN)/python -m studies recipe $(STUDY_ARGS)

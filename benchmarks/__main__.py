@@ -34,6 +34,7 @@ BENCHMARKS = {
     "speculative": "benchmarks.speculative",
     "start": "benchmarks.start",
     "core": "benchmarks.core",
+    "chaos": "benchmarks.chaos",
     "quantum": "benchmarks.quantum",
     "quantum-overhead": "benchmarks.quantum_overhead",
 }

@@ -1,0 +1,1 @@
+"""Faults that are put into a run of several processes, and what came of them."""
