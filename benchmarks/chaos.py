@@ -63,11 +63,16 @@ class Outcome(NamedTuple):
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this benchmark takes."""
     parser.add_argument("--seed", type=int, default=0, help="of kinds and moments (default: 0)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", default=[""],
+        help="kinds of faults whose names contain one of these (default: all)",
+    )  # fmt: skip
 
 
 def measure(plan: Plan, flags: Namespace) -> list[Result]:
     """Outcomes by kind, and the comparison with the undisturbed run."""
-    counts = dict.fromkeys(COUNTS, 1) if plan.smoke else COUNTS
+    chosen = [kind for kind in COUNTS if any(text in kind for text in flags.only)]
+    counts = {kind: (1 if plan.smoke else COUNTS[kind]) * (kind in chosen) for kind in COUNTS}
     steps = SMOKE_STEPS if plan.smoke else STEPS
     with scratch() as directory:
         work = Path(directory)
@@ -261,6 +266,8 @@ def _results(found: dict[str, list[Outcome]]) -> list[Result]:
     results = []
     for kind in COUNTS:
         outcomes, limit = found[kind], EXIT_SECONDS
+        if not outcomes:
+            continue
         if kind == "a loader that stalls":
             limit = STALL_SECONDS
         elif kind == "no coordinator":

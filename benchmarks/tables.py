@@ -12,6 +12,7 @@ from studies.pictures import PICTURES, draw_panels
 RESULTS = ("benchmarks/results", "studies/results")
 DOCUMENTS = (
     "docs/performance.md",
+    "docs/reliability.md",
     "docs/attention.md",
     "docs/generation.md",
     "docs/sparse.md",

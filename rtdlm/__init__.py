@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtdlm.config import AGIConfig as AGIConfig
     from rtdlm.models import TMSModel as TMSModel
+    from rtdlm.parallel import ScalableMesh as ScalableMesh
 
 __version__ = "0.1.0"
 
-_HOMES = {"AGIConfig": "rtdlm.config", "TMSModel": "rtdlm.models"}
+_HOMES = {
+    "AGIConfig": "rtdlm.config",
+    "ScalableMesh": "rtdlm.parallel",
+    "TMSModel": "rtdlm.models",
+}
 
-__all__ = ["AGIConfig", "TMSModel", "__version__"]
+__all__ = ["AGIConfig", "ScalableMesh", "TMSModel", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from rtdlm.parallel.mesh import (
 from rtdlm.parallel.peers import Peers
 from rtdlm.parallel.placing import put, put_rows
 from rtdlm.parallel.rules import is_stacked, own_axes, partition_spec, path_name
+from rtdlm.parallel.scalable import ScalableMesh
 from rtdlm.parallel.watchdog import Watchdog
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Hosts",
     "Layout",
     "Peers",
+    "ScalableMesh",
     "Watchdog",
     "axis_size",
     "batch_sharding",

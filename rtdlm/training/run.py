@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from rtdlm.checkpoint import CheckpointStore, Group
 from rtdlm.config import AGIConfig, UserError
@@ -38,10 +38,8 @@ from rtdlm.monitoring import (
 )
 from rtdlm.parallel import (
     Peers,
-    batch_sharding,
-    check_batch,
+    ScalableMesh,
     keep_compiled_programs,
-    mesh_of,
     put,
 )
 from rtdlm.training.allocator import keep_freed_memory
@@ -90,8 +88,8 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
 def _train(
     config: AGIConfig, out: Path, *, resume: bool, command: str, trouble: str | None, peers: Peers
 ) -> None:
-    mesh = mesh_of(config)
-    check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
+    scalable = ScalableMesh(config)
+    mesh = scalable.mesh
     with PrepareBar() as bar:
         corpus = open_together(config, out, peers, progress=bar)
     model = TMSModel(corpus.config)
@@ -110,7 +108,7 @@ def _train(
         for step, damage in start.passed_over.items():
             events.emit(Notice(step, "warning", damage))
         parts = _parts(
-            corpus, model, optimizer, mesh, out, store, budget, events, start, started, peers
+            corpus, model, optimizer, scalable, out, store, budget, events, start, started, peers
         )
         loop = Loop(parts, start.state, start.knobs, start.position)
         with _enough_memory():
@@ -143,7 +141,7 @@ def _parts(
     corpus: Corpus,
     model: TMSModel,
     optimizer: optax.GradientTransformationExtraArgs,
-    mesh: Mesh,
+    scalable: ScalableMesh,
     out: Path,
     store: CheckpointStore,
     budget: Budget,
@@ -152,7 +150,7 @@ def _parts(
     started: RunStarted,
     peers: Peers,
 ) -> Parts:
-    config, whole = corpus.config, NamedSharding(mesh, PartitionSpec())
+    config, mesh = corpus.config, scalable.mesh
     evaluator = TrainingEvaluator(
         model,
         corpus.loader.held_out_batches(config.evaluation.num_batches),
@@ -169,8 +167,8 @@ def _parts(
         config=config,
         step=make_train_step(model, optimizer, mesh),
         loader=corpus.loader,
-        place=partial(place_batch, corpus.loader, Warmup(config), batch_sharding(mesh)),
-        place_knobs=lambda knobs: put(knobs, whole),
+        place=partial(place_batch, corpus.loader, Warmup(config), scalable.rows),
+        place_knobs=lambda knobs: put(knobs, scalable.whole),
         evaluator=evaluator,
         pricing=pricing_of(model, mesh=mesh),
         store=store,
