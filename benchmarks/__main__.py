@@ -26,7 +26,7 @@ USAGE = """Times RT-DLM side by side with what people would use instead.
 BENCHMARKS = {
     "attention": "benchmarks.attention",
     "sparse": "benchmarks.sparse",
-    "controller": "benchmarks.controller",
+    "ladder": "benchmarks.ladder",
     "step": "benchmarks.step",
     "profile": "benchmarks.profile",
     "time-to-loss": "benchmarks.time_to_loss",

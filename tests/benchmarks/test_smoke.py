@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import ROOT, attention, controller, peak, runner, time_to_loss
+from benchmarks import ROOT, attention, ladder, peak, runner, time_to_loss
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.child import Answer
 from benchmarks.runner import Case
@@ -174,10 +174,10 @@ def test_sparse(tmp_path: Path) -> None:
     assert found["depths, 2 layers, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
-def test_controller(tmp_path: Path) -> None:
-    found = smoke("controller", tmp_path / "controller.json")
+def test_ladder(tmp_path: Path) -> None:
+    found = smoke("ladder", tmp_path / "ladder.json")
     title = next(iter(found)).rpartition(",")[0]
-    for kind in controller.KINDS:
+    for kind in ladder.KINDS:
         for clock in ("CPU", "wall"):
             assert found[f"{title}, {clock}/{kind}"].value > 0
     assert found[f"{title}, CPU/ladder over ideal"].bar == ("<=", 1.35)
@@ -185,7 +185,7 @@ def test_controller(tmp_path: Path) -> None:
     assert found[f"{title}, CPU/ladder, largest error"].value < 1e-5
 
 
-@pytest.mark.parametrize("needs", controller.NEEDS)
+@pytest.mark.parametrize("needs", ladder.NEEDS)
 def test_all_ways_of_running_steps_give_the_same_rows(needs: str) -> None:
     rng = np.random.default_rng(3)
     step = our_ladder.Step(*(jnp.asarray(rng.normal(0, 0.3, s), jnp.float32) for s in SHAPES))
@@ -198,7 +198,7 @@ def test_all_ways_of_running_steps_give_the_same_rows(needs: str) -> None:
         for _ in range(count):
             x = step(x)
         expected.append(x[0])
-    ways = {kind: our_ladder.way(kind, need, 5) for kind in controller.KINDS if kind != "fixed"}
+    ways = {kind: our_ladder.way(kind, need, 5) for kind in ladder.KINDS if kind != "fixed"}
     for run in (*ways.values(), our_ladder.each(5)):
         found = jax.jit(run)(step, rows, jnp.asarray(need))
         np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
@@ -227,3 +227,12 @@ def test_core(tmp_path: Path) -> None:
 def test_there_is_a_smoke_test_for_every_benchmark() -> None:
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals()}
     assert BENCHMARKS.keys() <= tested
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_chaos(tmp_path: Path) -> None:
+    found = smoke("chaos", tmp_path / "chaos.json", "--only", "during a save", "no coordinator")
+    assert found["kill -9 during a save/injected"].value == 1
+    assert found["no coordinator/injected"].value == 1
+    assert all(result.holds is not False for result in found.values())

@@ -106,6 +106,25 @@ def test_a_snapshot_restores_onto_another_mesh(
     assert placed == state_shardings(here.shapes, here.mesh)
 
 
+def test_a_run_of_eight_devices_goes_on_with_any_number(tmp_path: Path) -> None:
+    """Parameters to the bit, the next loss to 1e-6."""
+    options = {"optimizer": {"name": "adamw", "warmup_steps": 2}, "batch_size": 8}
+    run = Run(small_config(**options), "fsdp")
+    state, _ = run.go(run.start())
+    write_snapshot(saved(run, state), tmp_path / "7", part_bytes=10_000, best=False)
+    kept = flat(state)
+    _, expected = run.go(state, batch=run.batch(1))
+    # Devices along data, fsdp and tensor.
+    for shape in ((1, 4, 1), (1, 2, 1), ONE, (2, 4, 1), (2, 1, 4)):
+        other = Run(small_config(**options), shape)
+        stored = read_snapshot(tmp_path / "7", step=7)
+        back, _, _ = from_snapshot(stored, other.shapes, other.config, other.mesh)
+        assert_trees_equal(flat(back), kept)
+        _, told = other.go(back, batch=other.batch(1))
+        loss, wanted = (m.means.tokens.nll for m in (told, expected))
+        np.testing.assert_allclose(loss, wanted, rtol=1e-6, err_msg=str(shape))
+
+
 def test_training_goes_on_bitwise_and_leaves_the_files_alone(tmp_path: Path) -> None:
     """The restored arrays are memory maps; the step donates what it is given."""
     run = Run(small_config(optimizer={"warmup_steps": 2}))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks controller`: a step that rows need a different number of times.
+"""`python -m benchmarks ladder`: a step that rows need a different number of times.
 
 A step is a feed-forward layer of GELU with a residual. Every row's number of steps is known to the
 program only as it runs, as a halted row would be; sides differ in how they use it:
