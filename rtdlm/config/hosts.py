@@ -13,13 +13,21 @@ class HostsConfig:
     """Wait for all processes at the start of a run [seconds]."""
     silent_seconds: int = 60
     """Silence after which a process counts as dead, and all others end [seconds]."""
-    step_seconds: float = 1800.0
-    """Longest time from one finished step to the next, with what is evaluated and saved in
-    between; then every thread's stack is written and the process ends with status 1. 0 waits for
-    ever [seconds]."""
+    step_seconds: float | None = None
+    """Longest time that a step may take, or an evaluation or a save after it; then every thread's
+    stack is written and the process ends with status 1. 0 waits for ever; None is 1800 where there
+    are several processes and 0 for one alone [seconds]."""
+
+    def step_limit(self, num_processes: int) -> float:
+        """`step_seconds` after the default; 0 is none [seconds]."""
+        if self.step_seconds is not None:
+            return self.step_seconds
+        return 1800.0 if num_processes > 1 else 0.0
 
     def __post_init__(self) -> None:
         require_finite(self, path="hosts.")
         for name, least in (("start_seconds", 1), ("silent_seconds", 5), ("step_seconds", 0)):
             value = getattr(self, name)
-            require(value >= least, f"hosts.{name}={value} must be at least {least}")
+            require(
+                value is None or value >= least, f"hosts.{name}={value} must be at least {least}"
+            )

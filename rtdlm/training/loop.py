@@ -116,7 +116,7 @@ class Loop:
         depth = self.parts.config.data.prefetch
         with (
             StopRequest() as stop,
-            Watchdog(self.parts.config.hosts.step_seconds) as watchdog,
+            Watchdog(self.parts.config.hosts.step_limit(self.parts.peers.count)) as watchdog,
             prefetch(self.parts.place, self.position.step, depth) as batches,
         ):
             end = None
@@ -126,8 +126,10 @@ class Loop:
                 watchdog.feed()
                 if self._due(self.parts.config.evaluation.every_steps) or self._budget_is_spent():
                     self._evaluate()
+                    watchdog.feed()
                 if self._due(self.parts.config.checkpoint.every_steps):
                     self._save()
+                    watchdog.feed()
                 self._announce_saved()
                 end = self._end()
         self._report()
