@@ -18,12 +18,6 @@ class HostsConfig:
     stack is written and the process ends with status 1. 0 waits for ever; None is 1800 where there
     are several processes and 0 for one alone [seconds]."""
 
-    def step_limit(self, num_processes: int) -> float:
-        """`step_seconds` after the default; 0 is none [seconds]."""
-        if self.step_seconds is not None:
-            return self.step_seconds
-        return 1800.0 if num_processes > 1 else 0.0
-
     def __post_init__(self) -> None:
         require_finite(self, path="hosts.")
         for name, least in (("start_seconds", 1), ("silent_seconds", 5), ("step_seconds", 0)):
@@ -31,3 +25,9 @@ class HostsConfig:
             require(
                 value is None or value >= least, f"hosts.{name}={value} must be at least {least}"
             )
+
+    def step_limit(self, num_processes: int) -> float:
+        """`step_seconds` after the default; 0 is none [seconds]."""
+        if self.step_seconds is not None:
+            return self.step_seconds
+        return 1800.0 if num_processes > 1 else 0.0
