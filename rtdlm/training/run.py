@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ def _train(
 ) -> None:
     scalable = ScalableMesh(config)
     mesh = scalable.mesh
-    with PrepareBar() as bar:
+    with PrepareBar() if peers.leads else nullcontext() as bar:
         corpus = open_together(config, out, peers, progress=bar)
     model = TMSModel(corpus.config)
     corpus = corpus._replace(config=model.config)
