@@ -50,7 +50,8 @@ def join_pieces(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
         start = tuple(int(span.partition(":")[0]) for span in match[2].split(","))
         shape = tuple(map(int, match[3].split(",")))
         pieces.setdefault(match[1], (shape, []))[1].append(Piece(start, array))
-    return joined | {name: Pieced(name, *found) for name, found in pieces.items()}
+    # Empty pieces may lie beside a whole array.
+    return joined | {k: Pieced(k, *found) for k, found in pieces.items() if k not in joined}
 
 
 class Pieced:

@@ -263,7 +263,6 @@ class CheckpointStore:
                 files = {k: FileRecord(**v) for each in told for k, v in each["files"].items()}
                 complete(temporary, step=snapshot.step, best=best, files=files)
                 self._put_in_place(temporary, path)
-                self._passed_over.discard(snapshot.step)
 
             problem = self._attempt(snapshot, seal)
         problem = group.follow(f"{name}/sealed", problem)
@@ -272,6 +271,7 @@ class CheckpointStore:
                 with suppress(OSError):  # the next start tidies again
                     self._tidy()
             raise StorageError(problem)
+        self._passed_over.discard(snapshot.step)
 
     def _attempt(self, snapshot: Snapshot, act: Callable[[], object]) -> str | None:
         """What went wrong on the disk, as a sentence."""

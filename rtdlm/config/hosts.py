@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from rtdlm.config.effect import require, require_finite
 
+MOST_SECONDS = 10**9
+"""Thirty years; the system's clocks do not count to much more."""
+
 
 @dataclass(frozen=True)
 class HostsConfig:
@@ -22,9 +25,10 @@ class HostsConfig:
         require_finite(self, path="hosts.")
         for name, least in (("start_seconds", 1), ("silent_seconds", 5), ("step_seconds", 0)):
             value = getattr(self, name)
-            require(
-                value is None or value >= least, f"hosts.{name}={value} must be at least {least}"
-            )
+            if value is None:
+                continue
+            require(value >= least, f"hosts.{name}={value} must be at least {least}")
+            require(value <= MOST_SECONDS, f"hosts.{name}={value} must be at most {MOST_SECONDS}")
 
     def step_limit(self, num_processes: int) -> float:
         """`step_seconds` after the default; 0 is none [seconds]."""

@@ -12,7 +12,7 @@ roll is called before it starts, so that a missing process has a name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ DEFAULT_PORT = 8476
 # Slurm's jobs share nodes: a port a job, out of the range that systems hand out last.
 SLURM_PORTS = range(61440, 65536)
 COORDINATOR, COUNT, PROCESS = "RTDLM_COORDINATOR", "RTDLM_NUM_PROCESSES", "RTDLM_PROCESS_ID"
+INDEX = "JOB_COMPLETION_INDEX"
 
 
 class Hosts(NamedTuple):
@@ -50,8 +51,8 @@ def find_hosts(environment: Mapping[str, str]) -> Hosts | None:
             continue
         if not 0 <= found.process < found.num:
             raise UserError(
-                f"{found.source} says that this is process {found.process} of {found.num}; "
-                f"processes are numbered from 0 to {found.num - 1}"
+                f"this is process {found.process} of {found.num} by {found.source}; processes are "
+                "numbered from 0 to n - 1"
             )
         return found if found.num > 1 else None
     return None
@@ -86,32 +87,33 @@ def join(hosts: Hosts, config: HostsConfig) -> None:
 
 
 def _plain(environment: Mapping[str, str]) -> Hosts | None:
-    coordinator, count = environment.get(COORDINATOR), environment.get(COUNT)
-    if coordinator is None and count is None and PROCESS not in environment:
+    if not {COORDINATOR, COUNT, PROCESS} & set(environment):
         return None
-    process = environment.get(PROCESS, environment.get("JOB_COMPLETION_INDEX"))
-    given = {COORDINATOR: coordinator, COUNT: count, PROCESS: process}
-    missing = [name for name, value in given.items() if value is None]
+    number = INDEX if PROCESS not in environment and INDEX in environment else PROCESS
+    names = (COORDINATOR, COUNT, number)
+    missing = [name for name in names if name not in environment]
     if missing:
+        given = [name for name in names if name in environment]
         raise UserError(
-            f"{', '.join(set(given) - set(missing))} is set but {' and '.join(missing)} is not; "
-            f"set {COORDINATOR}=host:port, {COUNT}=n and {PROCESS}=0 to n - 1, or none of them"
+            f"{_and(given)} set but {_and(missing)} not; set {COORDINATOR}=host:port, {COUNT}=n "
+            f"and {PROCESS}=0 to n - 1, or none of them"
         )
-    assert coordinator is not None
+    coordinator = environment[COORDINATOR]
     address = coordinator if ":" in coordinator else f"{coordinator}:{DEFAULT_PORT}"
-    if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", address):
+    form = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[\da-fA-F:]+\]):(\d{1,5})", address, re.ASCII)
+    if form is None or not 0 < int(form[1]) < 1 << 16:
         raise UserError(f"{COORDINATOR}={coordinator!r} is no host:port")
-    numbers = _numbers({COUNT: count, PROCESS: process})
-    return Hosts(numbers[PROCESS], numbers[COUNT], address, f"{COUNT} and {PROCESS}")
+    process, count = (_number(name, environment) for name in (number, COUNT))
+    return Hosts(process, count, address, f"{COUNT} and {number}")
 
 
 def _slurm(environment: Mapping[str, str]) -> Hosts | None:
     # The batch script itself has no step; only what srun starts is one of several tasks.
-    names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID")
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID")
     nodes = environment.get("SLURM_STEP_NODELIST")
     if nodes is None or any(name not in environment for name in names):
         return None
-    count, process, job = _numbers({name: environment[name] for name in names}).values()
+    process, count, job = (_number(name, environment) for name in names)
     port = SLURM_PORTS[job % len(SLURM_PORTS)]
     return Hosts(process, count, f"{first_node(nodes)}:{port}", "Slurm")
 
@@ -122,7 +124,7 @@ def _tpu(environment: Mapping[str, str]) -> Hosts | None:
         return None
     if "TPU_WORKER_ID" not in environment:
         raise UserError("TPU_WORKER_HOSTNAMES names several hosts but TPU_WORKER_ID is not set")
-    number = _numbers({"TPU_WORKER_ID": environment["TPU_WORKER_ID"]})["TPU_WORKER_ID"]
+    number = _number("TPU_WORKER_ID", environment)
     return Hosts(number, len(names), f"{names[0].strip()}:{DEFAULT_PORT}", "the TPU slice")
 
 
@@ -132,8 +134,12 @@ def first_node(nodes: str) -> str:
     return prefix + re.split(r"[-,\]]", rest, maxsplit=1)[0] if bracket == "[" else prefix
 
 
-def _numbers(texts: Mapping[str, str | None]) -> dict[str, int]:
-    for name, text in texts.items():
-        if text is None or not text.strip().isdecimal():
-            raise UserError(f"{name}={text!r} is no whole number")
-    return {name: int(text) for name, text in texts.items() if text is not None}
+def _number(name: str, environment: Mapping[str, str]) -> int:
+    text = environment[name].strip()
+    if not text.isdecimal():
+        raise UserError(f"{name}={environment[name]!r} is no whole number")
+    return int(text)
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"

@@ -6,6 +6,7 @@ is allowed all are told who is missing. Nothing else is sent.
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ def call_roll(address: str, *, count: int, seconds: float) -> None:
             listener = stack.enter_context(_listen(port))
         except OSError as error:
             raise UserError(
-                f"process 0 cannot listen at port {port} of {address}: {error.strerror}; choose "
+                f"process 0 cannot listen at port {port} of {address}: {_reason(error)}; choose "
                 "another port, or end the process that has it"
             ) from None
         problem = None
@@ -56,6 +57,7 @@ def call_roll(address: str, *, count: int, seconds: float) -> None:
         reply = {"problem": problem}
         for connection in present.values():
             _send(connection, reply)
+        for connection in present.values():
             _wait_for_end(connection)
     if problem is not None:
         raise UserError(problem)
@@ -86,7 +88,8 @@ def answer_roll(address: str, *, process: int, count: int, seconds: float) -> No
         except OSError:  # it may not be up yet, or its name not known
             time.sleep(min(RETRY_SECONDS, max(0.0, left)))
             continue
-        if reply is None:  # it ended, and may be started again
+        if not isinstance(reply, dict) or "problem" not in reply:
+            # It ended, and may be started again, or someone else still has its port.
             time.sleep(RETRY_SECONDS)
             continue
         if reply["problem"] is not None:
@@ -104,12 +107,18 @@ def _enter(
     hello: Any, connection: socket.socket, host: str, count: int, present: dict[int, socket.socket]
 ) -> str | None:
     """Notes who came; returns what is wrong. What is no process of a run is passed over."""
-    if not isinstance(hello, dict) or not {"process", "count"} <= set(hello):
+    said = hello if isinstance(hello, dict) else {}
+    process, counted = said.get("process"), said.get("count")
+    if not (isinstance(process, int) and isinstance(counted, int)):
+        connection.close()
         return None
-    process = hello["process"]
-    if hello["count"] != count:
-        problem = f"process {process} on {host} counts {hello['count']} processes and process 0 "
+    host = host.removeprefix("::ffff:")  # an old address, seen through a new one
+    if counted != count:
+        problem = f"process {process} on {host} counts {counted} processes and process 0 "
         problem += f"{count}; start all with the same number"
+    elif not 0 < process < count:
+        connection.close()
+        return None
     elif process in present and not _gone(present[process]):
         problem = f"two processes say that they are process {process}, one of them on {host}; give "
         problem += "each a number of its own"
@@ -157,8 +166,13 @@ def _receive(connection: socket.socket, seconds: float) -> Any:
                 return None
             text += part
         return json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def _reason(error: OSError) -> str:
+    """Without the address that Python adds."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _wait_for_end(connection: socket.socket) -> None:

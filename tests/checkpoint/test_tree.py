@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from rtdlm.checkpoint.pieces import join_pieces
 from rtdlm.checkpoint.tensors import read_tensors, write_tensors
-from rtdlm.checkpoint.tree import flatten_tree, unflatten_like
+from rtdlm.checkpoint.tree import flatten_own, flatten_tree, unflatten_like
 from rtdlm.config.errors import UserError
 
 
@@ -133,6 +135,65 @@ def test_sharded_and_replicated_arrays_are_gathered() -> None:
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
         flat = flatten_tree({"w": jax.device_put(whole, sharding)})
         np.testing.assert_array_equal(flat["w"], whole)
+
+
+def tree_on_eight_devices() -> dict[str, jax.Array]:
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    specs = {"w": ("x", "y"), "column": (None, "x"), "row": ("y", None), "whole": (None, None)}
+    shardings = {k: jax.sharding.NamedSharding(mesh, jax.P(*spec)) for k, spec in specs.items()}
+    numbers = {name: np.arange(64, dtype=np.float32).reshape(8, 8) for name in specs}
+    keys = jax.device_put(jax.random.split(jax.random.key(3), 8), shardings["w"].update(spec="x"))
+    return jax.device_put(numbers, shardings) | {"keys": keys, "number": 3}
+
+
+def assert_same(left: Mapping[str, Any], right: Mapping[str, np.ndarray]) -> None:
+    assert list(left) == list(right)
+    for name, array in right.items():
+        found = np.asarray(left[name])
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        assert found.tobytes() == array.tobytes(), name
+
+
+def test_one_process_holds_all_of_every_array() -> None:
+    for tree in (make_state(), tree_on_eight_devices()):
+        assert_same(flatten_own(tree), flatten_tree(tree))
+
+
+def test_what_several_processes_hold_of_arrays_is_every_number_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As though the first three devices were one process's and five another's."""
+    tree = tree_on_eight_devices()
+    whole = flatten_tree(tree)
+    kind, devices = type(tree["w"]), list(tree["w"].sharding.mesh.devices.flat)
+    shards, own = kind.addressable_shards, []
+    monkeypatch.setattr(kind, "is_fully_addressable", False)
+    for process, span in enumerate((slice(0, 3), slice(3, 8))):
+        here = set(devices[span])
+        monkeypatch.setattr(
+            kind,
+            "addressable_shards",
+            property(lambda a, here=here: [s for s in shards.__get__(a) if s.device in here]),
+        )
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        own.append(flatten_own(tree))
+    monkeypatch.undo()
+    assert sorted(own[0]) == [
+        "column[0:8,0:2 of 8,8]",
+        "column[0:8,2:4 of 8,8]",
+        "keys[0:2,0:2 of 8,2]",
+        "keys[2:4,0:2 of 8,2]",
+        "number",
+        "row[0:4,0:8 of 8,8]",
+        "row[4:8,0:8 of 8,8]",
+        "w[0:2,0:4 of 8,8]",
+        "w[0:2,4:8 of 8,8]",
+        "w[2:4,0:4 of 8,8]",
+        "whole",
+    ]
+    assert set(own[0]).isdisjoint(own[1])
+    found = join_pieces(own[0] | own[1])
+    assert_same({name: found[name] for name in whole}, whole)
 
 
 def test_two_leaves_of_one_name_are_refused() -> None:
