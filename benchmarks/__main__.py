@@ -37,6 +37,7 @@ BENCHMARKS = {
     "chaos": "benchmarks.chaos",
     "quantum": "benchmarks.quantum",
     "quantum-overhead": "benchmarks.quantum_overhead",
+    "scaling": "benchmarks.scaling",
 }
 """Name -> a module with DESCRIPTION, REPEATS, `add_flags(parser)` and `measure(plan, flags)`."""
 

@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/generation.md",
     "docs/sparse.md",
     "docs/evidence.md",
+    "docs/scaling.md",
 )
 
 

@@ -7,6 +7,7 @@ from rtdlm.config.command_line import leave
 
 COMMANDS = {
     "prepare": "turn text into shards of tokens",
+    "plan": "tell what a run needs on given devices, and whether it fits",
     "train": "train a model, or resume training one",
     "evaluate": "measure a checkpoint on held-out text",
     "generate": "continue a prompt with a checkpoint",

@@ -4,7 +4,6 @@ MFU = (tokens / second) * (FLOP / token) / (peak FLOP / second)      arXiv 2204.
 """
 
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,25 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import jax
-
-# Dense bfloat16 peak of one device [FLOP/s] by words of its kind in lower case; first match wins.
-# TPU: cloud.google.com/tpu/docs, the page "System architecture" of each version.
-# GPU: NVIDIA's data sheets, without sparsity, SXM form unless PCIe is named.
-PEAK_FLOPS: dict[str, float] = {
-    "tpu v4": 275e12,
-    "tpu v5 lite": 197e12,
-    "tpu v5e": 197e12,
-    "tpu v5": 459e12,
-    "tpu v5p": 459e12,
-    "tpu v6 lite": 918e12,
-    "tpu v6e": 918e12,
-    "a100": 312e12,
-    "h100 pcie": 756e12,
-    "h100 nvl": 835e12,
-    "h100": 989e12,
-    "h200": 989e12,
-    "gh200": 989e12,
-}
 
 
 class Peak(NamedTuple):
@@ -125,8 +105,10 @@ def peak_flops(devices: Sequence["jax.Device"], *, compute: str) -> Peak:
     float16, for which it has no units, float32. Fake CPU devices share one processor, so that a CPU
     host counts once.
     """
+    from rtdlm.parallel.accelerators import peak_of  # its room imports JAX
+
     kind = devices[0].device_kind
-    listed = next((PEAK_FLOPS[words] for words in PEAK_FLOPS if _has(kind, words)), None)
+    listed = peak_of(kind)
     if listed is not None:
         return Peak(len(devices) * listed, f"{len(devices)} x {kind}, bfloat16, data sheet")
     if devices[0].platform == "cpu":
@@ -145,10 +127,6 @@ def peak_flops(devices: Sequence["jax.Device"], *, compute: str) -> Peak:
         len(devices) * flops,
         f"measured on {kind}: the best of five bfloat16 products of 8192 x 8192",
     )
-
-
-def _has(kind: str, words: str) -> bool:
-    return re.search(rf"\b{words}\b", kind.lower()) is not None
 
 
 def measure_matmul(

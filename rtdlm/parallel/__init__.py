@@ -18,6 +18,7 @@ from rtdlm.parallel.peers import Peers
 from rtdlm.parallel.placing import put, put_rows
 from rtdlm.parallel.rules import is_stacked, own_axes, partition_spec, path_name
 from rtdlm.parallel.scalable import ScalableMesh
+from rtdlm.parallel.slices import slice_of
 from rtdlm.parallel.watchdog import Watchdog
 
 __all__ = [
@@ -46,5 +47,6 @@ __all__ = [
     "path_name",
     "put",
     "put_rows",
+    "slice_of",
     "under",
 ]

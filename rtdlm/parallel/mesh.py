@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config import AGIConfig, MeshConfig, UserError
 from rtdlm.config.mesh import AXES, resolve_mesh
@@ -51,7 +51,7 @@ def mesh_of(config: AGIConfig, devices: Sequence[jax.Device] | None = None) -> M
     return make_mesh(resolve_mesh(config, len(devices)), devices)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """How a batch's arrays lie: rows over all batch axes, their tokens over `context`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
 
@@ -67,7 +67,7 @@ def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def check_batch(mesh: Mesh, *, rows: int) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, *, rows: int) -> None:
     """Raises UserError unless `rows`, those of one micro-batch, split evenly over the mesh."""
     ways = prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % ways:

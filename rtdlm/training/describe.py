@@ -1,20 +1,17 @@
 """What a config amounts to before anything runs: `python -m rtdlm.train --dry-run`."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig, to_yaml
-from rtdlm.data import Batch, Warmup
 from rtdlm.models import TMSModel
 from rtdlm.models.contracts import contract_table
 from rtdlm.models.cost import count_parameters, train_flops_per_token
-from rtdlm.parallel import check_batch, mesh_of
-from rtdlm.training.knobs import Knobs
-from rtdlm.training.optimizer import check_rules, make_optimizer
+from rtdlm.parallel import mesh_of
+from rtdlm.training.optimizer import make_optimizer
+from rtdlm.training.planning.program import compile_step
 from rtdlm.training.state import state_shapes
-from rtdlm.training.step import make_train_step
 
 
 class Memory(NamedTuple):
@@ -32,19 +29,9 @@ class Memory(NamedTuple):
 
 def step_memory(config: AGIConfig) -> Memory:
     """Compiles the step for the devices at hand, without making a single array."""
-    model, mesh = TMSModel(config), mesh_of(config)
-    check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
-    check_rules(config.optimizer, model.shapes)
-    optimizer = make_optimizer(config.optimizer)
-    state = state_shapes(model, optimizer)
-    shape = (config.batch_size, config.max_seq_len)
-    integers, floats = (jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32))
-    batch = cast(Any, Batch)(integers, integers, integers, integers, floats)
-    knobs = jax.eval_shape(lambda: Knobs.from_config(config))
-    fraction = jax.ShapeDtypeStruct((), jnp.float32)
-    step = make_train_step(model, optimizer, mesh)
-    with jax.set_mesh(mesh):
-        compiled = step.__wrapped__.lower(state, batch, knobs, fraction).compile()
+    model = TMSModel(config)
+    state = state_shapes(model, make_optimizer(config.optimizer))
+    compiled = compile_step(config, mesh_of(config))
     found = compiled.memory_analysis()
     return Memory(
         parameters=_bytes(state.params),

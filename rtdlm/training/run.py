@@ -41,6 +41,7 @@ from rtdlm.parallel import (
     ScalableMesh,
     keep_compiled_programs,
     put,
+    slice_of,
 )
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
@@ -88,6 +89,7 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
 def _train(
     config: AGIConfig, out: Path, *, resume: bool, command: str, trouble: str | None, peers: Peers
 ) -> None:
+    config, reasons = _with_mesh(config)
     scalable = ScalableMesh(config)
     mesh = scalable.mesh
     with PrepareBar() if peers.leads else nullcontext() as bar:
@@ -105,6 +107,8 @@ def _train(
         events.emit(started)
         if trouble is not None:
             events.emit(Notice(start.position.step, "warning", trouble))
+        for reason in reasons:
+            events.emit(Notice(start.position.step, "info", reason))
         for step, damage in start.passed_over.items():
             events.emit(Notice(step, "warning", damage))
         parts = _parts(
@@ -119,6 +123,16 @@ def _train(
         events.emit(RunFinished(loop.position.step, reason, summary, sample))
     if not end.complete:
         raise Unfinished(reason)
+
+
+def _with_mesh(config: AGIConfig) -> tuple[AGIConfig, tuple[str, ...]]:
+    """`config` with `mesh.strategy=auto` decided, and why."""
+    if config.mesh_strategy != "auto":
+        return config, ()
+    # It traces the model for every candidate; nobody else should load it.
+    from rtdlm.training.planning import decide_mesh
+
+    return decide_mesh(config, slice_of(jax.devices()))
 
 
 @contextmanager

@@ -236,3 +236,12 @@ def test_chaos(tmp_path: Path) -> None:
     assert found["kill -9 during a save/injected"].value == 1
     assert found["no coordinator/injected"].value == 1
     assert all(result.holds is not False for result in found.values())
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path: Path) -> None:
+    found = smoke("scaling", tmp_path / "out.json", "--parts", "memory", "weak")
+    assert found["memory, tiny, fsdp/state"].value > 0
+    assert found["weak, data, cpu:8/arithmetic, change"].holds
+    # One all-reduce of the gradients, and of a few scalars.
+    assert found["weak, data, cpu:8/sent over formula"].value == pytest.approx(1.0, abs=0.02)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from rtdlm import train
 from rtdlm.checkpoint import load_model, newest_complete
+from rtdlm.config import build_config
 from rtdlm.config.command_line import UNFINISHED, USER_MISTAKE
 from tests.commands.conftest import arguments
 from tests.commands.test_train import lines, losses
@@ -130,3 +132,15 @@ def test_a_process_that_does_not_come_is_named_to_all(text: Path, tmp_path: Path
     )
     assert said == [expected, expected]
     assert not out.exists()
+
+
+def test_a_run_that_chooses_its_mesh_says_which_and_why(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train.main(arguments(text, out, "--steps", "2", fields=("mesh.strategy=auto",))) == 0
+    saved = newest_complete(out / "checkpoints").snapshot
+    assert saved is not None
+    chosen = build_config(overrides=yaml.safe_load(saved.config)).mesh
+    assert chosen.strategy not in (None, "auto")
+    assert chosen.strategy in capsys.readouterr().out

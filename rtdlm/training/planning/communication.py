@@ -1,0 +1,62 @@
+"""What devices will send each other under a strategy, by formula; nothing is compiled.
+
+With P bytes of a device's parameters if only `tensor` split them, in float32, and n devices that
+split rows:
+
+    data      all-reduce of gradients                                          2 (n-1)/n P
+    zero1     the same, and all-gather of the new parameters                   3 (n-1)/n P
+    zero2     reduce-scatter of gradients, all-gather of the new parameters    2 (n-1)/n P
+    fsdp      all-gather of parameters in each pass, reduce-scatter   (passes + 1) (n-1)/n P
+    tensor    two all-reduces of activations a layer and pass
+
+(arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) With micro-batches, FSDP gathers for
+each; gradients are then summed once. Groups within groups: gradients of a share are summed over
+`data` after they are over `fsdp`. A compiler may send fewer bytes, of a narrower format, or more.
+"""
+
+from collections.abc import Mapping
+
+from rtdlm.config import AGIConfig
+from rtdlm.models.cost import count_parameters
+from rtdlm.parallel.collectives import Collective, ring_bytes
+
+FLOAT = 4
+
+
+def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Collective]:
+    """The collectives of one step, on a mesh with these axis sizes.
+
+    Args:
+        config: the run, with `precision.compute` decided.
+        axes: devices along each mesh axis; `fsdp` as the strategy of `config` uses it.
+    """
+    size = FLOAT * count_parameters(config).total / axes["tensor"]
+    micros, passes = config.accumulate_steps, 2 + (config.remat in ("full", "named"))
+    found: list[Collective] = []
+
+    def add(kind: str, axis: str, count: int, result: float) -> None:
+        if axes[axis] > 1:
+            sent = count * ring_bytes(kind, result, axes[axis])
+            found.append(Collective(kind, (axis,), axes[axis], count, sent))
+
+    split = axes["fsdp"]
+    strategy = config.mesh_strategy
+    if strategy == "zero1":
+        add("all-reduce", "fsdp", 1, size)
+        add("all-gather", "fsdp", 1, size)
+    elif strategy == "zero2":
+        add("reduce-scatter", "fsdp", micros, size / split)
+        add("all-gather", "fsdp", 1, size)
+    else:
+        add("all-gather", "fsdp", passes * micros, size)
+        add("reduce-scatter", "fsdp", micros, size / split)
+    add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
+    add("all-reduce", "expert", 1, size / split)
+    rows = config.batch_size / (axes["data"] * split * axes["expert"])
+    width = FLOAT if config.precision.compute == "float32" else 2
+    stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
+    add("all-reduce", "tensor", 2 * passes * config.num_layers, stream)
+    if axes["expert"] > 1:
+        # To the experts and back, in every pass.
+        add("all-to-all", "expert", 2 * passes * config.num_layers, stream * config.experts.choices)
+    return found

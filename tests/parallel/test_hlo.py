@@ -1,0 +1,147 @@
+"""Compiled programs, read: against programs whose answer is a closed form."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from rtdlm.config import MeshConfig
+from rtdlm.parallel import make_mesh
+from rtdlm.parallel.buffers import largest_arrays
+from rtdlm.parallel.collectives import Collective, read_collectives, ring_bytes
+from rtdlm.parallel.flops import product_flops
+from rtdlm.parallel.hlo import Program, parse_program
+
+TURNS, SIZE = 7, 64
+LITERAL = """HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (arg: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %arg = (s32[], f32[8,4]{1,0}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%arg), index=1
+  %i = s32[] get-tuple-element(%arg), index=0
+  %r = f32[8,4]{1,0} all-reduce(%x), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %r)
+}
+
+%cond (arg: (s32[], f32[8,4])) -> pred[] {
+  %arg = (s32[], f32[8,4]{1,0}) parameter(0)
+  ROOT %p = pred[] constant(false)
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[16,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], f32[8,4]{1,0}) tuple(%zero, %x)
+  %w = (s32[], f32[8,4]{1,0}) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %y = f32[8,4]{1,0} get-tuple-element(%w), index=1
+  %s = (f32[8,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%y), replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}
+  ROOT %d = f32[16,4]{1,0} all-gather-done(%s)
+}
+"""  # noqa: E501
+
+
+def compiled(function: Callable[..., Any], mesh: Mesh, *, out: Any) -> Program:
+    x = jax.ShapeDtypeStruct((8 * SIZE, SIZE), jnp.float32)
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=PartitionSpec(("data", "tensor")), out_specs=out,
+        check_vma=False,
+    )  # fmt: skip
+    return parse_program(jax.jit(mapped).lower(x).compile().as_text())
+
+
+@pytest.fixture
+def mesh() -> Mesh:
+    return make_mesh(MeshConfig(data=4, tensor=2))
+
+
+def test_a_program_written_by_hand(mesh: Mesh) -> None:
+    program = parse_program(LITERAL)
+    assert program.unknown_trips == 0
+    assert {name: found.runs for name, found in program.computations.items()} == {
+        "main": 1, "body": 5, "cond": 5, "add": 5,
+    }  # fmt: skip
+    # [4, 2] <= [2, 4]T(1, 0): {0, 4}, {1, 5} ..., which are no axis of 4 x 2 devices.
+    assert read_collectives(program, mesh) == [
+        Collective("all-reduce", (), 2, 5, 5 * 128.0),
+        Collective("all-gather", ("tensor",), 2, 1, 128.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "out", "result"),
+    [
+        ("all-reduce", lambda x: jax.lax.psum(x, "data"), PartitionSpec("tensor"), 1.0),
+        (
+            "all-gather",
+            lambda x: jax.lax.all_gather(x, "data", tiled=True),
+            PartitionSpec("tensor"),
+            4.0,
+        ),
+        (
+            "reduce-scatter",
+            lambda x: jax.lax.psum_scatter(x, "data", tiled=True),
+            PartitionSpec(("data", "tensor")),
+            0.25,
+        ),
+    ],
+)
+def test_a_collectives_bytes_and_axis(
+    mesh: Mesh, kind: str, function: Callable[..., Any], out: Any, result: float
+) -> None:
+    found = read_collectives(compiled(function, mesh, out=out), mesh)
+    sent = ring_bytes(kind, result * SIZE * SIZE * 4, 4)
+    assert found == [Collective(kind, ("data",), 4, 1, sent)]
+
+
+def test_what_a_loop_does_counts_as_often_as_it_turns(mesh: Mesh) -> None:
+    def function(x: jax.Array) -> jax.Array:
+        turn = lambda x, _: (jax.lax.psum(x @ x, "tensor"), None)  # noqa: E731
+        return jax.lax.scan(turn, x, None, length=TURNS)[0]
+
+    program = compiled(function, mesh, out=PartitionSpec(("data", "tensor")))
+    (found,) = read_collectives(program, mesh)
+    assert (found.axes, found.count) == (("tensor",), TURNS)
+    assert found.sent == TURNS * ring_bytes("all-reduce", SIZE * SIZE * 4, 2)
+    assert product_flops(program) == TURNS * 2 * SIZE**3
+
+
+def test_the_largest_array_is_named_by_what_made_it() -> None:
+    function = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x.T) @ x))
+    text = function.lower(jax.ShapeDtypeStruct((512, 8), jnp.float32)).compile().as_text()
+    largest = largest_arrays(parse_program(text), count=2)
+    assert largest[0].bytes == 512 * 512 * 4
+    assert largest[0].shape == "f32[512,512]"
+    assert any("dot_general" in array.made_by for array in largest)
+
+
+def test_a_tpus_program_names_axes_and_hides_its_turns_in_the_condition(mesh: Mesh) -> None:
+    text = LITERAL.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
+    assert parse_program(text).unknown_trips == 1
+    text = text.replace(
+        "ROOT %p = pred[] constant(false)",
+        "%n = s32[]{:T(128)} constant(24)\n  ROOT %p = pred[] compare(%i, %n), direction=LT",
+    ).replace("[4,2]<=[2,4]T(1,0)", "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}")
+    program = parse_program(text)
+    assert program.unknown_trips == 0
+    found = read_collectives(program, mesh)
+    assert found[0] == Collective("all-reduce", ("data",), 4, 24, 24 * 2 * 3 / 4 * 128.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("all-reduce", 150.0), ("all-gather", 75.0), ("reduce-scatter", 300.0),
+        ("all-to-all", 75.0), ("collective-permute", 100.0),
+    ],
+)  # fmt: skip
+def test_bytes_around_a_ring_of_four(kind: str, sent: float) -> None:
+    assert ring_bytes(kind, 100.0, 4) == sent

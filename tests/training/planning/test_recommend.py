@@ -1,0 +1,104 @@
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pytest
+
+from rtdlm.config import AGIConfig, UserError
+from rtdlm.parallel.slices import Slice, parse_slice, slice_of
+from rtdlm.training.planning.communication import expected_collectives
+from rtdlm.training.planning.recommend import (
+    CAUTION,
+    Recommendation,
+    decide_mesh,
+    recommend_parallelism,
+    recommendation_table,
+)
+
+CONFIG = AGIConfig.from_dict(
+    {
+        "vocab_size": 256, "max_seq_len": 32, "d_model": 64, "num_heads": 4, "num_kv_heads": 2,
+        "num_layers": 2, "d_ff": 256, "batch_size": 16, "layer_unroll": 1,
+    }
+)  # fmt: skip
+
+
+def with_memory(count: float) -> Slice:
+    """Eight H100 with another memory [bytes]."""
+    found = parse_slice("h100:8")
+    return Slice(replace(found.accelerator, memory=count), found.shape)
+
+
+def recommended(**fields: Any) -> Recommendation:
+    return recommend_parallelism(CONFIG.replace(**fields), parse_slice("h100:8"))
+
+
+def test_the_fastest_of_those_that_fit_is_chosen() -> None:
+    found = recommended()
+    fitting = [each for each in found.candidates if each.fits]
+    assert found.choice.seconds == min(each.seconds for each in fitting)
+    assert {each.mesh.strategy for each in found.candidates} >= {"data", "zero1", "zero2", "fsdp"}
+    assert found.mesh == found.choice.mesh
+    sizes = found.mesh
+    assert sizes.data * sizes.fsdp * sizes.expert * sizes.context * sizes.tensor == 8
+    # It can be set as it is.
+    assert CONFIG.replace(mesh=vars(sizes)).mesh == sizes
+
+
+def test_what_does_not_fit_is_not_chosen() -> None:
+    roomy = recommended()
+    by_memory = sorted(each.memory for each in roomy.candidates)
+    limit = CAUTION * (by_memory[0] + by_memory[1]) / 2
+    found = recommend_parallelism(CONFIG, with_memory(limit))
+    assert found.choice.memory == by_memory[0]
+    assert [each.fits for each in found.candidates].count(True) == 1
+    assert any("do not fit" in reason for reason in found.reasons)
+    assert "too big" in recommendation_table(found)
+
+
+def test_too_little_memory_for_any_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"no arrangement of h100:8 fits: the least, .* needs"):
+        recommend_parallelism(CONFIG, with_memory(1e5))
+
+
+def test_a_batch_that_no_arrangement_takes_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="batch_size=3 .* does not split over 8 devices"):
+        recommended(batch_size=3)
+
+
+def test_the_runs_own_mesh_does_not_count() -> None:
+    assert recommended(mesh={"strategy": "auto"}).choice == recommended().choice
+
+
+def test_auto_is_decided_and_nothing_else() -> None:
+    devices = parse_slice("h100:8")
+    automatic, reasons = decide_mesh(CONFIG.replace(mesh={"strategy": "auto"}), devices)
+    assert automatic.mesh == recommended().mesh
+    assert reasons == recommended().reasons
+    assert decide_mesh(CONFIG, devices) == (CONFIG, ())
+
+
+def test_devices_that_are_here_are_a_slice_of_their_kind() -> None:
+    found = slice_of(jax.devices())
+    assert (str(found), found.accelerator.platform) == ("cpu:8", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "remat", "times"),
+    [
+        ("data", "none", 2), ("zero1", "none", 3), ("zero2", "none", 2), ("fsdp", "none", 3),
+        ("fsdp", "full", 4),
+    ],
+)  # fmt: skip
+def test_what_is_sent_is_the_papers_multiple_of_the_parameters(
+    strategy: str, remat: str, times: int
+) -> None:
+    from rtdlm.models.cost import count_parameters
+
+    config = CONFIG.replace(
+        mesh={"strategy": strategy}, remat=remat, precision={"compute": "float32"}
+    )
+    axis = "data" if strategy == "data" else "fsdp"
+    axes = {"data": 1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1} | {axis: 8}
+    sent = sum(row.sent for row in expected_collectives(config, axes))
+    assert sent == pytest.approx(times * 7 / 8 * 4 * count_parameters(config).total)
