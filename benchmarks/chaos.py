@@ -137,7 +137,7 @@ def _kill_in_save(run: Cluster, target: int, moments: random.Random) -> Outcome:
     checkpoints, deadline = run.out / "checkpoints", time.monotonic() + 60
     while run.alive() and not any(checkpoints.glob(f"{WRITING}*")):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"no save began: {run.tail()}")
+            raise RuntimeError(f"no save began: {run.said()[-3000:]}")
         time.sleep(0.0005)
     time.sleep(moments.uniform(0, 0.006))
     return _killed(run, moments)
@@ -145,7 +145,7 @@ def _kill_in_save(run: Cluster, target: int, moments: random.Random) -> Outcome:
 
 def _killed(run: Cluster, moments: random.Random) -> Outcome:
     if not run.alive():
-        raise RuntimeError(f"the run ended before its fault: {run.tail()}")
+        raise RuntimeError(f"the run ended before its fault: {run.said()[-3000:]}")
     victim = moments.randrange(PROCESSES)
     run.signal(victim, signal.SIGKILL)
     end = run.wait(limit=EXIT_SECONDS)
@@ -177,7 +177,7 @@ def _full_disk(run: Cluster, target: int, moments: random.Random) -> Outcome:
     while run.alive():
         time.sleep(0.01)
     end = run.wait(limit=EXIT_SECONDS)
-    said = "could not be written" in run.tail()
+    said = "could not be written" in run.said()
     return _outcome(run, end, not said or any(s in (0, USER_MISTAKE) for s in end.statuses))
 
 
@@ -232,7 +232,7 @@ def _half(whole: Cluster) -> Callable[[Cluster, Path], Outcome]:
 def _no_coordinator(run: Cluster) -> Outcome:
     run.start(only=(1,), start_seconds=START_SECONDS)
     end = run.wait(limit=START_SECONDS + EXIT_SECONDS)
-    said = "found no coordinator" in run.tail()
+    said = "found no coordinator" in run.said()
     wrong = end.hung or end.statuses != (USER_MISTAKE,) or not said or run.out.exists()
     return Outcome(0.0, end.seconds, wrong)
 
@@ -296,7 +296,7 @@ def _totals(found: dict[str, list[Outcome]], differing: int) -> list[Result]:
 
 def _require_complete(run: Cluster, end: End) -> None:
     if end.hung or set(end.statuses) != {0}:
-        raise RuntimeError(f"{run.out.name} ended with {end}: {run.tail()}")
+        raise RuntimeError(f"{run.out.name} ended with {end}: {run.said()[-3000:]}")
 
 
 def _text(directory: Path) -> Path:

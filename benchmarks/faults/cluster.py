@@ -43,6 +43,7 @@ class Cluster:
         self.out, self.log = work / name, work / f"{name}.log"
         self._cache, self.text, self.steps = work / "cache", text, steps
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._begun = 0
 
     def start(
         self,
@@ -55,6 +56,7 @@ class Cluster:
     ) -> None:
         """Starts `only` those of `processes`, with faults inside by number."""
         port = _free_port()
+        self._begun = self.log.stat().st_size if self.log.exists() else 0
         fields = (*FIELDS, f"hosts.start_seconds={start_seconds}")
         arguments = ["--preset", "tiny", "--text", str(self.text), "--tokenizer", "byte"]
         arguments += ["--out", str(self.out), "--steps", str(steps or self.steps), "--resume"]
@@ -127,9 +129,9 @@ class Cluster:
         """Compiles nothing that `other` has compiled."""
         self._cache = other._cache
 
-    def tail(self) -> str:
-        """The end of what the processes said."""
-        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    def said(self) -> str:
+        """What the processes said since they were started last."""
+        return self.log.read_bytes()[self._begun :].decode(errors="replace")
 
     def _environment(self, number: int, processes: int, port: int) -> dict[str, str]:
         own = {

@@ -28,7 +28,9 @@ class Peers:
         self.leads = self.process == 0
 
     def say(self, name: str, value: Any) -> None:
-        """Puts `value`, plain JSON, under `name` for all."""
+        """Puts `value`, plain JSON, under `name` for all the others."""
+        if self.count == 1:
+            return
         self._client.key_value_set(f"rtdlm/{name}", json.dumps(value))
 
     def hear(self, name: str) -> Any:
@@ -39,6 +41,8 @@ class Peers:
 
     def forget(self, name: str) -> None:
         """Makes room: nobody will hear `name` any more."""
+        if self.count == 1:
+            return
         self._client.key_value_delete(f"rtdlm/{name}")
 
     def follow(self, name: str, value: Any) -> Any:
