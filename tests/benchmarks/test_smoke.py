@@ -242,6 +242,6 @@ def test_chaos(tmp_path: Path) -> None:
 def test_scaling(tmp_path: Path) -> None:
     found = smoke("scaling", tmp_path / "out.json", "--parts", "memory", "weak")
     assert found["memory, tiny, fsdp/state"].value > 0
-    assert found["weak, data, cpu:8/arithmetic, change"].holds
+    assert found["weak, data, adamw, cpu:8/arithmetic, change"].holds
     # One all-reduce of the gradients, and of a few scalars.
-    assert found["weak, data, cpu:8/sent over formula"].value == pytest.approx(1.0, abs=0.02)
+    assert found["weak, data, adamw, cpu:8/sent over formula"].value == pytest.approx(1.0, abs=0.02)

@@ -96,9 +96,28 @@ def test_what_is_sent_is_the_papers_multiple_of_the_parameters(
     from rtdlm.models.cost import count_parameters
 
     config = CONFIG.replace(
-        mesh={"strategy": strategy}, remat=remat, precision={"compute": "float32"}
+        mesh={"strategy": strategy},
+        remat=remat,
+        precision={"compute": "float32"},
+        optimizer={"name": "adamw"},
     )
     axis = "data" if strategy == "data" else "fsdp"
     axes = {"data": 1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1} | {axis: 8}
     sent = sum(row.sent for row in expected_collectives(config, axes))
     assert sent == pytest.approx(times * 7 / 8 * 4 * count_parameters(config).total)
+
+
+def test_muon_and_a_loss_in_chunks_send_more_where_they_are_split() -> None:
+    from rtdlm.models.cost import count_parameters
+
+    axes = {"data": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
+
+    def sent(**fields: Any) -> float:
+        config = CONFIG.replace(mesh={"strategy": "fsdp"}, **fields)
+        return sum(row.sent for row in expected_collectives(config, axes))
+
+    plain = sent(optimizer={"name": "adamw"})
+    whole = 7 / 8 * 4 * count_parameters(CONFIG).total
+    assert sent() - plain == pytest.approx(10 * whole)
+    chunked = sent(optimizer={"name": "adamw"}, loss={"chunk_size": 8})
+    assert chunked - plain == pytest.approx(3 * 2 * 7 / 8 * 4 * 256 * 64)
