@@ -96,7 +96,9 @@ def test_an_unknown_command_is_named() -> None:
         [sys.executable, "-m", "rtdlm", "trian"], capture_output=True, text=True, check=False
     )
     assert told.returncode == 2
-    assert told.stderr.startswith("error: unknown command 'trian'; commands are prepare, train")
+    assert told.stderr.startswith(
+        "error: unknown command 'trian'; commands are prepare, plan, train"
+    )
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(trained: Path) -> None:

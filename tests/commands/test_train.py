@@ -221,7 +221,7 @@ def test_a_time_budget_ends_the_run(text: Path, tmp_path: Path) -> None:
         ),
         (
             ("--set", "mesh.data=3"),
-            "error: mesh data=3 x fsdp=1 x context=1 x tensor=1 does not fit 8",
+            "error: mesh data=3 x fsdp=1 x expert=1 x context=1 x tensor=1 does not fit 8",
         ),
         (("--config", "none.yaml"), "error: config file none.yaml does not exist"),
         (("--data-dir", "shards"), "error: both --text and --data-dir name training data"),
