@@ -8,15 +8,17 @@ import json
 import resource
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 from rtdlm.config.command_line import leave
 from rtdlm.data import Loader
 from rtdlm.train import main
 
 
-def stall(step: int) -> None:
-    """Makes reading the rows of `step` last for ever."""
+def stalling(step: int) -> Any:
+    """While entered, reading the rows of `step` lasts for ever."""
     read = Loader.rows
 
     def rows(loader: Loader, number: int, *place: int) -> Any:
@@ -24,13 +26,12 @@ def stall(step: int) -> None:
             time.sleep(3600)
         return read(loader, number, *place)
 
-    setattr(Loader, "rows", rows)  # noqa: B010
+    return patch.object(Loader, "rows", rows)
 
 
 if __name__ == "__main__":
     fault = json.loads(sys.argv[1])
     if "file_bytes" in fault:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_bytes"], resource.RLIM_INFINITY))
-    if "stall_at" in fault:
-        stall(fault["stall_at"])
-    leave(main(sys.argv[2:]))
+    with stalling(fault["stall_at"]) if "stall_at" in fault else nullcontext():
+        leave(main(sys.argv[2:]))

@@ -79,7 +79,7 @@ def newest_complete(checkpoints: Path, group: Group | None = None) -> NewestComp
 
     The processes of a `group` read a share of the files each, and agree.
     """
-    path, passed_over = _newest(checkpoints, prefixes=EVERYTHING, group=group or Alone())
+    path, passed_over = _newest(checkpoints, prefixes=EVERYTHING, group=group)
     snapshot = None if path is None else read_snapshot(path, step=read_manifest(path).step)
     return NewestComplete(snapshot, passed_over)
 

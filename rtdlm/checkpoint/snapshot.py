@@ -31,7 +31,7 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run needs to go on, on the host. Flat names are those of `tree.flatten_tree`."""
+    """What a run needs to go on, on the host. Flat names are those of `tree`."""
 
     step: int
     """Optimizer steps done [steps]."""

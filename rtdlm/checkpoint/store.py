@@ -175,17 +175,16 @@ class CheckpointStore:
 
     def _open_together(self) -> DirectoryLock | None:
         """The leader holds the lock for all."""
-        if not self._group.leads:
-            problem = self._group.follow("checkpoint/open", None)
-            if problem is not None:
-                raise UserError(problem)
-            return None
-        try:
-            lock = self._open()
-        except (UserError, StorageError) as error:
-            self._group.follow("checkpoint/open", str(error))
-            raise
-        self._group.follow("checkpoint/open", None)
+        lock, problem = None, None
+        if self._group.leads:
+            try:
+                lock = self._open()
+            except (UserError, StorageError) as error:
+                problem = (isinstance(error, StorageError), str(error))
+        problem = self._group.follow("checkpoint/open", problem)
+        if problem is not None:
+            of_disk, sentence = problem
+            raise StorageError(sentence) if of_disk else UserError(sentence)
         return lock
 
     def _open(self) -> DirectoryLock:

@@ -253,6 +253,12 @@ class AGIConfig:
         return "balanced" if self.controller_strategy is None else self.controller_strategy
 
     @property
+    def least_rows(self) -> int:
+        """Rows of the smallest micro-batch, at the start of a warm-up if there is one."""
+        first = self.warmup.batch_size
+        return (self.batch_size if first is None else first) // self.accumulate_steps
+
+    @property
     def mesh_strategy(self) -> MeshStrategy | None:
         """What is split over devices, after the two switches have had their say."""
         return mesh_strategy(self)

@@ -102,5 +102,6 @@ def resolve_mesh(config: "AGIConfig", num_devices: int) -> MeshConfig:
         sizes["data"] = max(1, sizes["data"])
         sizes[grows] = max(1, num_devices // prod(sizes.values()))
     if sizes["data"] == -1:
-        sizes["data"] = num_devices // prod(size for size in sizes.values() if size > 0)
+        # Where not even one is left it stays -1: what was asked for is what is told not to fit.
+        sizes["data"] = num_devices // prod(size for size in sizes.values() if size > 0) or -1
     return MeshConfig(strategy=strategy, **sizes)

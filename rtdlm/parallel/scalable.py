@@ -41,7 +41,7 @@ class ScalableMesh:
             UserError: the axes do not multiply to the devices, or a micro-batch does not split.
         """
         self.mesh: Mesh = mesh_of(config, devices)
-        check_batch(self.mesh, rows=_least_rows(config))
+        check_batch(self.mesh, rows=config.least_rows)
         self.strategy = config.mesh_strategy
         self.layout: Layout = layout_of(self.strategy)
         self.rows = batch_sharding(self.mesh)
@@ -65,9 +65,3 @@ class ScalableMesh:
             return f"{devices}: {axes}"
         parts = [name for name, there in self.layout._asdict().items() if there]
         return f"{devices}: {axes}; split over fsdp: {', '.join(parts)}"
-
-
-def _least_rows(config: AGIConfig) -> int:
-    """Rows of the smallest micro-batch."""
-    first = config.warmup.batch_size
-    return (config.batch_size if first is None else first) // config.accumulate_steps

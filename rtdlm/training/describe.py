@@ -8,9 +8,9 @@ from rtdlm.config import AGIConfig, to_yaml
 from rtdlm.models import TMSModel
 from rtdlm.models.contracts import contract_table
 from rtdlm.models.cost import count_parameters, train_flops_per_token
-from rtdlm.parallel import mesh_of
+from rtdlm.parallel import mesh_of, slice_of
 from rtdlm.training.optimizer import make_optimizer
-from rtdlm.training.planning.program import compile_step
+from rtdlm.training.planning import compile_step, decide_mesh
 from rtdlm.training.state import state_shapes
 
 
@@ -43,6 +43,7 @@ def step_memory(config: AGIConfig) -> Memory:
 
 def describe(config: AGIConfig) -> str:
     """The resolved config, parameter counts, cost and memory, for a person."""
+    config, reasons = decide_mesh(config, slice_of(jax.devices()))
     model = TMSModel(config)
     config = model.config
     count, memory = count_parameters(config), step_memory(config)
@@ -60,7 +61,7 @@ def describe(config: AGIConfig) -> str:
     if config.memory.has_tiers:
         rows["memory state"] = remembered(model)
     lines = [f"{name + ':':18}{value}" for name, value in rows.items()]
-    return "\n".join([to_yaml(config), *lines, *contract_table(config)])
+    return "\n".join([to_yaml(config), *lines, *reasons, *contract_table(config)])
 
 
 def remembered(model: TMSModel) -> str:

@@ -14,7 +14,7 @@ import yaml
 from jax.sharding import Mesh
 
 from rtdlm.checkpoint import Snapshot
-from rtdlm.checkpoint.tree import flatten_own, flatten_tree, unflatten_like
+from rtdlm.checkpoint.tree import flatten_own, unflatten_like
 from rtdlm.config import AGIConfig, UserError, build_config, to_yaml
 from rtdlm.config.build import differences
 from rtdlm.parallel import put
@@ -59,15 +59,14 @@ def to_snapshot(
 
     `data` describes the training data for the record.
     """
-    flatten = flatten_tree if jax.process_count() == 1 else flatten_own
     params = evaluation_params(config.optimizer, state.optimizer, state.params)
     rest = {"optimizer": state.optimizer, **_rest(state)}
     if params is not state.params:
         rest["trained_params"] = state.params
     return Snapshot(
         step=position.step,
-        params=flatten(params),
-        optimizer=flatten(rest),
+        params=flatten_own(params),
+        optimizer=flatten_own(rest),
         state={
             "position": position._asdict(),
             "knobs": {name: _json_number(value) for name, value in knobs._asdict().items()},

@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -36,15 +37,20 @@ class TrainState:
 
 def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state, made where it will lie: no whole array exists on any one device."""
-    create, seed = _creator(model, optimizer), model.config.seed
+    create = _creator(model, optimizer)
     shapes = state_shapes(model, optimizer)
     shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
     # It runs once: on a CPU, optimizing it takes longer than it ever saves.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    # The key is made inside: an array of one host is no argument of a program of several.
-    start = lambda: create(jax.random.key(seed))  # noqa: E731
-    return jax.jit(start, out_shardings=shardings, compiler_options=options)()
+    # As host words: a device array of one host is no argument of a program of several, and a
+    # constant would be another program for every seed.
+    words = np.asarray(jax.random.key_data(jax.random.key(model.config.seed)))
+
+    def start(words: jax.Array) -> TrainState:
+        return create(jax.random.wrap_key_data(words))
+
+    return jax.jit(start, out_shardings=shardings, compiler_options=options)(words)
 
 
 def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> TrainState:

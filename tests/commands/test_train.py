@@ -267,6 +267,17 @@ def test_dry_run_prints_config_counts_and_memory_and_writes_nothing(
     assert not out.exists()
 
 
+def test_a_dry_run_says_which_mesh_a_run_would_choose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["d_model=32", "d_ff=64", "max_seq_len=16", "num_layers=1", "batch_size=8"]
+    options = ["--dry-run", "--out", str(tmp_path / "out"), "--set", *small, "mesh.strategy=auto"]
+    assert train.main(options) == 0
+    told = capsys.readouterr().out
+    assert "  strategy: auto\n" not in told
+    assert "the fastest of the " in told and " arrangements that fit" in told
+
+
 def test_a_real_book_trains_from_one_command(shared_data: Path, tmp_path: Path) -> None:
     book, out = shared_data / "tinyshakespeare.txt", tmp_path / "out"
     assert train.main(arguments(book, out, "--steps", "60", "--seed", "1")) == 0

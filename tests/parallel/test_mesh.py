@@ -51,6 +51,13 @@ def test_a_mesh_that_does_not_fit_is_one_sentence(config: MeshConfig, axes: str)
         make_mesh(config)
 
 
+def test_what_asks_for_more_devices_than_there_are_is_told_as_it_was_asked() -> None:
+    asked = AGIConfig(mesh=MeshConfig(tensor=2))
+    axes = "data=-1 x fsdp=1 x expert=1 x context=1 x tensor=2"
+    with pytest.raises(UserError, match=f"^mesh {axes} does not fit 1 devices"):
+        mesh_of(asked, jax.devices()[:1])
+
+
 def test_a_batch_splits_over_data_and_fsdp_and_repeats_over_tensor() -> None:
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     rows = jax.device_put(np.arange(8)[:, None], batch_sharding(mesh))

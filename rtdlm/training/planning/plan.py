@@ -7,6 +7,8 @@ body of a loop once.
 
 import re
 from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 
 import jax
 
@@ -91,8 +93,6 @@ def make_plan(config: AGIConfig, devices: Slice) -> Plan:
     Raises:
         UserError: the mesh, the batch or the devices do not go together.
     """
-    from time import perf_counter
-
     config, _ = decide_mesh(resolved(config, devices), devices)
     mesh = mesh_of(config, slice_devices(devices))
     estimate = estimate_model_memory(config, mesh)
@@ -146,8 +146,8 @@ def make_plan(config: AGIConfig, devices: Slice) -> Plan:
     )
 
 
-def _counted(compiled: object, estimate: ModelMemory) -> DeviceMemory:
-    found = compiled.memory_analysis()  # type: ignore[attr-defined]
+def _counted(compiled: Any, estimate: ModelMemory) -> DeviceMemory:
+    found = compiled.memory_analysis()
     arguments = float(found.argument_size_in_bytes)
     # Donated arguments become results; what is left of the results is extra.
     work = float(found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rtdlm.config import AGIConfig
-from rtdlm.data import Batch, Warmup
+from rtdlm.data import Batch
 from rtdlm.models import TMSModel
 from rtdlm.parallel import check_batch
 from rtdlm.training.knobs import Knobs
@@ -31,7 +31,7 @@ def compile_step(config: AGIConfig, mesh: Mesh, *, for_memory: bool = False) -> 
         UserError: rows do not split over the mesh, or an optimizer rule matches nothing.
     """
     model = TMSModel(config)
-    check_batch(mesh, rows=Warmup(config).rows(0) // config.accumulate_steps)
+    check_batch(mesh, rows=config.least_rows)
     check_rules(config.optimizer, model.shapes)
     optimizer = make_optimizer(config.optimizer)
     step = make_train_step(model, optimizer, mesh)
