@@ -4,7 +4,7 @@ The `tiny` preset whose last three layers are a core of six steps, on one batch,
 `balanced` and `thorough` with the same parameters, and the preset itself. The policy has random
 weights that listen to the price, so that tokens stop all over the place; prices are those at which
 strategies keep to their budgets on this batch. Operations are the compiler's count of a step, times
-the rungs that were taken.
+the share of tiles that were run.
 """
 
 from argparse import ArgumentParser, Namespace

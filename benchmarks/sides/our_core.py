@@ -15,9 +15,8 @@ from rtdlm.config import STRATEGIES, AGIConfig
 from rtdlm.data.batch import Batch
 from rtdlm.evaluation import Pricing, with_price
 from rtdlm.models import TMSModel
-from rtdlm.models.core import SHARES
+from rtdlm.models.core import tile_of
 from rtdlm.models.tms import Params, with_strategy
-from rtdlm.modules.controller import rungs
 from rtdlm.parallel import make_mesh
 
 
@@ -72,24 +71,23 @@ def batch_of(config: AGIConfig) -> Batch:
 
 
 def flops(model: TMSModel, batch: Batch, steps_BT: np.ndarray) -> float:
-    """Operations of a batch: the compiler's count of one step, for the rungs that are taken."""
+    """Operations of a batch: the compiler's count of one step, for the tiles that are run."""
     if not model.config.use_compute_controller:
         return counted(model, batch)
     one, two = (
         counted(with_strategy(_of_steps(model, count), "thorough"), batch) for count in (2, 3)
     )
     step, length = two - one, steps_BT.shape[1]
-    sizes = rungs(length, shares=SHARES)
-    total = one - 2 * step
+    tile, total = tile_of(length), one - 2 * step
     for number in range(model.config.controller.steps):
         most = int((steps_BT > number).sum(axis=1).max())
-        if most:
-            total += step * min(size for size in sizes if size >= most) / length
+        total += step * min(length, -(-most // tile) * tile) / length
     return total
 
 
 def counted(model: TMSModel, batch: Batch) -> float:
-    """The compiler's count."""
+    """The compiler's count, the head in one chunk: the body of a loop is counted once."""
+    model = TMSModel(model.config.replace(loss={"chunk_size": model.config.max_seq_len}))
     compiled = jax.jit(model.batch_scores).lower(model.shapes, batch).compile()
     counts = compiled.cost_analysis()
     assert counts is not None

@@ -9,13 +9,13 @@ A token stops after the first step by which half of its halting probability is s
 read by later tokens as it was when it stopped. It decides by its own state alone, which no later
 token has a part in. In training every token's state is followed through all steps, so that every
 exit has a loss, but others read it as inference will: states up to a token's own exit are what
-inference computes. Elsewhere the tokens that go on are moved together and take a rung of the ladder
-(`rtdlm.modules.controller.ladder`); in decoding a step that no row needs is skipped.
+inference computes. Elsewhere the tokens that go on are moved together, and a loop runs the layers
+on as many tiles of them as there are: a tile reads what the tiles before it wrote, which hold
+earlier tokens. In decoding a step that no row needs is skipped.
 
-Axes: B batch, T time, S slots, C tokens of a rung, D model, K steps.
+Axes: B batch, T time, S slots, C tokens of a tile, D model, K steps.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -29,8 +29,8 @@ from rtdlm.models.deep import of_chosen
 from rtdlm.models.layers import core_plans
 from rtdlm.models.norms import make_norm
 from rtdlm.modules.attention import Cache, KVCache, Rows, StoppedCache
-from rtdlm.modules.controller import ComputeController, CopyGate, rung_of, rungs, stays
-from rtdlm.modules.depths import Together, gather, moved_together, scatter
+from rtdlm.modules.controller import ComputeController, CopyGate, stays
+from rtdlm.modules.depths import Together, gather, moved_together, part_of
 from rtdlm.modules.experts import is_bias
 from rtdlm.modules.primitives import Projection
 
@@ -38,8 +38,9 @@ CORE = "decoder/core"
 """Path of its own parameters."""
 PRICED = ("fast", "balanced")
 """Strategies with a price, in the order of the parameter that holds its log."""
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
-"""Rungs: each is a copy of the core's layers that has to be compiled."""
+TILES = 16
+"""Parts that rows are cut into at most: of smaller ones fewer tokens are padding, and products are
+less efficient."""
 FIRST_PRICES = (0.1, 0.03)
 """Until a run's end finds those that meet the budgets [nats a step]."""
 
@@ -154,23 +155,26 @@ class Core(hk.Module):
         shape = (batch, length, self.config.kv_heads, self.config.head_dim)
         kv = tuple(StoppedCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
         own = self._in_places(own, batch, length)
-        sizes = rungs(length, shares=SHARES) if price is not None else (length,)
+        tile = tile_of(length)
+        ladder = price is not None and tile < length
 
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, None]:
+            def run_all(state: State, kv: Any) -> Any:
+                return self._run_all(state, kv, own, number, price)
+
+            def run_tiles(state: State, kv: Any) -> Any:
+                return self._run_tiles(state, kv, own, number, price, most=most)
+
             state, kv = carry
-
-            def branch(size: int) -> Any:
-                run_rows = self._run_all if size == length else partial(self._run_some, size=size)
-                return lambda state, kv: run_rows(state, kv, own, number, price)
-
-            if len(sizes) == 1 or hk.running_init():
-                return branch(length)(state, kv), None
+            if not ladder or hk.running_init():
+                return run_all(state, kv), None
             most = jnp.max(jnp.sum(state.active_BT.astype(jnp.int32), axis=1))
-            branches = [branch(size) for size in sizes] + [lambda state, kv: (state, kv)]
-            return hk.switch(rung_of(most, sizes), branches, state, kv), None
+            branches = [run_all, run_tiles, lambda state, kv: (state, kv)]
+            chosen = jnp.where(most == 0, 2, (most <= length - tile).astype(jnp.int32))
+            return hk.switch(chosen, branches, state, kv), None
 
         first = self._first(stream, given.weights_BT > 0)
-        unroll = self.num_steps if len(sizes) == 1 else 1
+        unroll = 1 if ladder else self.num_steps
         (last, _), _ = _scan(step, (first, kv), self.num_steps, unroll=unroll)
         return last.x_BTD, _spent(last)
 
@@ -319,7 +323,7 @@ class Core(hk.Module):
         return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
 
     @hk.transparent
-    def _run_some(
+    def _run_tiles(
         self,
         state: State,
         kv: tuple[StoppedCache, ...],
@@ -327,18 +331,27 @@ class Core(hk.Module):
         number: jax.Array,
         price: jax.Array | None,
         *,
-        size: int,
+        most: jax.Array,
     ) -> tuple[State, tuple[StoppedCache, ...]]:
-        """One step of the active tokens, moved together in rows of `size`."""
-        chosen = moved_together(state.active_BT, size)
-        kept = tuple(
-            one._replace(place_BS=chosen.place_BT) for one in _stopped(kv, state.active_BT)
-        )
-        short = self._shorter(own, chosen)
-        x_BCD, kept = self._advance(gather(state.x_BTD, chosen), short, kept, number)
+        """One step of the active tokens, of which a row has at most `most`, tile after tile."""
+        length = state.active_BT.shape[1]
+        tile = tile_of(length)
+        together = moved_together(state.active_BT, -(-length // tile) * tile)
+        row_B1 = jnp.arange(len(state.active_BT))[:, None]
+
+        def run(index: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            x_BTD, kv = carry
+            chosen = part_of(together, index * tile, tile)
+            short = self._shorter(own, chosen)
+            kv = tuple(one._replace(token_BC=chosen.token_BC) for one in kv)
+            x_BCD, kv = self._advance(gather(x_BTD, chosen), short, kv, number)
+            x_BTD = x_BTD.at[row_B1, chosen.token_BC].set(x_BCD, mode="drop")
+            return x_BTD, tuple(one._replace(token_BC=None) for one in kv)
+
+        first = (state.x_BTD, _stopped(kv, state.active_BT))
+        x_BTD, kv = hk.fori_loop(jnp.int32(0), -(-most // tile), run, first)
         price_BT = None if price is None else jnp.broadcast_to(price, state.active_BT.shape)
-        after = self._moved_on(own.controller, state, scatter(x_BCD, chosen), number, price_BT)
-        return after, tuple(one._replace(place_BS=None) for one in kept)
+        return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
 
     def _shorter(self, own: Given, chosen: Together) -> Given:
         """`own`, of the chosen tokens alone."""
@@ -360,6 +373,11 @@ class Core(hk.Module):
             opens_BTD=gather(own.opens_BTD, chosen),
             input=input,
         )
+
+
+def tile_of(length: int) -> int:
+    """Tokens of a tile, for rows of `length`."""
+    return -(-length // TILES)
 
 
 def _stopped(kv: tuple[StoppedCache, ...], active_BT: jax.Array) -> tuple[StoppedCache, ...]:

@@ -62,11 +62,14 @@ def test_up_to_its_own_exit_a_token_is_in_training_what_it_is_at_inference(
     np.testing.assert_allclose(own.spent.confidence_BT[real], sure[real], atol=2e-5)
 
 
-def test_rungs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tiles", [3, 16])
+def test_tiles_change_nothing(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = controlled()
     params = random_params(TMSModel(config))
+    monkeypatch.setattr(core, "TILES", tiles)
+    assert 1 <= core.tile_of(config.max_seq_len) < config.max_seq_len
     short = features(config, params, training=False)
-    monkeypatch.setattr(core, "rungs", lambda count, shares: (count,))
+    monkeypatch.setattr(core, "TILES", 1)
     whole = features(config, params, training=False)
     assert short.spent is not None and whole.spent is not None
     np.testing.assert_array_equal(short.spent.steps_BT, whole.spent.steps_BT)

@@ -7,6 +7,7 @@ from rtdlm.modules.depths.together import (
     gather,
     gather_ints,
     moved_together,
+    part_of,
     scatter,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "gather",
     "gather_ints",
     "moved_together",
+    "part_of",
     "scatter",
 ]

@@ -44,6 +44,14 @@ def moved_together(taken_BT: jax.Array, count: int) -> Together:
     return Together(token_BC, place_BT, taken_BT)
 
 
+def part_of(whole: Together, first: jax.Array, count: int) -> Together:
+    """`count` of the chosen tokens, from the one at place `first`."""
+    token_BC = jax.lax.dynamic_slice_in_dim(whole.token_BC, first, count, axis=1)
+    place_BT = whole.place_BT - first
+    taken_BT = (place_BT >= 0) & (place_BT < count)
+    return Together(token_BC, jnp.where(taken_BT, place_BT, count), taken_BT)
+
+
 def gather(x: jax.Array, chosen: Places) -> jax.Array:
     """`[B, C, ...]`: the rows of `x`, a `[B, T, ...]`, of the chosen tokens; zeros where none."""
     batch, length = x.shape[:2]
