@@ -2,7 +2,7 @@
 
 from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device
-from rtdlm.parallel.devices import fastest_format
+from rtdlm.parallel.devices import fastest_format, target_platform
 from rtdlm.parallel.heads import on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
@@ -48,5 +48,6 @@ __all__ = [
     "put",
     "put_rows",
     "slice_of",
+    "target_platform",
     "under",
 ]

@@ -1,4 +1,4 @@
-"""What the devices of this process are good at."""
+"""What devices a program is for, and what those of this process are good at."""
 
 from pathlib import Path
 
@@ -25,6 +25,16 @@ def fastest_format() -> str:
     except ValueError:  # AMD's is a name, such as gfx942
         old = False
     return "float32" if old else "bfloat16"
+
+
+def target_platform() -> str:
+    """`tpu`, `gpu` or `cpu`: what the program that is being traced will run on.
+
+    The mesh says it, whose devices need not be here (`rtdlm.parallel.slices`); else it is the
+    default device.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return str(jax.devices()[0].platform if device is None else device.platform)
 
 
 def _has_amx() -> bool:

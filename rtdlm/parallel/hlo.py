@@ -24,6 +24,8 @@ _CALLED = re.compile(
     r"(body|condition|to_apply|calls|branch_computations|true_computation|false_computation"
     r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+# What a Pallas kernel says of itself, in lines of its own amid an instruction.
+_KERNEL = re.compile(r"kernel_metadata=\{\n.*?\n\}", re.DOTALL)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -94,7 +96,7 @@ def parse_program(text: str) -> Program:
     """The program that `compiled.as_text()` wrote."""
     computations: dict[str, Computation] = {}
     entry, current = None, None
-    for line in text.splitlines():
+    for line in _KERNEL.sub("kernel_metadata={}", text).splitlines():
         if head := _HEAD.match(line):
             current = computations.setdefault(head[2], Computation(head[2]))
             entry = current if head[1] else entry

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
-from rtdlm.parallel import devices, fastest_format
+from rtdlm.parallel import devices, fastest_format, target_platform
 
 AMX = "processor: 0\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n"
 PLAIN = "processor: 0\nflags\t\t: fpu avx512f amx_bf16x\n"
@@ -42,3 +43,15 @@ def test_processors(
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="cpu")])
     monkeypatch.setattr(jax, "device_count", lambda: count)
     assert fastest_format() == expected
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is an accelerator")
+def test_a_program_is_for_the_meshs_devices() -> None:
+    assert target_platform() == "cpu"
+    tpu = AbstractDevice("TPU v5 lite", 1, "tpu")
+    for mesh, platform in (
+        (AbstractMesh((4,), ("data",), abstract_device=tpu), "tpu"),
+        (AbstractMesh((4,), ("data",)), "cpu"),
+    ):
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert target_platform() == platform

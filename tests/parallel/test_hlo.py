@@ -49,6 +49,12 @@ ENTRY %main (x: f32[8,4]) -> f32[16,4] {
 """  # noqa: E501
 
 
+KERNEL = """  %k = (f32[8,4]{1,0}) custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="attention/pallas_call"}
+"""  # noqa: E501
+
+
 def compiled(function: Callable[..., Any], mesh: Mesh, *, out: Any) -> Program:
     x = jax.ShapeDtypeStruct((8 * SIZE, SIZE), jnp.float32)
     mapped = jax.shard_map(
@@ -145,3 +151,11 @@ def test_a_tpus_program_names_axes_and_hides_its_turns_in_the_condition(mesh: Me
 )  # fmt: skip
 def test_bytes_around_a_ring_of_four(kind: str, sent: float) -> None:
     assert ring_bytes(kind, 100.0, 4) == sent
+
+
+def test_what_a_kernel_says_of_itself_does_not_end_a_computation() -> None:
+    at = LITERAL.index("  %r = ")
+    program = parse_program(LITERAL[:at] + KERNEL + LITERAL[at:])
+    body = program.computations["body"].instructions
+    assert [instruction.name for instruction in body] == ["arg", "x", "i", "k", "r", "t"]
+    assert body[3].op_name == "attention/pallas_call"

@@ -22,6 +22,7 @@ from rtdlm.modules.attention.ring_attention import AXIS, attend_round
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.modules.attention.sliding import attend_window, keys_computed
 from rtdlm.modules.attention.sparse_kinds import Native, TopK
+from rtdlm.modules.attention.splash import attend_splash, splash_serves
 from rtdlm.modules.attention.stopped import StoppedCache
 from rtdlm.parallel import axis_size, on_own_heads
 
@@ -43,6 +44,13 @@ class Dense:
 
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
+        # The mask of packed rows is what their documents say; one without them speaks for itself.
+        if rows.segment_ids_BT is not None and splash_serves(heads.query_BTHE, self.scoring):
+
+            def attend_tiles(qkv: QKV, segment_ids_BT: jax.Array) -> jax.Array:
+                return attend_splash(*qkv, segment_ids_BT, scoring=self.scoring)
+
+            return on_own_heads(attend_tiles, heads.qkv, rows.segment_ids_BT)
 
         def attend_here(qkv: QKV, here: tuple[jax.Array, Places]) -> jax.Array:
             mask_BTS, places = here

@@ -12,6 +12,8 @@ Both operands of every product have the input's format and its result is float32
 reaches a CPU's bfloat16 units. The backward pass multiplies by the transposes of small arrays,
 made beforehand, and never by the transpose of the scores, which XLA for CPUs does slowly.
 
+On a TPU a kernel does all of this, where it serves and there are no sinks: see `splash`.
+
 Axes: B batch, T time, H heads, K key-value heads, G = H / K, R = B * K rows of keys, E head
 features, I blocks, C queries of a block, N = G * C, P keys before a block, S its keys.
 """
@@ -35,6 +37,7 @@ from rtdlm.modules.attention.reach import (
     take_sinks,
 )
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
+from rtdlm.modules.attention.splash import attend_splash, splash_serves
 from rtdlm.modules.primitives import dot, from_chunks, narrow, to_chunks
 
 BLOCK = 128
@@ -67,6 +70,10 @@ def attend_window(
     Returns:
         `[B, T, H, E]` in the input's format.
     """
+    if not sinks and splash_serves(query_BTHE, scoring):
+        return attend_splash(
+            query_BTHE, key_BTKE, value_BTKE, segment_ids_BT, window=window, scoring=scoring
+        )
     length, dtype = query_BTHE.shape[1], query_BTHE.dtype
     plan = make_plan(length, window=window, block=block, sinks=sinks, scoring=scoring)
     spare = round_up(length, plan.block) - length

@@ -23,6 +23,7 @@ READ_FROM_MEMORY = {
     "dot_general", "scan", "while", "cond", "sort", "top_k", "scatter", "scatter-add",
     "scatter_add", "gather", "dynamic_update_slice", "conv_general_dilated", "cumsum", "cummax",
     "cumlogsumexp", "reduce_window_sum", "argmax", "argmin", "custom_call", "fft",
+    "pallas_call",
 }  # fmt: skip
 WRITTEN = {
     "reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "pad",

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding
 
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
@@ -68,7 +68,8 @@ def estimate_model_memory(config: AGIConfig, mesh: Mesh | AbstractMesh) -> Model
 
     Args:
         config: the run; with `precision.compute=auto` as on this process's devices.
-        mesh: real, fake or described devices, or none (abstract); only its axes count.
+        mesh: real, fake or described devices, or none (abstract); its axes count, and the
+            platform, which decides what attention is computed by.
 
     Raises:
         UserError: rows do not split over the mesh.
@@ -101,7 +102,8 @@ def device_bytes(shapes: Any, shardings: Any) -> float:
 def _gradient_peak(
     config: AGIConfig, mesh: Mesh | AbstractMesh, parameters: Any, gradients: Any
 ) -> tuple[float, tuple[Buffer, ...]]:
-    jaxpr, params = _traced(_key(local_config(config, mesh)))
+    described = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
+    jaxpr, params = _traced(_key(local_config(config, mesh)), described.abstract_device)
     leaves = jax.tree.leaves(params)
     ways = [_split_over_rows(sharding) for sharding in jax.tree.leaves(parameters)]
     # Under FSDP a whole table appears where it is read; a layer's matrices do so in every case,
@@ -131,19 +133,23 @@ def _state(tree: str) -> TrainState:
 
 
 @lru_cache(maxsize=32)  # strategies often give a device the same work
-def _traced(tree: str) -> tuple[Any, Any]:
-    """The traced gradient, whose first arguments and results are parameters; and these."""
+def _traced(tree: str, device: AbstractDevice | None) -> tuple[Any, Any]:
+    """The gradient as `device` would compute it, traced, and parameters.
+
+    These are its first arguments and results.
+    """
     config = AGIConfig.from_dict(json.loads(tree))
     model, state = TMSModel(config), _state(_key(config.replace(**ONE_ROW)))
 
-    function = make_gradients(model, mesh_of(config, jax.devices()[:1]), state)
+    mesh = mesh_of(config, jax.devices()[:1])
+    function = make_gradients(model, mesh, state)
 
     def gradients(params: Any, rest: TrainState, batch: Any, knobs: Any) -> Any:
         return function(replace(rest, params=params), batch, knobs)
 
-    traced = jax.make_jaxpr(gradients)(
-        state.params, replace(state, params=None), batch_shapes(config), knob_shapes(config)
-    )
+    rest, batch, knobs = replace(state, params=None), batch_shapes(config), knob_shapes(config)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=device)):
+        traced = jax.make_jaxpr(gradients)(state.params, rest, batch, knobs)
     return traced.jaxpr, state.params
 
 

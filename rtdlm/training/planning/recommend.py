@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.mesh import AXES, MOST_TENSOR, MeshConfig, resolve_mesh
@@ -130,12 +130,14 @@ def recommendation_table(found: Recommendation) -> str:
 
 def _arrangements(config: AGIConfig, devices: Slice) -> Iterator[tuple[AGIConfig, AbstractMesh]]:
     seen: set[tuple[Any, ...]] = set()
+    device = AbstractDevice(devices.accelerator.name, None, devices.accelerator.platform)
+    types = (AxisType.Auto,) * len(AXES)
     for mesh in _meshes(config, devices.count):
         try:
             chosen = config.replace(mesh=mesh, distributed_training=False, tensor_parallel=False)
             sizes = resolve_mesh(chosen, devices.count)
             axes = tuple(getattr(sizes, axis) for axis in AXES)
-            abstract = AbstractMesh(axes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+            abstract = AbstractMesh(axes, AXES, axis_types=types, abstract_device=device)
             check_batch(abstract, rows=config.batch_size // config.accumulate_steps)
         except UserError:
             continue

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas
 
 from rtdlm.training.planning.liveness import peak_memory
 from rtdlm.training.planning.packing import Span, packed_size
@@ -92,3 +93,15 @@ def test_a_gathered_argument_is_there_from_its_first_reading_to_its_last() -> No
 )
 def test_buffers_alive_together_lie_apart(spans: list[Span], size: float) -> None:
     assert packed_size(spans) == size
+
+
+def test_a_kernel_reads_and_writes_memory() -> None:
+    def double(x: jax.Array) -> jax.Array:
+        def kernel(x_ref: Any, out_ref: Any) -> None:
+            out_ref[...] = 2.0 * x_ref[...]
+
+        made: jax.Array = pallas.pallas_call(kernel, out_shape=x)(x)
+        return made
+
+    # What it reads, made by elementwise operations, and its result.
+    assert peak(lambda x: jnp.sum(double(jnp.exp(x))), (N, N)) == pytest.approx(2, abs=0.01)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import pytest
+from jax.sharding import AbstractDevice
 
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
@@ -66,3 +67,16 @@ def test_shares_of_parameters_and_moments() -> None:
     assert all(part < total / 4 for part, total in zip(split, whole, strict=True))
     assert of("zero1") == (whole[0], whole[1], split[2])
     assert of("zero2") == (whole[0], split[1], split[2])
+
+
+def test_on_a_tpu_attention_keeps_no_scores() -> None:
+    fields = {**SMALL, "max_seq_len": 1024, "batch_size": 2, "precision": {"compute": "bfloat16"}}
+    config = AGIConfig.from_dict(fields)
+
+    def found(platform: str) -> Any:
+        device = AbstractDevice(platform, 1, platform)
+        mesh = mesh_of(config, jax.devices()[:1]).abstract_mesh.update(abstract_device=device)
+        return estimate_model_memory(config, mesh)
+
+    scores = 8 * 2 * 4 * 1024 * 1024 * 2 * (9 / 16)  # of eight layers, the causal part in blocks
+    assert found("cpu").working - found("tpu").working > 0.8 * scores
