@@ -84,7 +84,8 @@ def _run(jaxpr: Any, inputs: Sequence[Value], operations: list[Operation]) -> li
         else:
             made = [_value(variable) for variable in equation.outvars]
             whole = [_whole(value, operations) for value in given]
-            operations.append(Operation(name, whole, made, dict(equation.params)))
+            counts = _counts(equation) if name == "scan" else {}
+            operations.append(Operation(name, whole, made, {**equation.params, **counts}))
         known |= dict(zip(equation.outvars, made, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
@@ -104,7 +105,8 @@ def _unrolled(params: dict[str, Any]) -> bool:
 
 def _unroll(equation: Any, given: Sequence[Value], operations: list[Operation]) -> list[Value]:
     params, body = equation.params, inner_jaxpr(equation.params["jaxpr"])
-    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    num_consts, num_carry = _counts(equation).values()
+    length = params["length"]
     consts, carry = list(given[:num_consts]), list(given[num_consts : num_consts + num_carry])
     stacked = given[num_consts + num_carry :]
     rows: list[list[Value]] = [[] for _ in equation.outvars[num_carry:]]
@@ -121,6 +123,22 @@ def _unroll(equation: Any, given: Sequence[Value], operations: list[Operation]) 
         whole = _value(variable)
         stacks.append(Value(whole.bytes, whole.shape, parts))
     return [*carry, *stacks]
+
+
+def _counts(loop: Any) -> dict[str, int]:
+    """How many values a loop is handed whole, and how many it carries.
+
+    By shapes: only some versions of JAX name the two, as is done here.
+    """
+    body = inner_jaxpr(loop.params["jaxpr"])
+    carried = sum(map(_same_axes, loop.outvars, body.outvars))
+    whole = sum(map(_same_axes, loop.invars, body.invars))
+    return {"num_consts": whole - carried, "num_carry": carried}
+
+
+def _same_axes(outer: Any, inner: Any) -> bool:
+    """Whether a loop hands it over whole, not row by row."""
+    return bool(outer.aval.ndim == inner.aval.ndim)
 
 
 def _row(value: Value, turn: int, length: int, operations: list[Operation]) -> Value:
