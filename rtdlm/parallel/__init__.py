@@ -1,11 +1,12 @@
 """Meshes, the one table that says how arrays lie on them, and the cache of compiled programs."""
 
 from rtdlm.parallel.compilation import keep_compiled_programs
-from rtdlm.parallel.constrain import axis_size, constrain, on_one_device
+from rtdlm.parallel.constrain import axis_size, constrain, on_one_device, row_groups
 from rtdlm.parallel.devices import fastest_format, target_platform
 from rtdlm.parallel.heads import on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
+from rtdlm.parallel.matrices import are_apart, on_whole_matrices
 from rtdlm.parallel.mesh import (
     BATCH_AXES,
     batch_sharding,
@@ -28,6 +29,7 @@ __all__ = [
     "Peers",
     "ScalableMesh",
     "Watchdog",
+    "are_apart",
     "axis_size",
     "batch_sharding",
     "check_batch",
@@ -42,11 +44,13 @@ __all__ = [
     "mesh_of",
     "on_one_device",
     "on_own_heads",
+    "on_whole_matrices",
     "own_axes",
     "partition_spec",
     "path_name",
     "put",
     "put_rows",
+    "row_groups",
     "slice_of",
     "target_platform",
     "under",

@@ -5,13 +5,12 @@ become one axis, and then each computes the attention of all.
 """
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-from rtdlm.parallel.constrain import axis_size, on_one_device
+from rtdlm.parallel.constrain import axis_size, on_one_device, row_groups
 from rtdlm.parallel.mesh import BATCH_AXES
 
 
@@ -34,7 +33,7 @@ def on_own_heads(
     if on_one_device():
         return function(heads, rows)
     batch = len(heads[0])
-    over_rows = BATCH_AXES if batch % prod(map(axis_size, BATCH_AXES)) == 0 else None
+    over_rows = BATCH_AXES if row_groups(batch) > 1 else None
     over_heads = "tensor" if split_heads and _divide(heads) else None
     # Rows are whole here, so that `context` has one device; unnamed, it would be summed over.
     of_heads = PartitionSpec(over_rows, "context", over_heads)

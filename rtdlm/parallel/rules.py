@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 Axes = tuple[str | None, ...]
 
@@ -95,7 +95,7 @@ RULES: dict[str, Axes] = {
 
 
 def partition_spec(
-    path: str, shape: tuple[int, ...], mesh: Mesh, *, split: bool = True
+    path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, split: bool = True
 ) -> PartitionSpec:
     """Where the array at `path` lies; `path` joins Haiku's module and parameter names by `/`.
 

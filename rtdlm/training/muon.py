@@ -10,6 +10,10 @@ quintic Newton-Schulz iteration
 on X = G / |G| drives singular values towards 1, between about 0.7 and 1.2 after five steps. As in
 the original it runs in bfloat16, whose rounding is far below that spread.
 
+On several devices, moments lie in parts (ZeRO; arXiv 2502.16982 splits Muon so), but an iteration
+needs the matrix: each is put together on one device, which does all its steps, and taken apart
+again. It comes back in bfloat16, which is all that it then has.
+
 Axes: ... stacked matrices, M rows, N >= M columns.
 """
 
@@ -22,13 +26,21 @@ import jax.numpy as jnp
 import optax
 
 from rtdlm.modules.primitives import dot, row_major
-from rtdlm.parallel import path_name
+from rtdlm.parallel import (
+    are_apart,
+    on_one_device,
+    on_whole_matrices,
+    partition_spec,
+    path_name,
+)
 
 MatrixAxes = tuple[tuple[int, ...], tuple[int, ...]]
 """Axes of a parameter that are summed over and that are produced, counted from the end."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
+FORMAT = jnp.bfloat16
+"""Of the iteration."""
 
 
 class MuonState(NamedTuple):
@@ -52,13 +64,43 @@ def scale_by_muon(
             return momentum * m + (1.0 - momentum) * g
 
         mean = jax.tree.map(blend, state.mean, updates)
-
-        def direction(path: tuple[Any, ...], m: jax.Array, g: jax.Array) -> jax.Array:
-            return _orthogonalised(blend(m, g), axes_of(path_name(path)), steps)
-
-        return jax.tree_util.tree_map_with_path(direction, mean, updates), MuonState(mean)
+        return _directions(jax.tree.map(blend, mean, updates), axes_of, steps), MuonState(mean)
 
     return optax.GradientTransformation(init, update)
+
+
+def _directions(gradients: Any, axes_of: Callable[[str], MatrixAxes], steps: int) -> Any:
+    """`_orthogonalised` of every leaf; matrices that are split meet on one device each."""
+    met = _met(gradients, axes_of, steps)
+
+    def direction(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
+        name = path_name(path)
+        found = met.get(name)
+        return _orthogonalised(gradient, axes_of(name), steps) if found is None else found
+
+    return jax.tree_util.tree_map_with_path(direction, gradients)
+
+
+def _met(gradients: Any, axes_of: Callable[[str], MatrixAxes], steps: int) -> dict[str, jax.Array]:
+    """The directions of those leaves whose moments, and so matrices, lie in parts, by path."""
+    if on_one_device():
+        return {}
+    mesh = jax.sharding.get_abstract_mesh()
+    leaves = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
+    specs = {path: partition_spec(path, x.shape, mesh) for path, x in leaves.items()}
+    paths = [path for path, spec in specs.items() if are_apart(spec, axes_of(path))]
+    if not paths:
+        return {}
+    found = on_whole_matrices(
+        lambda matrices: newton_schulz(matrices, steps=steps, dtype=FORMAT).astype(FORMAT),
+        [leaves[path] for path in paths],
+        specs=[specs[path] for path in paths],
+        sides=[axes_of(path) for path in paths],
+    )
+    return {
+        path: _width_factor(x, axes_of(path)) * x.astype(jnp.float32)
+        for path, x in zip(paths, found, strict=True)
+    }
 
 
 def _orthogonalised(gradient: jax.Array, axes: MatrixAxes, steps: int) -> jax.Array:
@@ -66,12 +108,17 @@ def _orthogonalised(gradient: jax.Array, axes: MatrixAxes, steps: int) -> jax.Ar
     summed, produced = (prod(gradient.shape[axis] for axis in side) for side in axes)
     lead = gradient.ndim - len(axes[0]) - len(axes[1])
     matrices = gradient.reshape(*gradient.shape[:lead], summed, produced)
-    scale = max(1.0, produced / summed) ** 0.5
-    return (scale * newton_schulz(matrices, steps=steps)).reshape(gradient.shape)
+    scale = _width_factor(gradient, axes)
+    return (scale * newton_schulz(matrices, steps=steps, dtype=FORMAT)).reshape(gradient.shape)
+
+
+def _width_factor(gradient: jax.Array, axes: MatrixAxes) -> float:
+    summed, produced = (prod(gradient.shape[axis] for axis in side) for side in axes)
+    return max(1.0, produced / summed) ** 0.5
 
 
 def newton_schulz(
-    matrices: jax.Array, *, steps: int, dtype: jnp.dtype | type = jnp.bfloat16
+    matrices: jax.Array, *, steps: int, dtype: jnp.dtype | type = FORMAT
 ) -> jax.Array:
     """Float32 `[..., M, N]` with about the singular vectors of `matrices` and values near 1."""
     if matrices.shape[-2] > matrices.shape[-1]:

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy.special import logsumexp
 
+from rtdlm.config import MeshConfig
 from rtdlm.modules.head import LossTerms, TokenLoss, logits, token_loss, token_statistics
+from rtdlm.parallel import batch_sharding, make_mesh
+from rtdlm.parallel.collectives import read_collectives
+from rtdlm.parallel.hlo import parse_program
 
 B, T, D, V = 2, 11, 6, 23
 
@@ -204,3 +209,42 @@ def test_one_chunk_of_logits_exists_at_a_time() -> None:
     row, slice_of_it = 4 * length * vocab, 4 * chunk * vocab
     assert temporary(length) > row
     assert temporary(chunk) < 4 * slice_of_it + 3 * 4 * (vocab + length) * width
+
+
+@pytest.mark.parametrize("split", ["table", "nothing"])
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_devices_sum_the_tables_gradient_once_however_many_chunks(
+    sizes: dict[str, int], split: str
+) -> None:
+    rows, length, width, vocab = 8, 16, 16, 128
+    rng = np.random.default_rng(0)
+    given = Case(
+        rng.normal(size=(rows, length, width)).astype(np.float32),
+        rng.normal(size=(vocab, width)).astype(np.float32),
+        rng.integers(vocab, size=(rows, length), dtype=np.int32),
+        LossTerms(rng.uniform(size=(rows, length)).astype(np.float32), *np.float32([0.1, 0.01, 1])),
+    )
+    mesh = make_mesh(MeshConfig(**{"data": -1, **sizes}))
+    each, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    over = PartitionSpec("tensor", "fsdp" if split == "table" else None)
+    table = NamedSharding(mesh, over)
+    lie = Case(each, table, each, LossTerms(each, whole, whole, whole))
+    sent = []
+    for chunk_size in (length, 3):
+        (dx, dtable), loss = ours(given, None, chunk_size)
+        with jax.set_mesh(mesh):
+            function = jax.jit(
+                lambda given, size=chunk_size: ours(given, None, size),
+                in_shardings=(lie,),
+                out_shardings=((each, table), TokenLoss(whole, each)),
+            )
+            found = function(given)
+            program = parse_program(function.lower(given).compile().as_text())
+        for got, expected in zip(
+            jax.tree.leaves(found), jax.tree.leaves(((dx, dtable), loss)), strict=True
+        ):
+            np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-5)
+        rows_apart = [row for row in read_collectives(program, mesh) if "tensor" not in row.axes]
+        sent.append(sum(row.sent for row in rows_apart))
+    # A number a chunk comes on top.
+    assert sent[0] <= sent[1] <= sent[0] + 100

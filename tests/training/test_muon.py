@@ -1,11 +1,20 @@
-"""Newton-Schulz against its polynomial in float64 and against what it is for; Muon's momentum."""
+"""Newton-Schulz against its polynomial in float64 and against what it is for; Muon's momentum, and
+what it sends and computes where moments are split.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
-from rtdlm.training.muon import newton_schulz, scale_by_muon
+from rtdlm.config import MeshConfig
+from rtdlm.parallel import make_mesh, partition_spec
+from rtdlm.parallel.collectives import read_collectives
+from rtdlm.parallel.flops import product_flops
+from rtdlm.parallel.hlo import parse_program
+from rtdlm.training import muon
+from rtdlm.training.muon import MatrixAxes, MuonState, newton_schulz, scale_by_muon
 from tests.training import optimizers as papers
 
 SHAPES = [(6, 9), (9, 6), (7, 7), (1, 5), (5, 1), (3, 8, 12), (2, 3, 12, 8)]
@@ -69,3 +78,59 @@ def test_the_direction_is_the_momentums_by_a_plain_loop(momentum: float) -> None
             error = np.asarray(updates[name]).reshape(matrices.shape) - expected
             # The iteration is in bfloat16: eight bits in each of five rounds.
             assert np.linalg.norm(error) < 0.025 * np.linalg.norm(expected)
+
+
+IN, OUT, PLAIN = ((-3,), (-2, -1)), ((-3, -2), (-1,)), ((-2,), (-1,))
+LAYERS = "decoder/layers/block/"
+# Eight divides neither three layers nor the matrices of any one shape.
+MATRICES: dict[str, tuple[tuple[int, ...], MatrixAxes]] = {
+    f"{LAYERS}attention/query/w": ((3, 32, 4, 8), IN),
+    f"{LAYERS}attention/key/w": ((3, 32, 2, 8), IN),
+    f"{LAYERS}attention/value/w": ((3, 32, 2, 8), IN),
+    f"{LAYERS}attention/output/w": ((3, 4, 8, 32), OUT),
+    f"{LAYERS}feedforward/gate/w": ((3, 32, 64), PLAIN),
+    f"{LAYERS}feedforward/up/w": ((3, 32, 64), PLAIN),
+    f"{LAYERS}feedforward/down/w": ((3, 64, 32), PLAIN),
+    "decoder/last/feedforward/gate/w": ((32, 64), PLAIN),
+}
+STACKS = {(32, 32): 6, (16, 32): 6, (32, 64): 10}
+"""Rows and columns, turned to be wide -> how many there are."""
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"data": 4, "tensor": 2}], ids=str
+)
+def test_where_moments_are_split_each_matrix_meets_on_one_device(
+    sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The direction is one device's, sent once each way and computed once, but for empty places."""
+    monkeypatch.setattr(muon, "FORMAT", jnp.float32)  # see test_sharding
+    split = scale_by_muon(lambda path: MATRICES[path][1], momentum=0.9, steps=5)
+    rng = np.random.default_rng(0)
+    grads = {
+        path: rng.normal(size=shape).astype(np.float32) for path, (shape, _) in MATRICES.items()
+    }
+    start = MuonState(jax.tree.map(np.zeros_like, grads))
+    expected, _ = jax.jit(split.update)(grads, start)
+
+    mesh = make_mesh(MeshConfig(**{"data": -1, **sizes}))
+    lie = {
+        path: NamedSharding(mesh, partition_spec(path, shape, mesh))
+        for path, (shape, _) in MATRICES.items()
+    }
+    state = MuonState(lie)
+    with jax.set_mesh(mesh):
+        update = jax.jit(split.update, in_shardings=(lie, state), out_shardings=(lie, state))
+        found, _ = update(grads, start)
+        program = parse_program(update.lower(grads, start).compile().as_text())
+    for path, value in expected.items():
+        np.testing.assert_allclose(found[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+
+    ways = sizes.get("fsdp", 1) * sizes.get("tensor", 1)
+    own = {shape: -(-count // ways) for shape, count in STACKS.items()}
+    rows = read_collectives(program, mesh)
+    assert {row.kind for row in rows} == {"all-to-all"}
+    whole = sum(4 * count * m * n for (m, n), count in own.items())
+    assert sum(row.sent for row in rows) <= 2 * (ways - 1) / ways * whole
+    flops = sum(5 * count * (4 * m * m * n + 2 * m**3) for (m, n), count in own.items())
+    assert product_flops(program) <= flops

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -199,8 +198,7 @@ def test_muon_orthogonalises_matrices_by_path_and_leaves_the_rest_to_adam(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In float32; `test_muon` has what bfloat16 changes."""
-    in_float32 = partial(muon.newton_schulz, dtype=jnp.float32)
-    monkeypatch.setattr(muon, "newton_schulz", in_float32)
+    monkeypatch.setattr(muon, "FORMAT", jnp.float32)
     config = OptimizerConfig(name="muon", **COMMON, **options)
     trained, _ = ours(config, *start())
     expected = theirs(

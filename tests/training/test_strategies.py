@@ -27,9 +27,12 @@ FORMS: dict[str, dict[str, Any]] = {
             "epsilon": 1e-4,
         },
     },
-    "micro-batches": {"optimizer": PLAIN, "accumulate_steps": 2, "batch_size": 16},
+    # The loss in three chunks, the last of them not full.
+    "micro-batches": {
+        "optimizer": PLAIN, "accumulate_steps": 2, "batch_size": 16, "loss": {"chunk_size": 5},
+    },
     "experts": {"optimizer": PLAIN, "experts": TIGHT},
-}
+}  # fmt: skip
 # Every dimension that is split is divided by eight, and vectors are few.
 WIDE: dict[str, Any] = {
     "d_model": 64, "num_heads": 8, "num_kv_heads": 8, "d_ff": 256, "vocab_size": 512,
@@ -142,6 +145,15 @@ def test_split_moments_gather_each_updated_parameter_once() -> None:
     assert sum(np.prod(shape, dtype=int) for shape in gathered) * 4 == pytest.approx(
         program("zero1").params, rel=0.02
     )
+
+
+def test_muon_gathers_and_sums_what_adamw_does() -> None:
+    muon = Program("fsdp", optimizer={"name": "muon", "warmup_steps": 0})
+    for kind in ("all-gather", "all-reduce"):
+        found, expected = (sorted(weights(of.exchanged(kind))) for of in (muon, program("fsdp")))
+        assert found == expected, kind
+    # Queries with outputs, keys and values, and the three of feed-forward: a stack each, both ways.
+    assert len(muon.exchanged("all-to-all")) >= 2 * 2
 
 
 def test_tokens_travel_to_their_experts_all_to_all() -> None:

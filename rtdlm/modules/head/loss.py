@@ -10,7 +10,12 @@ that its gradient in the logits is known as soon as they are:
 A chunk's logits thus serve the loss and both gradients and are gone: they are neither kept nor made
 a second time, as reverse-mode differentiation would have to.
 
-Axes: B batch, T time, C positions of a chunk, N chunks, D model, V vocabulary.
+On several devices each adds up the table's gradient of its own rows over all chunks, and the sums
+are added over devices once, after the last. Left to itself XLA adds them over devices in every
+chunk. A device thus keeps one float32 table between chunks, which it has within each anyhow.
+
+Axes: B batch, T time, C positions of a chunk, N chunks, D model, V vocabulary, G groups of rows
+that lie apart.
 """
 
 from functools import partial
@@ -22,6 +27,7 @@ import jax.numpy as jnp
 from rtdlm.modules.head.statistics import Softmax, TokenStatistics, chunked, joined, statistics_of
 from rtdlm.modules.head.unembed import logits
 from rtdlm.modules.primitives import dot, row_major, weight_gradient
+from rtdlm.parallel import constrain, row_groups
 
 
 class LossTerms(NamedTuple):
@@ -84,6 +90,8 @@ def _forward(
     terms: LossTerms,
 ) -> tuple[TokenLoss, _Gradients]:
     table = table_VD.astype(x_BTD.dtype)
+    groups = row_groups(len(x_BTD))
+    apart = (groups,) if groups > 1 else ()
 
     def add(
         total: tuple[jax.Array, jax.Array], part: tuple[jax.Array, ...]
@@ -92,14 +100,17 @@ def _forward(
         each = terms._replace(weights_BT=weights_BC)
         loss, slope_BCV = _chunk(x_BCD, table, labels_BC, each, cap)
         dx_BCD = dot("BCV,VD->BCD", slope_BCV, table)
-        flat = [array.reshape(-1, array.shape[-1]) for array in (x_BCD, slope_BCV)]
-        total = (total[0] + loss.objective, total[1] + weight_gradient(*flat))
+        flat = [array.reshape(*apart, -1, array.shape[-1]) for array in (x_BCD, slope_BCV)]
+        total = (total[0] + loss.objective, _lies_apart(total[1] + weight_gradient(*flat)))
         return total, (dx_BCD.astype(x_BCD.dtype), loss.tokens)
 
-    zero = (jnp.zeros((), jnp.float32), jnp.zeros(table_VD.shape[::-1], jnp.float32))
+    zero_DV = _lies_apart(jnp.zeros((*apart, *table_VD.shape[::-1]), jnp.float32))
+    zero = (jnp.zeros((), jnp.float32), zero_DV)
     size = min(chunk_size, x_BTD.shape[1])
     parts = tuple(chunked(array, size) for array in (x_BTD, labels_BT, terms.weights_BT))
     (objective, dtable_DV), made = jax.lax.scan(add, zero, parts)
+    if apart:
+        dtable_DV = jnp.sum(dtable_DV, axis=0)
     dx_BTD, tokens = jax.tree.map(lambda array: joined(array, x_BTD.shape[1]), made)
     return TokenLoss(objective, tokens), _Gradients(
         dx_BTD, row_major(dtable_DV).T.astype(table_VD.dtype), terms.scale
@@ -118,6 +129,11 @@ def _backward(
 
 
 _token_loss.defvjp(_forward, _backward)
+
+
+def _lies_apart(table: jax.Array) -> jax.Array:
+    """A table for each group of rows `[G, D, V]` lies where these rows do; `[D, V]` as it may."""
+    return constrain(table, "batch", "any", "any") if table.ndim == 3 else table
 
 
 def _chunk(

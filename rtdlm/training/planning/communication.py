@@ -9,26 +9,25 @@ split rows:
     fsdp      all-gather of parameters in each pass, reduce-scatter   (passes + 1) (n-1)/n P
     tensor    two all-reduces of activations a layer and pass
 
-(arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Two things come on top in this program,
-as compilers partition it now:
+    muon      all-to-all of a device's part of the matrices, there and back   2 (n-1)/n P/n
 
-    Muon, moments split       2 all-gathers of every matrix in each Newton-Schulz step
-    loss, gradients split     all-reduce of the output table's gradient in every chunk but one
+(arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Muon's comes on top, where matrices are
+split; n are then the devices of `fsdp` and `tensor`. It is more where stacks are filled up and less
+by the tables that P has too (see `rtdlm.parallel.matrices`).
 
-With micro-batches, FSDP gathers for
-each; gradients are then summed once. Groups within groups: gradients of a share are summed over
-`data` after they are over `fsdp`. A compiler may send fewer bytes, of a narrower format, or more.
+With micro-batches, FSDP gathers for each; gradients are then summed once. Groups within groups:
+gradients of a share are summed over `data` after they are over `fsdp`. A compiler may send fewer
+bytes, of a narrower format, or more.
 """
 
 from collections.abc import Mapping
+from math import prod
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.cost import count_parameters
-from rtdlm.parallel import layout_of
 from rtdlm.parallel.collectives import Collective, ring_bytes
 
 FLOAT = 4
-NEWTON_SCHULZ_STEPS = 5
 
 
 def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Collective]:
@@ -42,10 +41,14 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
     micros, passes = config.accumulate_steps, 2 + (config.remat in ("full", "named"))
     found: list[Collective] = []
 
-    def add(kind: str, axis: str, count: int, result: float) -> None:
-        if axes[axis] > 1:
-            sent = count * ring_bytes(kind, result, axes[axis])
-            found.append(Collective(kind, (axis,), axes[axis], count, sent))
+    def add(kind: str, over: str | tuple[str, ...], count: int, result: float) -> None:
+        wide = tuple(
+            axis for axis in ((over,) if isinstance(over, str) else over) if axes[axis] > 1
+        )
+        if wide:
+            group = prod(axes[axis] for axis in wide)
+            sent = count * ring_bytes(kind, result, group)
+            found.append(Collective(kind, wide, group, count, sent))
 
     split = axes["fsdp"]
     strategy = config.mesh_strategy
@@ -58,14 +61,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
     else:
         add("all-gather", "fsdp", passes * micros, size)
         add("reduce-scatter", "fsdp", micros, size / split)
-    layout = layout_of(strategy)
-    if layout.moments and config.optimizer.name == "muon":
-        steps = config.optimizer.newton_schulz_steps or NEWTON_SCHULZ_STEPS
-        add("all-gather", "fsdp", 2 * steps, size)
-    if layout.gradients:
-        chunks = -(-config.max_seq_len // config.loss.chunk_size)
-        table = FLOAT * config.vocab_size * config.d_model / axes["tensor"]
-        add("all-reduce", "fsdp", (chunks - 1) * micros, table)
+    if config.optimizer.name == "muon":
+        add("all-to-all", ("fsdp", "tensor"), 2, size / split)
     add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
     add("all-reduce", "expert", 1, size / split)
     rows = config.batch_size / (axes["data"] * split * axes["expert"])

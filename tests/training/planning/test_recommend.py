@@ -107,17 +107,29 @@ def test_what_is_sent_is_the_papers_multiple_of_the_parameters(
     assert sent == pytest.approx(times * 7 / 8 * 4 * count_parameters(config).total)
 
 
-def test_muon_and_a_loss_in_chunks_send_more_where_they_are_split() -> None:
+@pytest.mark.parametrize(
+    ("axes", "ways"),
+    [({"fsdp": 8}, 8), ({"fsdp": 4, "tensor": 2}, 8), ({"data": 4, "tensor": 2}, 2)],
+    ids=str,
+)
+def test_muon_sends_a_devices_part_of_the_matrices_there_and_back(
+    axes: dict[str, int], ways: int
+) -> None:
     from rtdlm.models.cost import count_parameters
-
-    axes = {"data": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
 
     def sent(**fields: Any) -> float:
         config = CONFIG.replace(mesh={"strategy": "fsdp"}, **fields)
-        return sum(row.sent for row in expected_collectives(config, axes))
+        sizes = dict.fromkeys(("data", "fsdp", "expert", "context", "tensor"), 1) | axes
+        return sum(row.sent for row in expected_collectives(config, sizes))
 
-    plain = sent(optimizer={"name": "adamw"})
-    whole = 7 / 8 * 4 * count_parameters(CONFIG).total
-    assert sent() - plain == pytest.approx(10 * whole)
-    chunked = sent(optimizer={"name": "adamw"}, loss={"chunk_size": 8})
-    assert chunked - plain == pytest.approx(3 * 2 * 7 / 8 * 4 * 256 * 64)
+    part = 4 * count_parameters(CONFIG).total / ways
+    extra = sent() - sent(optimizer={"name": "adamw"})
+    assert extra == pytest.approx(2 * (ways - 1) / ways * part)
+
+
+def test_chunks_of_a_loss_send_nothing_more() -> None:
+    axes = {"data": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
+    once, often = (
+        expected_collectives(CONFIG.replace(loss={"chunk_size": size}), axes) for size in (32, 8)
+    )
+    assert once == often
