@@ -26,6 +26,9 @@ TWO_EMITTERS = version("jaxlib").startswith("0.10.")
 QUICK = ["--xla_backend_optimization_level=0"]
 QUICK += ["--xla_cpu_use_fusion_emitters=false"] if TWO_EMITTERS else []
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+# A device waits for the others in a thread of this process. Where two collectives do not depend on
+# each other devices may begin with either, and with a thread a device all would wait for ever.
+os.environ.setdefault("PJRT_NPROC", "32")
 # A test needs neither a screen nor the network.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
