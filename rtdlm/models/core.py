@@ -16,6 +16,7 @@ earlier tokens. In decoding a step that no row needs is skipped.
 Axes: B batch, T time, S slots, C tokens of a tile, D model, K steps.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -41,6 +42,8 @@ PRICED = ("fast", "balanced")
 TILES = 16
 """Parts that rows are cut into at most: of smaller ones fewer tokens are padding, and products are
 less efficient."""
+LARGE = 4
+"""Tiles that are run as one where all of them are full."""
 FIRST_PRICES = (0.1, 0.03)
 """Until a run's end finds those that meet the budgets [nats a step]."""
 
@@ -339,17 +342,24 @@ class Core(hk.Module):
         together = moved_together(state.active_BT, -(-length // tile) * tile)
         row_B1 = jnp.arange(len(state.active_BT))[:, None]
 
-        def run(index: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        def run(size: int, begin: jax.Array, index: jax.Array, carry: Any) -> Any:
             x_BTD, kv = carry
-            chosen = part_of(together, index * tile, tile)
+            chosen = part_of(together, begin + index * size, size)
             short = self._shorter(own, chosen)
             kv = tuple(one._replace(token_BC=chosen.token_BC) for one in kv)
             x_BCD, kv = self._advance(gather(x_BTD, chosen), short, kv, number)
             x_BTD = x_BTD.at[row_B1, chosen.token_BC].set(x_BCD, mode="drop")
             return x_BTD, tuple(one._replace(token_BC=None) for one in kv)
 
-        first = (state.x_BTD, _stopped(kv, state.active_BT))
-        x_BTD, kv = hk.fori_loop(jnp.int32(0), -(-most // tile), run, first)
+        carry, begin = (state.x_BTD, _stopped(kv, state.active_BT)), jnp.int32(0)
+        large = LARGE * tile
+        if large < length:  # while they are full: products of more rows are the faster ones
+            count = most // large
+            carry = hk.fori_loop(jnp.int32(0), count, partial(run, large, begin), carry)
+            begin = count * large
+        count = -(-(most - begin) // tile)
+        carry = hk.fori_loop(jnp.int32(0), count, partial(run, tile, begin), carry)
+        x_BTD, kv = carry
         price_BT = None if price is None else jnp.broadcast_to(price, state.active_BT.shape)
         return self._moved_on(own.controller, state, x_BTD, number, price_BT), kv
 
