@@ -47,6 +47,9 @@ COUNTS = {
     "restart on half of the processes": 6,
 }
 DISTURBING = tuple(COUNTS)[:5]
+SIGTERM = DISTURBING[2]
+BETWEEN = ("a truncated or flipped file", "restart on half of the processes")
+"""Tried on copies of the run, between its sessions."""
 
 
 class Outcome(NamedTuple):
@@ -103,17 +106,18 @@ def _disturb(
     work: Path,
 ) -> dict[str, list[Outcome]]:
     kinds = [kind for kind in DISTURBING for _ in range(counts[kind])]
+    # A session must come to save something, and one without a disk does not.
+    if not any(counts[kind] for kind in DISTURBING[:4]):
+        kinds += [SIGTERM] * max(counts[kind] for kind in BETWEEN)
     moments.shuffle(kinds)
+    between = dict(zip(BETWEEN, (_damage(moments), _half(whole)), strict=True))
     found: dict[str, list[Outcome]] = defaultdict(list)
     for turn, kind in enumerate(kinds):
         target = max(1, steps * (turn + 1) // (len(kinds) + 4))
         outcome = FAULTS[kind](run, target, moments)
         tell(f"{kind}, {turn + 1}/{len(kinds)}: {outcome}")
         found[kind].append(outcome)
-        for other, act in (
-            ("a truncated or flipped file", _damage(moments)),
-            ("restart on half of the processes", _half(whole)),
-        ):
+        for other, act in between.items():
             due = counts[other] * (turn + 1) // len(kinds) - len(found[other])
             # Two checkpoints must be there: one to damage and one to fall back on.
             for _ in range(due if _committed(run) > 4 else 0):
