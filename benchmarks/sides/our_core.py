@@ -33,7 +33,7 @@ def measure(spec: Spec) -> Answer:
     model = TMSModel(plain) if kind == "plain" else with_strategy(TMSModel(config), kind)
     params, batch = fresh(model), batch_of(plain)
     if kind in ("fast", "balanced"):
-        found = Pricing(model, mesh=make_mesh(plain.mesh)).price_for(
+        found = Pricing(model, mesh=make_mesh(plain.mesh, jax.devices()[:1])).price_for(
             params, [batch], budget=STRATEGIES[kind].budget
         )
         params = with_price(params, kind, found.price)

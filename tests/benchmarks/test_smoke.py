@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -39,10 +39,23 @@ def torch() -> None:
 @pytest.fixture
 def peers_here(torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures PyTorch's side in this process: importing it takes longer than the measurement."""
+    run_here(monkeypatch, lambda case: ".our_" not in case.module)
+
+
+@pytest.fixture
+def all_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures all sides in this process, where no case needs one of its own: starting it takes
+    longer than what it runs.
+    """
+    run_here(monkeypatch, lambda case: True)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, which: Callable[[Case], bool]) -> None:
+    """Makes children of those cases that `which` chooses run in this process."""
     really = runner.run_case
 
     def run(case: Case, *, on: Sequence[int] | None = None) -> Answer:
-        if ".our_" in case.module:
+        if not which(case):
             return really(case, on=on)
         spec = {**case.spec, "threads": case.threads, "spawned": time.time()}
         return {**importlib.import_module(case.module).measure(spec), "peak_bytes": 1}
@@ -62,6 +75,7 @@ def smoke(name: str, out: Path, *flags: str) -> dict[str, Result]:
     return {result.name: result for result in results}
 
 
+@pytest.mark.usefixtures("all_here")
 def test_quantum(tmp_path: Path) -> None:
     """The peers are no part of the suite: importing them alone takes half a minute."""
     found = smoke("quantum", tmp_path / "q.json", "--repeats", "1", "--peers")
@@ -69,6 +83,7 @@ def test_quantum(tmp_path: Path) -> None:
     assert found["10 qubits, bonds of 4, 4 layers/ours/wall"].value > 0
 
 
+@pytest.mark.usefixtures("all_here")
 def test_quantum_overhead(tmp_path: Path) -> None:
     found = smoke("quantum-overhead", tmp_path / "o.json", "--repeats", "1")
     assert found["statevector, 10 qubits, 2 layers/bytes, told over allocated"].value > 0
@@ -104,6 +119,7 @@ def test_decode(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_here")
 def test_speculative(tmp_path: Path, text: Path) -> None:
     found = smoke("speculative", tmp_path / "speculative.json", "--text", str(text))
     for name in ("greedy", "drawn"):
@@ -174,6 +190,7 @@ def test_sparse(tmp_path: Path) -> None:
     assert found["depths, 2 layers, float32, 1 thread/deep over dense, CPU"].bar == ("<=", 0.75)
 
 
+@pytest.mark.usefixtures("all_here")
 def test_ladder(tmp_path: Path) -> None:
     found = smoke("ladder", tmp_path / "ladder.json")
     title = next(iter(found)).rpartition(",")[0]
@@ -216,6 +233,7 @@ def test_attention_leaves_out_what_does_not_fit() -> None:
     assert list(attention._measured("T", answers, limit=8.0)) == list(attention.KINDS[1:])
 
 
+@pytest.mark.usefixtures("all_here")
 def test_core(tmp_path: Path) -> None:
     found = smoke("core", tmp_path / "core.json", "--repeats", "1")
     assert found["fast/CPU over thorough"].bar == ("<=", 0.5)
