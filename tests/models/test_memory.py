@@ -258,7 +258,7 @@ def test_every_parameter_is_trained(form: str) -> None:
 
         return jax.grad(loss)(params)
 
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     params = jax.tree.map(lambda x, g: x - 0.003 * jnp.sign(g), params, slopes(params))
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes(params)):
         assert np.isfinite(slope).all(), path_name(path)

@@ -1,5 +1,6 @@
 """The mixture by hand, its modules' costs against the compiler's, and the study at a tiny size."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ from studies.mixture_modules import CONTRACTS
 from studies.mixture_tasks import CODE, TASKS, TOKENS, Mixture, draw
 
 ROWS = 12
+compiled = jax.jit(draw, static_argnames=("batch", "tasks"))
+
+
+def drawn(seed: int, **how: Any) -> Mixture:
+    tasks.teacher()  # which is made outside of any trace
+    mixture: Mixture = compiled(jax.random.key(seed), **how)
+    return mixture
 
 
 def of_task(name: str, *, rows: int = ROWS) -> tuple[np.ndarray, np.ndarray, Mixture]:
     """Tokens and answers of one task alone."""
-    mixture = draw(jax.random.key(0), batch=rows, tasks=(TASKS.index(name),))
+    mixture = drawn(0, batch=rows, tasks=(TASKS.index(name),))
     return np.asarray(mixture.rows.token_BTF), np.asarray(mixture.answer_B), mixture
 
 
@@ -120,7 +128,7 @@ def test_no_class_of_a_task_is_common(name: str) -> None:
 
 
 def test_the_mixture_has_all_tasks_and_each_row_its_own_answer() -> None:
-    mixture = draw(jax.random.key(3), batch=400)
+    mixture = drawn(3, batch=400)
     assert np.bincount(np.asarray(mixture.task_B), minlength=4).min() > 60
     token, answer = np.asarray(mixture.rows.token_BTF), np.asarray(mixture.answer_B)
     for b in np.flatnonzero(np.asarray(mixture.task_B) == TASKS.index("depth")):
@@ -129,7 +137,7 @@ def test_the_mixture_has_all_tasks_and_each_row_its_own_answer() -> None:
 
 @pytest.fixture(scope="module")
 def mixture() -> Mixture:
-    return draw(jax.random.key(1), batch=32)
+    return drawn(1, batch=32)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +149,7 @@ def params(mixture: Mixture) -> Any:
 def test_costs_are_those_that_the_compiler_counts(name: str, params: Any) -> None:
     counts = {}
     for batch in (64, 128):
-        rows = draw(jax.random.key(1), batch=batch).rows
+        rows = jax.eval_shape(partial(draw, batch=batch), jax.random.key(1)).rows
         program = jax.jit(way.NETS[name].apply).lower(params[name], rows)
         counts[batch] = program.cost_analysis()["flops"]
     counted = (counts[128] - counts[64]) / 64
@@ -150,14 +158,14 @@ def test_costs_are_those_that_the_compiler_counts(name: str, params: Any) -> Non
 
 
 def test_a_chosen_module_says_what_it_says_among_all(mixture: Mixture, params: Any) -> None:
-    every = way.every(params, mixture.rows)
-    for choice in (mixture.task_B, way.dealt(mixture), jnp.zeros(32, jnp.int32)):
-        found = jax.jit(way.run_chosen)(params, mixture.rows, choice)
+    every, run_chosen = jax.jit(way.every)(params, mixture.rows), jax.jit(way.run_chosen)
+    for choice in (mixture.task_B, jax.jit(way.dealt)(mixture), jnp.zeros(32, jnp.int32)):
+        found = run_chosen(params, mixture.rows, choice)
         expected = jnp.take_along_axis(every, choice[None, :, None], axis=0)[0]
         np.testing.assert_allclose(found, expected, atol=1e-5)
     weight = jax.nn.one_hot(mixture.task_B, 4)
-    mixed = way.run_mixed(params, mixture.rows, weight)
-    needed = way.run_chosen(params, mixture.rows, mixture.task_B)
+    mixed = jax.jit(way.run_mixed)(params, mixture.rows, weight)
+    needed = run_chosen(params, mixture.rows, mixture.task_B)
     np.testing.assert_allclose(mixed, needed, atol=1e-5)
 
 
@@ -180,11 +188,12 @@ def test_losses_move_what_they_are_meant_for(mixture: Mixture, params: Any) -> N
 def test_the_policy_learns_towards_the_module_that_loses_least(params: Any) -> None:
     """Modules are held; that of memory reads its store before any training."""
     at = way.TASKS.index("memory")
-    only = draw(jax.random.key(5), batch=256, tasks=(at,))
+    only = drawn(5, batch=256, tasks=(at,))
 
-    def chosen(params: Any) -> float:
+    @jax.jit
+    def chosen(params: Any) -> jax.Array:
         price = jnp.full(256, way.PRICE)
-        return float(jax.nn.softmax(way.decide(params, only.rows, price))[:, at].mean())
+        return jax.nn.softmax(way.decide(params, only.rows, price))[:, at].mean()
 
     before = chosen(params)
     slope = jax.jit(
