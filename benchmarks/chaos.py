@@ -47,7 +47,7 @@ COUNTS = {
     "restart on half of the processes": 6,
 }
 DISTURBING = tuple(COUNTS)[:5]
-SIGTERM = DISTURBING[2]
+SIGTERM, FULL_DISK = "SIGTERM to one process", "a disk that is full"
 BETWEEN = ("a truncated or flipped file", "restart on half of the processes")
 """Tried on copies of the run, between its sessions."""
 
@@ -107,7 +107,7 @@ def _disturb(
 ) -> dict[str, list[Outcome]]:
     kinds = [kind for kind in DISTURBING for _ in range(counts[kind])]
     # A session must come to save something, and one without a disk does not.
-    if not any(counts[kind] for kind in DISTURBING[:4]):
+    if not any(counts[kind] for kind in DISTURBING if kind != FULL_DISK):
         kinds += [SIGTERM] * max(counts[kind] for kind in BETWEEN)
     moments.shuffle(kinds)
     between = dict(zip(BETWEEN, (_damage(moments), _half(whole)), strict=True))

@@ -40,8 +40,7 @@ CORE = "decoder/core"
 PRICED = ("fast", "balanced")
 """Strategies with a price, in the order of the parameter that holds its log."""
 TILES = 16
-"""Parts that rows are cut into at most: of smaller ones fewer tokens are padding, and products are
-less efficient."""
+"""Of a row, at most. With more of them less is padding, and products of fewer rows are slower."""
 LARGE = 4
 """Tiles that are run as one where all of them are full."""
 FIRST_PRICES = (0.1, 0.03)
@@ -159,25 +158,23 @@ class Core(hk.Module):
         kv = tuple(StoppedCache.empty(*shape, dtype=stream.x_BTD.dtype) for _ in own.blocks)
         own = self._in_places(own, batch, length)
         tile = tile_of(length)
-        ladder = price is not None and tile < length
+        in_tiles = price is not None and tile < length
 
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, None]:
-            def run_all(state: State, kv: Any) -> Any:
-                return self._run_all(state, kv, own, number, price)
-
-            def run_tiles(state: State, kv: Any) -> Any:
-                return self._run_tiles(state, kv, own, number, price, most=most)
-
             state, kv = carry
-            if not ladder or hk.running_init():
-                return run_all(state, kv), None
+            if not in_tiles or hk.running_init():
+                return self._run_all(state, kv, own, number, price), None
             most = jnp.max(jnp.sum(state.active_BT.astype(jnp.int32), axis=1))
-            branches = [run_all, run_tiles, lambda state, kv: (state, kv)]
+            branches = [
+                lambda state, kv: self._run_all(state, kv, own, number, price),
+                lambda state, kv: self._run_tiles(state, kv, own, number, price, most=most),
+                lambda state, kv: (state, kv),
+            ]
             chosen = jnp.where(most == 0, 2, (most <= length - tile).astype(jnp.int32))
             return hk.switch(chosen, branches, state, kv), None
 
         first = self._first(stream, given.weights_BT > 0)
-        unroll = 1 if ladder else self.num_steps
+        unroll = 1 if in_tiles else self.num_steps
         (last, _), _ = _scan(step, (first, kv), self.num_steps, unroll=unroll)
         return last.x_BTD, _spent(last)
 

@@ -49,13 +49,13 @@ class PruningManager:
         self._sums = new if self._sums is None else jax.tree.map(jnp.add, self._sums, new)
 
     @property
-    def importance_LH(self) -> np.ndarray:  # noqa: N802
+    def importance_LH(self) -> np.ndarray:
         """Mean over rows of the size of the loss's slope by a head's gate [nats a token]."""
         sums = self._seen
         return np.asarray(sums.slopes_LH / sums.rows)
 
     @property
-    def usage_LH(self) -> np.ndarray:  # noqa: N802
+    def usage_LH(self) -> np.ndarray:
         """Root mean square over tokens of the length of what a head writes."""
         sums = self._seen
         return np.sqrt(np.asarray(sums.written_LH / sums.tokens))

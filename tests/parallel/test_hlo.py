@@ -49,10 +49,12 @@ ENTRY %main (x: f32[8,4]) -> f32[16,4] {
 """  # noqa: E501
 
 
-KERNEL = """  %k = (f32[8,4]{1,0}) custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
-"xprof_metadata":"{\\"block_q\\": 512}"
-}}, metadata={op_name="attention/pallas_call"}
-"""  # noqa: E501
+KERNEL = (
+    '  %k = (f32[8,4]{1,0}) custom-call(%x), custom_call_target="tpu_custom_call", '
+    "frontend_attributes={kernel_metadata={\n"
+    '"xprof_metadata":"{\\"block_q\\": 512}"\n'
+    '}}, metadata={op_name="attention/pallas_call"}\n'
+)
 
 
 def compiled(function: Callable[..., Any], mesh: Mesh, *, out: Any) -> Program:

@@ -27,7 +27,7 @@ class Places(NamedTuple):
         return Places(self.query_BT[:, start:stop], self.key_BS[:, :stop])
 
     @property
-    def back_BTS(self) -> jax.Array:  # noqa: N802
+    def back_BTS(self) -> jax.Array:
         """How many tokens key s is before query t."""
         return self.query_BT[:, :, None] - self.key_BS[:, None]
 

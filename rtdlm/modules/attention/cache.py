@@ -32,12 +32,12 @@ class KVCache(NamedTuple):
         )
 
     @property
-    def key_BSKE(self) -> jax.Array:  # noqa: N802
+    def key_BSKE(self) -> jax.Array:
         """The keys, slot by slot."""
         return jnp.moveaxis(self.key_BKES, -1, -3)
 
     @property
-    def value_BSKE(self) -> jax.Array:  # noqa: N802
+    def value_BSKE(self) -> jax.Array:
         """The values, slot by slot."""
         return jnp.swapaxes(self.value_BKSE, -3, -2)
 

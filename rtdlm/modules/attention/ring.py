@@ -62,7 +62,7 @@ class RingCache(NamedTuple):
         return (self.holds_BS[:, None] > 0) & near
 
     @property
-    def positions_BS(self) -> jax.Array:  # noqa: N802
+    def positions_BS(self) -> jax.Array:
         """The position that each slot holds, -1 while it is empty."""
         return self.holds_BS - 1
 

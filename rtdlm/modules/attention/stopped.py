@@ -31,12 +31,12 @@ class StoppedCache(NamedTuple):
         return cls(KVCache.empty(*shape, dtype=dtype), jnp.zeros(shape[:2], bool))
 
     @property
-    def key_BSKE(self) -> jax.Array:  # noqa: N802
+    def key_BSKE(self) -> jax.Array:
         """The keys, token by token."""
         return self.kv.key_BSKE
 
     @property
-    def value_BSKE(self) -> jax.Array:  # noqa: N802
+    def value_BSKE(self) -> jax.Array:
         """The values, token by token."""
         return self.kv.value_BSKE
 

@@ -15,11 +15,11 @@ class Places(Protocol):
     """Where tokens go and come from."""
 
     @property
-    def token_BC(self) -> jax.Array:  # noqa: N802
+    def token_BC(self) -> jax.Array:
         """Places of the chosen tokens, ascending; T where there is none."""
 
     @property
-    def place_BT(self) -> jax.Array:  # noqa: N802
+    def place_BT(self) -> jax.Array:
         """Place of each token among the chosen; C where it is none."""
 
 

@@ -34,7 +34,7 @@ class Reasoning(NamedTuple):
     """Share of each hop, float32; None without halting."""
 
     @property
-    def hops_BN(self) -> jax.Array:  # noqa: N802
+    def hops_BN(self) -> jax.Array:
         """Hops that a node is expected to take, float32; only with halting."""
         assert self.halt_BNK is not None
         hop_K = jnp.arange(self.halt_BNK.shape[-1], dtype=jnp.float32)

@@ -47,7 +47,7 @@ class Store(NamedTuple):
         )
 
     @property
-    def age_BM(self) -> jax.Array:  # noqa: N802
+    def age_BM(self) -> jax.Array:
         """int32; tokens offered since the slot's own; means nothing while the slot is empty."""
         return self.clock_B[:, None] - self.born_BM
 

@@ -22,7 +22,7 @@ class Tokens(NamedTuple):
     """int32; place within the segment."""
 
     @property
-    def filled_BT(self) -> jax.Array:  # noqa: N802
+    def filled_BT(self) -> jax.Array:
         """Labels in which no token belongs to what stood before it, or else to what comes first."""
         time_T = jnp.arange(self.label_BT.shape[1])[None]
         newest_BT = jax.lax.cummax(jnp.where(self.counts_BT, time_T, 0), axis=1)

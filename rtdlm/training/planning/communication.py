@@ -41,10 +41,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
     micros, passes = config.accumulate_steps, 2 + (config.remat in ("full", "named"))
     found: list[Collective] = []
 
-    def add(kind: str, over: str | tuple[str, ...], count: int, result: float) -> None:
-        wide = tuple(
-            axis for axis in ((over,) if isinstance(over, str) else over) if axes[axis] > 1
-        )
+    def add(kind: str, over: str, count: int, result: float) -> None:
+        wide = tuple(axis for axis in over.split() if axes[axis] > 1)
         if wide:
             group = prod(axes[axis] for axis in wide)
             sent = count * ring_bytes(kind, result, group)
@@ -62,7 +60,7 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         add("all-gather", "fsdp", passes * micros, size)
         add("reduce-scatter", "fsdp", micros, size / split)
     if config.optimizer.name == "muon":
-        add("all-to-all", ("fsdp", "tensor"), 2, size / split)
+        add("all-to-all", "fsdp tensor", 2, size / split)
     add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
     add("all-reduce", "expert", 1, size / split)
     rows = config.batch_size / (axes["data"] * split * axes["expert"])

@@ -105,8 +105,8 @@ def _unrolled(params: dict[str, Any]) -> bool:
 
 def _unroll(equation: Any, given: Sequence[Value], operations: list[Operation]) -> list[Value]:
     params, body = equation.params, inner_jaxpr(equation.params["jaxpr"])
-    num_consts, num_carry = _counts(equation).values()
-    length = params["length"]
+    counts, length = _counts(equation), params["length"]
+    num_consts, num_carry = counts["num_consts"], counts["num_carry"]
     consts, carry = list(given[:num_consts]), list(given[num_consts : num_consts + num_carry])
     stacked = given[num_consts + num_carry :]
     rows: list[list[Value]] = [[] for _ in equation.outvars[num_carry:]]
