@@ -306,3 +306,14 @@ def test_each_verifies_a_share_and_together_they_verify_all(
     sizes = sorted(map(len, hashed.values()))
     assert len(sizes) == 3
     assert sizes[-1] - sizes[0] <= 1
+
+
+def test_what_keeps_the_leader_from_the_disk_ends_all_for_that_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(store: CheckpointStore) -> Any:
+        raise StorageError("no room")
+
+    monkeypatch.setattr(CheckpointStore, "_open", broken)
+    found = together(3, lambda member: open_store(tmp_path, group=member))
+    assert [(type(error), str(error)) for error in found] == [(StorageError, "no room")] * 3
