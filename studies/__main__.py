@@ -39,6 +39,7 @@ STUDIES = {
     "graph_text": "studies.graph_text",
     "controller_text": "studies.controller_text",
     "controller_modules": "studies.controller_modules",
+    "controller_calls": "studies.controller_calls",
     "controller": "studies.controller_tasks",
     "quantum_digits": "studies.quantum_digits",
     "quantum_text": "studies.quantum_text",

@@ -248,6 +248,11 @@ class AGIConfig:
         return self.num_layers - self.core_layers
 
     @property
+    def called(self) -> tuple[str, ...]:
+        """Modules that tokens call in that core."""
+        return self.controller.called if self.use_compute_controller else ()
+
+    @property
     def strategy(self) -> str:
         """How much compute inference may take."""
         return "balanced" if self.controller_strategy is None else self.controller_strategy

@@ -104,7 +104,7 @@ def _check_layers(config: "AGIConfig") -> None:
     knowledge = config.knowledge
     count, told = _stacked(config)
     require(
-        knowledge.kind == "none" or knowledge.stride <= count,
+        knowledge.kind == "none" or knowledge.stride <= count or _calls(config, "knowledge"),
         f"knowledge.every={knowledge.stride} exceeds {told}: no layer would have a memory; choose "
         "less",
     )
@@ -155,7 +155,8 @@ def _check_graph(config: "AGIConfig") -> None:
 def _check_quantum(config: "AGIConfig") -> None:
     number, quantum = config.quantum_layers, config.quantum
     count, told = _stacked(config)
-    require(0 <= number <= count, f"quantum_layers={number} is outside 0 to {told}")
+    called = _calls(config, "quantum")
+    require(called or 0 <= number <= count, f"quantum_layers={number} is outside 0 to {told}")
     for item in fields(quantum):
         value = getattr(quantum, item.name)
         require(
@@ -221,6 +222,39 @@ def _check_controller(config: "AGIConfig") -> None:
         f"experts.num_experts={config.experts.num_experts} cannot be combined with "
         "use_compute_controller=True yet: capacity is of whole rows; remove one",
     )
+    _check_calls(config)
+
+
+def _calls(config: "AGIConfig", name: str) -> bool:
+    """Whether the module stands in a controller's core, to be called."""
+    return config.use_compute_controller and name in config.controller.called
+
+
+def _check_calls(config: "AGIConfig") -> None:
+    """Of modules that stand in the core."""
+    told = f"controller.calls={list(config.controller.called)}"
+    if _calls(config, "knowledge"):
+        knowledge = config.knowledge
+        require(
+            knowledge.kind != "none",
+            f"{told} calls a memory that is not there with knowledge.kind='none'; choose a kind",
+        )
+        require(
+            knowledge.every is None,
+            f"knowledge.every={knowledge.every} has no effect with {told}: the memory stands in "
+            "the controller's core; remove one",
+        )
+    if _calls(config, "quantum"):
+        require(
+            config.quantum_layers == 1,
+            f"{told} needs quantum_layers=1, the one in the controller's core, not "
+            f"{config.quantum_layers}",
+        )
+        require(
+            config.quantum.form == "circuit",
+            f"{told} cannot be combined with quantum.kind={config.quantum.form!r}: it reads all "
+            "tokens of a row, and is not called for some; use quantum.kind='circuit'",
+        )
 
 
 def _has_experts(config: "AGIConfig", number: int) -> bool:

@@ -1,11 +1,12 @@
 """How much compute each token is given: the section `controller`."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from rtdlm.config.effect import require, require_finite
 
 Strategy = Literal["fast", "balanced", "thorough"]
+CalledModule = Literal["knowledge", "quantum"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class ControllerConfig:
     0.5 [fraction]."""
     ponder_weight: float | None = None
     """Weight of the divergence of exits from even ones, a knob; None is 0.003 [nats a nat]."""
+    calls: tuple[CalledModule, ...] | None = None
+    """Modules that stand in the core, not in the layers before it, and that a step runs for the
+    tokens that call them; None is none."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="controller.")
@@ -75,6 +79,12 @@ class ControllerConfig:
             f"controller.ponder_weight={self.ponder_weight} must be positive: without it exits "
             "close that are not taken at first",
         )
+        known = get_args(CalledModule)
+        require(
+            self.calls is None or (set(self.calls) <= set(known) and _differ(self.calls)),
+            f"controller.calls={list(self.called)} must be different ones of {list(known)}, at "
+            "least one; remove it for none",
+        )
 
     @property
     def layers(self) -> int:
@@ -103,7 +113,16 @@ class ControllerConfig:
         return 0.003 if self.ponder_weight is None else self.ponder_weight
 
     @property
+    def called(self) -> tuple[CalledModule, ...]:
+        """Modules that tokens call in the core, in the order of the policy's choices."""
+        return self.calls or ()
+
+    @property
     def fields_set(self) -> dict[str, object]:
         """What is not left alone."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _differ(calls: tuple[str, ...]) -> bool:
+    return 0 < len(calls) == len(set(calls))

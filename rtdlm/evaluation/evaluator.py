@@ -43,6 +43,7 @@ class TrainingEvaluator:
         self._step = make_eval_step(model, mesh)
         self._batches = [put(batch, batch_sharding(mesh)) for batch in batches]
         self._bytes_per_token = bytes_per_token
+        self._called = model.config.called
 
     def evaluate(self, params: Any) -> HeldOut:
         """Loss, perplexity and accuracy on the held-out set."""
@@ -66,11 +67,17 @@ class TrainingEvaluator:
         """
         report = {
             "step": step,
-            "held_out": asdict(held_out) | {"bits_per_byte": self.bits_per_byte(held_out)},
+            "held_out": self._means(held_out),
             "gradients": None if health is None else asdict(health),
             "tokens_per_second": tokens_per_second,
         }
         return {name: plain_json(value) for name, value in report.items()}
+
+    def _means(self, held_out: HeldOut) -> dict[str, float | None]:
+        """A number a name; `calls_quantum` and the like in place of `calls`."""
+        means = asdict(held_out) | {"bits_per_byte": self.bits_per_byte(held_out)}
+        calls = means.pop("calls") or ()
+        return means | {f"calls_{k}": v for k, v in zip(self._called, calls, strict=True)}
 
     def bits_per_byte(self, held_out: HeldOut) -> float | None:
         """loss / ln 2 / bytes a token: what the model needs to code a byte of the text [bits]."""

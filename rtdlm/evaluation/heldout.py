@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config import UserError
@@ -38,6 +39,8 @@ class HeldOut:
     """Tokens that were predicted."""
     steps: float | None = None
     """Steps of a controller's core that a token took; None without one."""
+    calls: tuple[float, ...] | None = None
+    """Calls of each of `controller.calls` by a token; None where there is nothing to call."""
 
 
 def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
@@ -58,10 +61,11 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch]) -> HeldOut:
         UserError: the batches hold no token to predict.
     """
     sums = [step(params, batch) for batch in batches]  # dispatched together, read once
+    calls = [np.asarray(one.calls_M) for one in sums if one.calls_M is not None]
     total = {
         name: math.fsum(float(value) for value in column)
         for name, column in zip(TokenSums._fields, zip(*sums, strict=True), strict=False)
-        if column[0] is not None
+        if column[0] is not None and name != "calls_M"
     }
     weight = total.get("weight", 0.0)
     if weight == 0:
@@ -77,4 +81,5 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Batch]) -> HeldOut:
         entropy=total["entropy"] / weight,
         tokens=round(weight),
         steps=total["steps"] / weight if "steps" in total else None,
+        calls=tuple(math.fsum(own) / weight for own in zip(*calls, strict=True)) or None,
     )

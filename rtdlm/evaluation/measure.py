@@ -142,6 +142,11 @@ def render(report: dict[str, Any]) -> str:
     held_out = {k: float(v) for k, v in report["held_out"].items() if v is not None}
     gradients, bits = report["gradients"], held_out.get("bits_per_byte")
     loss, tokens = held_out["loss"], held_out["tokens"]
+    calls = [
+        f"{value:.3f} of {name.removeprefix('calls_')}"
+        for name, value in held_out.items()
+        if name.startswith("calls_")
+    ]
     troubled = {
         kind.replace("_", " "): gradients[kind]
         for kind in ("not_finite", "exploding", "vanishing")
@@ -159,6 +164,7 @@ def render(report: dict[str, Any]) -> str:
         if not troubled
         else "; ".join(f"{kind}: {', '.join(names)}" for kind, names in troubled.items()),
         "core steps": None if held_out.get("steps") is None else f"{held_out['steps']:.3f} a token",
+        "calls": f"{', '.join(calls)} a token" if calls else None,
         "speed": f"{report['tokens_per_second']:,.0f} tokens/s",
     }
     told = {name: value for name, value in rows.items() if value is not None}

@@ -1,8 +1,8 @@
 """Prices at which strategies of a compute controller keep to their budgets.
 
-The mean number of steps falls with the price, so each budget has a price, found by bisection on
-text that is neither trained on yet nor evaluated on. A price is a number beside the parameters:
-finding another needs no training.
+The mean number of steps, and of calls of modules, falls with the price, so each budget has a price,
+found by bisection on text that is neither trained on yet nor evaluated on. A price is a number
+beside the parameters: finding another needs no training.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from rtdlm.config import STRATEGIES
 from rtdlm.data.batch import Batch
 from rtdlm.evaluation.heldout import evaluate, make_eval_step
 from rtdlm.models import TMSModel
+from rtdlm.models.contracts import call_costs
 from rtdlm.models.core import CORE, PRICED
 from rtdlm.models.tms import Params
 from rtdlm.modules.controller import Priced, price_for
@@ -39,15 +40,17 @@ class Pricing:
         self._sharding = batch_sharding(mesh)
 
     def price_for(self, params: Params, batches: Sequence[Batch], *, budget: float) -> Priced:
-        """The price for a mean of `budget` of all steps [fraction]."""
+        """The price for a mean of `budget` of all steps and calls, by their costs [fraction]."""
         placed = [put(batch, self._sharding) for batch in batches]
-        most = self._model.config.controller.steps
+        steps, costs = self._model.config.controller.steps, call_costs(self._model.config)
+        most = steps + (steps - 1) * sum(costs)
         low, high = self._model.config.controller.prices
 
         def cost_at(price: float) -> float:
-            steps = evaluate(self._step, with_price(params, PRICED[0], price), placed).steps
-            assert steps is not None
-            return steps / most
+            found = evaluate(self._step, with_price(params, PRICED[0], price), placed)
+            assert found.steps is not None
+            called = zip(costs, found.calls or (), strict=True)
+            return (found.steps + sum(cost * number for cost, number in called)) / most
 
         return price_for(budget, cost_at, low=low / RANGE, high=high * RANGE)
 

@@ -3,7 +3,7 @@
 A mean of means over batches with different numbers of tokens is not the mean over tokens; sums
 divided once at the end are.
 
-Axes: B batch, T time.
+Axes: B batch, T time, M modules to call.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from rtdlm.modules.head import TokenStatistics
 
 
 class TokenSums(NamedTuple):
-    """Weighted sums over tokens, float32 scalars; divide by `weight` for means."""
+    """Weighted sums over tokens, float32, all but the last scalars; `weight` makes them means."""
 
     nll: jax.Array
     """Negative log-likelihood of the labels [nats]."""
@@ -28,6 +28,8 @@ class TokenSums(NamedTuple):
     weight: jax.Array
     steps: jax.Array | None = None
     """Of a controller's core; None without one."""
+    calls_M: jax.Array | None = None
+    """Of each module that the core may call; None where there is none."""
 
 
 def divisor(weight: jax.Array) -> jax.Array:
@@ -51,8 +53,12 @@ def token_sums(statistics: TokenStatistics, weights_BT: ArrayLike) -> TokenSums:
 
 
 def score_sums(scores: Scores, weights_BT: ArrayLike) -> TokenSums:
-    """`token_sums` with the steps that were run, if any are counted."""
+    """`token_sums` with the steps and calls that were run, if any are counted."""
     sums = token_sums(scores.tokens, weights_BT)
     if scores.spent is None:
         return sums
-    return sums._replace(steps=jnp.sum(scores.spent.steps_BT * weights_BT))
+    spent, weights_BT = scores.spent, jnp.asarray(weights_BT)
+    sums = sums._replace(steps=jnp.sum(spent.steps_BT * weights_BT))
+    if spent.calls_BTM is None:
+        return sums
+    return sums._replace(calls_M=jnp.sum(spent.calls_BTM * weights_BT[..., None], axis=(0, 1)))

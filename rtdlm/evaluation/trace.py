@@ -18,7 +18,7 @@ import numpy as np
 from rtdlm.config import STRATEGIES, UserError
 from rtdlm.data import Tokenizer
 from rtdlm.models import TMSModel
-from rtdlm.models.contracts import step_cost
+from rtdlm.models.contracts import call_costs, step_cost
 from rtdlm.models.core import CORE, PRICED
 from rtdlm.models.cost import forward_flops_per_token
 from rtdlm.models.tms import Params
@@ -41,6 +41,8 @@ class TracedToken:
     """Of the policy, that the first choice for the next token is right [probability]."""
     loss: float | None
     """Of the next token; None at the end of the text [nats]."""
+    calls: tuple[int, ...] = ()
+    """Of each of the trace's `modules`."""
 
 
 @dataclass(frozen=True)
@@ -58,44 +60,78 @@ class Trace:
     other_flops: float
     """Of everything else, a token."""
     tokens: tuple[TracedToken, ...]
+    modules: tuple[str, ...] = ()
+    """Those that a token may call, in every step but the first."""
+    call_flops: tuple[float, ...] = ()
+    """Of one call and token."""
 
     @cached_property
     def mean_steps(self) -> float:
         """Taken, a token."""
         return float(np.mean([token.steps for token in self.tokens]))
 
-    def flops(self, steps: float) -> float:
-        """Operations a token with so many steps."""
-        return self.other_flops + steps * self.step_flops
+    @cached_property
+    def mean_calls(self) -> tuple[float, ...]:
+        """Of each of `modules`, a token."""
+        return tuple(np.mean([token.calls for token in self.tokens], axis=0).tolist())
+
+    @property
+    def _all_flops(self) -> float:
+        """Operations a token that takes every step and calls everything in it."""
+        more = (self.max_steps - 1) * sum(self.call_flops)
+        return self.other_flops + self.max_steps * self.step_flops + more
+
+    @property
+    def _planned_flops(self) -> float:
+        """Of the strategy's budget, which is a share of all steps and calls."""
+        share = self.planned_steps / self.max_steps
+        return self.other_flops + share * (self._all_flops - self.other_flops)
+
+    @property
+    def _spent_flops(self) -> float:
+        calls = zip(self.mean_calls, self.call_flops, strict=True)
+        called = sum(number * each for number, each in calls)
+        return self.other_flops + self.mean_steps * self.step_flops + called
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return asdict(self) | {
             "mean_steps": self.mean_steps,
-            "planned_flops": self.flops(self.planned_steps),
-            "spent_flops": self.flops(self.mean_steps),
-            "all_steps_flops": self.flops(self.max_steps),
+            "mean_calls": self.mean_calls,
+            "planned_flops": self._planned_flops,
+            "spent_flops": self._spent_flops,
+            "all_steps_flops": self._all_flops,
         }
 
     def table(self) -> str:
         """A line a token, then the sums."""
-        lines = [f"{'token':16} {'steps':5}  {'confident':9}  {'loss':>6}  why it stopped"]
+        heads = "".join(f"  {name:>9}" for name in self.modules)
+        lines = [f"{'token':16} {'steps':5}{heads}  {'confident':9}  {'loss':>6}  why it stopped"]
         for token in self.tokens:
             loss = "" if token.loss is None else f"{token.loss:6.3f}"
-            bar = "#" * token.steps
+            bar, calls = "#" * token.steps, "".join(f"  {count:9}" for count in token.calls)
             lines.append(
-                f"{repr(token.text)[:16]:16} {bar:5}  {token.confidence:9.1%}  {loss:>6}  "
+                f"{repr(token.text)[:16]:16} {bar:5}{calls}  {token.confidence:9.1%}  {loss:>6}  "
                 f"{token.why}"
             )
         price = "every step" if self.price is None else f"price {self.price:.4g} nats a step"
-        whole = self.flops(self.max_steps)
+        called = "".join(
+            f"{number:.2f} calls of {name}, "
+            for name, number in zip(self.modules, self.mean_calls, strict=True)
+        )
         lines.append(
             f"{self.strategy}, {price}: {self.mean_steps:.2f} steps a token of "
-            f"{self.max_steps}, {self.planned_steps:.2f} planned; "
-            f"{self.flops(self.mean_steps) / 1e6:.3f} MFLOP a token, "
-            f"{self.flops(self.mean_steps) / whole:.0%} of all steps' {whole / 1e6:.3f}"
+            f"{self.max_steps}, {called}{self._planned}; "
+            f"{self._spent_flops / 1e6:.3f} MFLOP a token, "
+            f"{self._spent_flops / self._all_flops:.0%} of all steps' {self._all_flops / 1e6:.3f}"
         )
         return "\n".join(lines)
+
+    @property
+    def _planned(self) -> str:
+        if not self.modules:
+            return f"{self.planned_steps:.2f} planned"
+        return f"{self._planned_flops / 1e6:.3f} MFLOP planned"
 
     def picture(self) -> bytes:
         """The text with every token on the colour of its steps, as PNG."""
@@ -155,7 +191,7 @@ def trace_text(model: TMSModel, params: Params, tokenizer: Tokenizer, text: str)
     scores = jax.jit(lambda params: model.scores(params, ids_BT, labels_BT))(params)
     spent = jax.device_get(scores.spent)
     assert spent is not None
-    losses = np.asarray(scores.tokens.nll)[0]
+    losses, calls = np.asarray(scores.tokens.nll)[0], spent.calls_BTM
     tokens = tuple(
         TracedToken(
             text=tokenizer.decode([int(token)]),
@@ -165,19 +201,23 @@ def trace_text(model: TMSModel, params: Params, tokenizer: Tokenizer, text: str)
             ),
             confidence=float(1 / (1 + np.exp(-spent.confidence_BT[0, place]))),
             loss=float(losses[place]) if place + 1 < len(own) else None,
+            calls=() if calls is None else tuple(int(count) for count in calls[0, place]),
         )
         for place, token in enumerate(own)
     )
     most, length = config.controller.steps, config.max_seq_len
-    one = step_cost(config)
+    one, costs = step_cost(config), call_costs(config)
+    every = most * one + (most - 1) * one * sum(costs)
     return Trace(
         strategy=config.strategy,
         price=_price(model, params),
         max_steps=most,
         planned_steps=most * STRATEGIES[config.strategy].budget,
         step_flops=one,
-        other_flops=forward_flops_per_token(config, length=length) - most * one,
+        other_flops=forward_flops_per_token(config, length=length) - every,
         tokens=tokens,
+        modules=config.called,
+        call_flops=tuple(cost * one for cost in costs),
     )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from rtdlm.config import AGIConfig, GraphConfig, KnowledgeConfig
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.config.quantum import QuantumConfig
+from rtdlm.models.called_cost import products_of_calls
 from rtdlm.models.cost import forward_flops_per_token
 from rtdlm.models.layers import layer_plans
-from rtdlm.modules.controller import Contract
+from rtdlm.modules.controller import Contract, Unit
 
 OFF: dict[str, dict[str, Any]] = {
     "memory": {"memory": MemoryConfig()},
@@ -31,6 +32,8 @@ def _beside(name: str) -> Callable[[AGIConfig], float]:
     """What one layer's module adds to a token."""
 
     def cost(config: AGIConfig) -> float:
+        if name in config.called:
+            return float(2 * products_of_calls(config)[name])
         layers = sum(getattr(plan, name) for plan in layer_plans(config))
         if not layers:
             return 0.0
@@ -43,13 +46,22 @@ def _beside(name: str) -> Callable[[AGIConfig], float]:
 
 
 def step_cost(config: AGIConfig) -> float:
-    """Operations of one step of a controller's core for one token."""
+    """Operations of one step of a controller's core for one token, without what it calls."""
     if not config.core_layers:
         return 0.0
     steps, length = config.controller.steps, config.max_seq_len
     more = replace(config, controller=replace(config.controller, max_steps=steps + 1))
     whole = forward_flops_per_token(config, length=length)
-    return float(forward_flops_per_token(more, length=length) - whole)
+    calls = 2 * sum(products_of_calls(config).values())
+    return float(forward_flops_per_token(more, length=length) - whole - calls)
+
+
+def call_costs(config: AGIConfig) -> tuple[float, ...]:
+    """What a call of each of `config.called` costs [steps of the core]."""
+    if not config.called:
+        return ()
+    step = step_cost(config)
+    return tuple(2 * products / step for products in products_of_calls(config).values())
 
 
 CONTRACTS: dict[str, Contract] = {
@@ -100,11 +112,17 @@ CONTRACTS: dict[str, Contract] = {
 """Name -> contract. `experts` and `depths` exchange a layer's work and add none; see docs."""
 
 
+def unit_of(contract: Contract, config: AGIConfig) -> Unit:
+    """The smallest part of a batch that may skip it on its own, in a model of `config`."""
+    return "token" if contract.name in config.called else contract.unit
+
+
 def contract_table(config: AGIConfig) -> list[str]:
     """A line for each module that `config` has; none without any."""
     found = [(contract, contract.cost(config)) for contract in CONTRACTS.values()]
     return [
-        f"{contract.name}: {cost:,.0f} operations a token, by the {contract.unit}; offers "
+        f"{contract.name}: {cost:,.0f} operations a token, by the {unit_of(contract, config)}; "
+        f"offers "
         f"{contract.offers}; left out: {contract.skipped}"
         for contract, cost in found
         if cost

@@ -3,7 +3,10 @@
     x_0 = what the layers before it made of the token;  i = W norm(x_0)
     y   = layers(x_s + i)                                    the same weights at every step
     x_(s+1) = x_s + z_s (y - x_s)                            z_s: see `CopyGate`
-    halt, confidence = controller(norm(x_(s+1)), step, price, spent)
+    halt, calls, confidence = controller(norm(x_(s+1)), step, price, spent)
+
+With `controller.calls` a step also reads what the modules write that the token called at the end of
+the step before, see `rtdlm.models.called`: i becomes i + written.
 
 A token stops after the first step by which half of its halting probability is spent, and is then
 read by later tokens as it was when it stopped. It decides by its own state alone, which no later
@@ -13,7 +16,7 @@ inference computes. Elsewhere the tokens that go on are moved together, and a lo
 on as many tiles of them as there are: a tile reads what the tiles before it wrote, which hold
 earlier tokens. In decoding a step that no row needs is skipped.
 
-Axes: B batch, T time, S slots, C tokens of a tile, D model, K steps.
+Axes: B batch, T time, S slots, C tokens of a tile, D model, K steps, M modules to call.
 """
 
 from functools import partial
@@ -26,6 +29,7 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, Stream, remat
 from rtdlm.models.cache import LayerCache
+from rtdlm.models.called import CLOSED, Called, straight_through
 from rtdlm.models.deep import of_chosen
 from rtdlm.models.layers import core_plans
 from rtdlm.models.norms import make_norm
@@ -64,6 +68,8 @@ class Spent(NamedTuple):
     """Log odds that the first choice is right, as said at the last step."""
     open_BT: jax.Array
     """Probability of not having halted by then; at most a half unless steps ran out."""
+    calls_BTM: jax.Array | None = None
+    """Times that it called each module; None where there is none to call."""
 
 
 class AllExits(NamedTuple):
@@ -75,6 +81,10 @@ class AllExits(NamedTuple):
     steps_BT: jax.Array
     """Float32; where each token would have stopped."""
     price_B: jax.Array
+    choice_KBTM: jax.Array | None = None
+    """Logits of what to call in the step after; None where there is nothing to call."""
+    calls_BT: jax.Array | None = None
+    """Float32; modules that each token called before it stopped."""
 
 
 class Given(NamedTuple):
@@ -87,6 +97,7 @@ class Given(NamedTuple):
     blocks: tuple[Block, ...]
     gate: CopyGate
     controller: ComputeController
+    called: Called
 
 
 class State(NamedTuple):
@@ -98,6 +109,10 @@ class State(NamedTuple):
     active_BT: jax.Array
     steps_BT: jax.Array
     confidence_BT: jax.Array
+    choice_BTM: jax.Array | None = None
+    """Logits of what to call in the next step; None where there is nothing to call."""
+    calls_BTM: jax.Array | None = None
+    """Times that each token called each module."""
 
 
 class Core(hk.Module):
@@ -128,8 +143,19 @@ class Core(hk.Module):
         return jnp.exp(logs[PRICED.index(config.strategy)])
 
     @hk.name_like("__call__")
-    def all_exits(self, stream: Stream, given: BlockInput, price_B: jax.Array) -> AllExits:
-        """Every step for every token; others read each as it was when it would have stopped."""
+    def all_exits(
+        self,
+        stream: Stream,
+        given: BlockInput,
+        price_B: jax.Array,
+        *,
+        every_B: jax.Array | None = None,
+    ) -> AllExits:
+        """Every step for every token; others read each as it was when it would have stopped.
+
+        Tokens of the rows of `every_B`, a bool, call all that there is, so that modules learn
+        that nobody calls.
+        """
         own, (batch, length) = self._given(stream, given), stream.x_BTD.shape[:2]
         own = self._in_places(own, batch, length)
         price_BT = jnp.broadcast_to(price_B[:, None], (batch, length))
@@ -139,15 +165,19 @@ class Core(hk.Module):
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, Any]:
             state, kept = carry
             stopped = _stopped(kept, state.active_BT)
-            x_BTD, after = self._advance(state.x_BTD, own, stopped, number, training=True)
-            decided, halt_BT = self._decide(own.controller, x_BTD, state, number, price_BT)
-            told = (x_BTD, halt_BT, decided.confidence_BT)
+            calling, more = self._with_all_called(own, state, number, every_B)
+            x_BTD, after = self._advance(state.x_BTD, more, stopped, number, training=True)
+            decided, halt_BT = self._decide(own.controller, x_BTD, calling, number, price_BT)
+            told = (x_BTD, halt_BT, decided.confidence_BT, decided.choice_BTM)
             return (decided, after), told
 
         first = self._first(stream, jnp.ones((batch, length), bool))
         (last, _), told = _scan(step, (first, kept), self.num_steps)
-        x_KBTD, halt_KBT, confidence_KBT = told
-        return AllExits(x_KBTD, halt_KBT, confidence_KBT, last.steps_BT, price_B)
+        x_KBTD, halt_KBT, confidence_KBT, choice_KBTM = told
+        calls_BT = None if last.calls_BTM is None else jnp.sum(last.calls_BTM, axis=-1)
+        return AllExits(
+            x_KBTD, halt_KBT, confidence_KBT, last.steps_BT, price_B, choice_KBTM, calls_BT
+        )
 
     @hk.name_like("__call__")
     def read(self, stream: Stream, given: BlockInput) -> tuple[jax.Array, Spent]:
@@ -162,12 +192,13 @@ class Core(hk.Module):
 
         def step(carry: tuple[State, Any], number: jax.Array) -> tuple[Any, None]:
             state, kv = carry
+            state, more = self._with_called(own, state, number, price, tile=tile)
             if not in_tiles or hk.running_init():
-                return self._run_all(state, kv, own, number, price), None
+                return self._run_all(state, kv, more, number, price), None
             most = jnp.max(jnp.sum(state.active_BT.astype(jnp.int32), axis=1))
             branches = [
-                lambda state, kv: self._run_all(state, kv, own, number, price),
-                lambda state, kv: self._run_tiles(state, kv, own, number, price, most=most),
+                lambda state, kv: self._run_all(state, kv, more, number, price),
+                lambda state, kv: self._run_tiles(state, kv, more, number, price, most=most),
                 lambda state, kv: (state, kv),
             ]
             chosen = jnp.where(most == 0, 2, (most <= length - tile).astype(jnp.int32))
@@ -196,9 +227,12 @@ class Core(hk.Module):
             def run(state: State, kv: Any, number: int = number) -> tuple[State, Any]:
                 slots = kv[0].key_BKES.shape[-1]
                 place_BT = jnp.where(state.active_BT, rows.positions_BT, slots)
-                mine = self._with_rows(own, rows._replace(positions_BT=place_BT))
-                x_BTD, kv = self._advance(state.x_BTD, mine, kv, jnp.int32(number))
-                return self._moved_on(own.controller, state, x_BTD, jnp.int32(number), price_BT), kv
+                step, more = jnp.int32(number), own
+                if number > 0:
+                    state, more = self._with_called(own, state, step, price, tile=tile_of(length))
+                mine = self._with_rows(more, rows._replace(positions_BT=place_BT))
+                x_BTD, kv = self._advance(state.x_BTD, mine, kv, step)
+                return self._moved_on(own.controller, state, x_BTD, step, price_BT), kv
 
             if number == 0 or price is None or hk.running_init():
                 state, kv = run(state, kv)
@@ -223,12 +257,56 @@ class Core(hk.Module):
             given,
             blocks,
             gate,
-            ComputeController(num_steps=steps),
+            ComputeController(num_steps=steps, num_modules=len(self._whole.called)),
+            Called.of(self._whole, out_scale=blocks[0].out_scale),
         )
 
     def _first(self, stream: Stream, active_BT: jax.Array) -> State:
-        zeros = jnp.zeros(active_BT.shape, jnp.float32)
-        return State(stream.x_BTD, zeros, active_BT, zeros, zeros)
+        zeros, count = jnp.zeros(active_BT.shape, jnp.float32), len(self._whole.called)
+        first = State(stream.x_BTD, zeros, active_BT, zeros, zeros)
+        if not count:
+            return first
+        shape = (*active_BT.shape, count)
+        return first._replace(
+            choice_BTM=jnp.full(shape, CLOSED, jnp.float32), calls_BTM=jnp.zeros(shape, jnp.float32)
+        )
+
+    @hk.transparent
+    def _with_called(
+        self, own: Given, state: State, number: jax.Array, price: jax.Array | None, *, tile: int
+    ) -> tuple[State, Given]:
+        """`state` that counts what active tokens call, and `own` with what is written for them.
+
+        Without a price they call everything, but in the first step, which nobody chose for.
+        """
+        choice_BTM, ngrams = state.choice_BTM, own.input.ngrams_BTN
+        if choice_BTM is None:
+            return state, own
+        wanted_BTM = choice_BTM > 0 if price is not None else jnp.full(choice_BTM.shape, number > 0)
+        on_BTM = wanted_BTM & state.active_BT[..., None]
+        if price is None or hk.running_init():
+            # Without a loop of as many turns as there are callers: it has a gradient.
+            written_BTD = own.called.for_all(state.x_BTD, on_BTM, ngrams)
+        else:
+            written_BTD = own.called.for_some(state.x_BTD, on_BTM, ngrams, tile=tile)
+        return _counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
+
+    @hk.transparent
+    def _with_all_called(
+        self, own: Given, state: State, number: jax.Array, every_B: jax.Array | None
+    ) -> tuple[State, Given]:
+        """The same in training: everything is written, and gates have gradients."""
+        choice_BTM, ngrams = state.choice_BTM, own.input.ngrams_BTN
+        if choice_BTM is None:
+            return state, own
+        on_BTM = choice_BTM > 0
+        if every_B is not None:
+            on_BTM |= every_B[:, None, None] & (number > 0)
+        gate_BTM = straight_through(choice_BTM, on_BTM)
+        write = remat(own.called.for_all, self.config.remat)
+        written_BTD = write(state.x_BTD, gate_BTM, ngrams)
+        on_BTM &= state.active_BT[..., None]
+        return _counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
 
     def _in_places(self, own: Given, batch: int, length: int) -> Given:
         """`own`, tokens at their places in the row, whatever documents it holds."""
@@ -277,13 +355,15 @@ class Core(hk.Module):
         )
         log_open_BT, on_BT = stays(state.log_open_BT, decision.halt_N)
         ran_BT = state.active_BT.astype(jnp.float32)
-        decided = State(
-            x_BTD,
-            log_open_BT,
-            state.active_BT & on_BT,
-            state.steps_BT + ran_BT,
-            decision.confidence_N,
+        decided = state._replace(
+            x_BTD=x_BTD,
+            log_open_BT=log_open_BT,
+            active_BT=state.active_BT & on_BT,
+            steps_BT=state.steps_BT + ran_BT,
+            confidence_BT=decision.confidence_N,
         )
+        if state.choice_BTM is not None:
+            decided = decided._replace(choice_BTM=decision.choice_NM)
         return decided, decision.halt_N
 
     @hk.transparent
@@ -392,7 +472,13 @@ def _stopped(kv: tuple[StoppedCache, ...], active_BT: jax.Array) -> tuple[Stoppe
 
 
 def _spent(state: State) -> Spent:
-    return Spent(state.steps_BT, state.confidence_BT, jnp.exp(state.log_open_BT))
+    open_BT = jnp.exp(state.log_open_BT)
+    return Spent(state.steps_BT, state.confidence_BT, open_BT, state.calls_BTM)
+
+
+def _counted(state: State, on_BTM: jax.Array) -> State:
+    assert state.calls_BTM is not None
+    return state._replace(calls_BTM=state.calls_BTM + on_BTM.astype(jnp.float32))
 
 
 def _scan(step: Any, first: Any, count: int, *, unroll: int = 1) -> tuple[Any, Any]:

@@ -24,8 +24,9 @@ def core_vectors(config: AGIConfig) -> int:
         return 0
     norm = config.d_model * (2 if config.norm == "layer" and config.biases == "all" else 1)
     gate = config.d_model * (1 + config.controller.steps)
-    return norm + gate + HIDDEN * (1 + config.controller.steps) + 2 + len(PRICED)
+    decided = 2 + len(config.called)
+    return norm + gate + HIDDEN * (1 + config.controller.steps) + decided + len(PRICED)
 
 
 def _policy(config: AGIConfig) -> int:
-    return config.d_model * (1 + HIDDEN) + HIDDEN * (TOLD + 1)
+    return config.d_model * (1 + HIDDEN) + HIDDEN * (TOLD + 1 + len(config.called))

@@ -11,9 +11,16 @@ from math import prod
 from typing import NamedTuple
 
 from rtdlm.config import AGIConfig
+from rtdlm.models.called_cost import called_products, called_vectors, products_of_calls
 from rtdlm.models.convs import conv_features
 from rtdlm.models.core_cost import core_once, core_products, core_vectors
 from rtdlm.models.graph_cost import graph_products, graph_reads, graph_vectors
+from rtdlm.models.knowledge_cost import (
+    knowledge_products,
+    knowledge_reads,
+    knowledge_rows,
+    knowledge_vectors,
+)
 from rtdlm.models.layers import LayerPlan, layer_plans
 from rtdlm.models.memory_cost import memory_once, memory_products, memory_reads, memory_vectors
 from rtdlm.models.quantum_cost import quantum_products, quantum_reads, quantum_vectors
@@ -38,7 +45,7 @@ class ParameterCount(NamedTuple):
 
 def count_parameters(config: AGIConfig) -> ParameterCount:
     """Parameters by formula; a test holds it to the model's own shapes."""
-    known, read = _knowledge_rows(config)
+    known, read = _known(config)
     embedding, vectors = _tables(config), _vectors(config)
     return ParameterCount(
         total=embedding + known + vectors + _products(config, experts=config.experts.num_experts),
@@ -52,7 +59,7 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
 
     A layer that works on a share of the tokens counts with that share, as in training; memory
     is counted with its stores full, and attention within a segment. A controller's core counts
-    with all of its steps.
+    with all of its steps, of which each but the first calls all that there is.
     """
     output = config.vocab_size * config.d_model
     total = float(output + _products_once(config) + core_once(config))
@@ -66,13 +73,14 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         own = _layer_products(config, plan, experts=config.experts.choices)
         own += 2 * config.num_heads * config.head_dim * keys
         own += round(memory_reads(config, length=length)) if plan.memory else 0
-        own += _weighted_rows(config) if plan.knowledge else 0
+        own += knowledge_reads(config) if plan.knowledge else 0
         own += graph_reads(config, plan, slots=taken) if plan.graph else 0
         own += quantum_reads(config, slots=taken) if plan.quantum else 0
         total += own * (taken / length if plan.depth else steps if plan.core else 1)
         if plan.depth:
             total += _router_products(config)
     total += (core_products(config) - core_once(config)) * steps
+    total += sum(products_of_calls(config).values()) * (steps - 1)
     return round(2 * total)
 
 
@@ -98,7 +106,7 @@ def _tables(config: AGIConfig) -> int:
 
 def _products(config: AGIConfig, *, experts: int) -> int:
     """Parameters that multiply a token's features, with `experts` of the experts, if any."""
-    total = _products_once(config) + core_products(config)
+    total = _products_once(config) + core_products(config) + called_products(config)
     for plan in layer_plans(config):
         total += _layer_products(config, plan, experts=experts)
         total += _router_products(config) if plan.depth else 0
@@ -125,7 +133,7 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     for place, shape in conv_features(config).items():
         total += 0 if place == "input" or plan.core else config.short_conv * prod(shape)
     total += memory_products(config) if plan.memory else 0
-    total += _knowledge_products(config) if plan.knowledge else 0
+    total += knowledge_products(config) if plan.knowledge else 0
     total += graph_products(config) if plan.graph else 0
     total += quantum_products(config) if plan.quantum else 0
     matrices = 3 if config.feedforward in GATED else 2
@@ -135,33 +143,11 @@ def _layer_products(config: AGIConfig, plan: LayerPlan, *, experts: int) -> int:
     return total + (experts + (config.experts.shared or 0)) * dense + d * config.experts.num_experts
 
 
-def _knowledge_products(config: AGIConfig) -> int:
-    """Parameters of one parametric memory but for the rows that it looks up."""
-    knowledge, d = config.knowledge, config.d_model
-    width = knowledge.width(d)
-    if knowledge.kind == "ngram":
-        return 2 * knowledge.num_tables * width * d
-    return knowledge.num_heads * knowledge.query_dim * (d + knowledge.table_rows) + 2 * d * width
-
-
-def _weighted_rows(config: AGIConfig) -> int:
-    """Products of the sum of what one parametric memory found."""
-    knowledge = config.knowledge
-    if knowledge.kind == "ngram":
-        return 0
-    return knowledge.num_heads * knowledge.choices * knowledge.width(config.d_model)
-
-
-def _knowledge_rows(config: AGIConfig) -> tuple[int, int]:
-    """Parameters of the parametric memories' tables: all, and those that one token reads."""
-    knowledge = config.knowledge
-    if knowledge.kind == "ngram":
-        rows, read = knowledge.num_tables * knowledge.table_rows, knowledge.num_tables
-    else:
-        rows, read = knowledge.num_values, knowledge.num_heads * knowledge.choices
-    width = knowledge.width(config.d_model)
-    width *= sum(plan.knowledge for plan in layer_plans(config))
-    return rows * width, min(rows, read) * width
+def _known(config: AGIConfig) -> tuple[int, int]:
+    """Parameters of all parametric memories' tables: all, and those that one token reads."""
+    whole, read = knowledge_rows(config)
+    layers = sum(plan.knowledge for plan in layer_plans(config)) + ("knowledge" in config.called)
+    return whole * layers, min(whole, read) * layers
 
 
 def _router_products(config: AGIConfig) -> int:
@@ -187,19 +173,13 @@ def _vectors(config: AGIConfig) -> int:
     own = token * (1 + config.norm_outputs)
     once += sum(plan.memory for plan in plans) * (own + memory_vectors(config))
     once += sum(plan.graph for plan in plans) * (own + graph_vectors(config))
-    if config.quantum_layers:
-        once += config.quantum_layers * (own + quantum_vectors(config))
-    knowing = sum(plan.knowledge for plan in plans)
-    once += knowing * _knowledge_vectors(config)
+    circuits = sum(plan.quantum for plan in plans)
+    once += circuits * (own + quantum_vectors(config)) if circuits else 0
+    once += sum(plan.knowledge for plan in plans) * knowledge_vectors(config)
+    once += called_vectors(config)
     if config.experts.bias_rate is not None:
         once += config.experts.num_experts * sum(plan.experts for plan in plans)
     return once + config.num_layers * (norms + mixes + _biases(config))
-
-
-def _knowledge_vectors(config: AGIConfig) -> int:
-    """Parameters of one parametric memory's norms."""
-    knowledge = config.knowledge
-    return 2 * config.d_model if knowledge.kind == "ngram" else knowledge.query_dim // 2
 
 
 def _biases(config: AGIConfig) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, Earlier, Stream, remat
 from rtdlm.models.cache import DecodeCache, LayerCache
+from rtdlm.models.contracts import call_costs
 from rtdlm.models.core import Core
 from rtdlm.models.deep import run_deep
 from rtdlm.models.embed import Embedded, embed, embedding_std
@@ -101,6 +102,7 @@ class Decoder(hk.Module):
                 labels_BT,
                 terms,
                 even=self.config.controller.even,
+                costs=call_costs(self.config),
                 cap=cap,
                 chunk_size=chunk_size,
             )
@@ -243,7 +245,8 @@ class Decoder(hk.Module):
                 assert cache.core is not None
                 x_BTD, spent, core_cache = core.extend(stream, given, cache.core)
             elif reading.training:
-                ran = core.all_exits(stream, given, self._prices(ids_BT.shape[0]))
+                price_B, every_B = self._prices(ids_BT.shape[0])
+                ran = core.all_exits(stream, given, price_B, every_B=every_B)
                 exits, x_BTD = ran._replace(x_KBTD=norm(ran.x_KBTD)), ran.x_KBTD[-1]
             else:
                 x_BTD, spent = core.read(stream, given)
@@ -276,13 +279,20 @@ class Decoder(hk.Module):
         return Features(x_BTD, output_VD, experts, depths, cache, spent=spent)
 
     @hk.transparent
-    def _prices(self, rows: int) -> jax.Array:
-        """A price for every row; without a key the middle of their range."""
-        low, high = self.config.controller.prices
+    def _prices(self, rows: int) -> tuple[jax.Array, jax.Array | None]:
+        """A price for every row, and which rows call everything.
+
+        Without a key the prices are the middle of their range, and no row does.
+        """
+        controller = self.config.controller
+        low, high = controller.prices
         key = hk.maybe_next_rng_key()
         if key is None:
-            return jnp.full((rows,), (low * high) ** 0.5, jnp.float32)
-        return sample_prices(key, (rows,), low=low, high=high)
+            return jnp.full((rows,), (low * high) ** 0.5, jnp.float32), None
+        price_B = sample_prices(key, (rows,), low=low, high=high)
+        if not controller.called:
+            return price_B, None
+        return price_B, jax.random.bernoulli(hk.next_rng_key(), controller.even, (rows,))
 
     @hk.transparent
     def _tables(self) -> tuple[jax.Array, jax.Array]:

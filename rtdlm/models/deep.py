@@ -127,7 +127,7 @@ def of_chosen(
         past,
         own(given.start_BTD),
         own(given.value_BTKE),
-        ngrams_BTN=_own_rows(given.ngrams_BTN, chosen),
+        ngrams_BTN=rows_of_chosen(given.ngrams_BTN, chosen),
     )
 
 
@@ -149,8 +149,11 @@ def _merged(stream: Stream, short: Stream, after: Stream, chosen: Chosen) -> Str
     return Stream(x_BTD, first_BTKE)
 
 
-def _own_rows(ngrams_BTN: jax.Array | None, chosen: Places) -> jax.Array | None:
-    """Rows of tables may be too large to be exact as floats; where no token is, any will do."""
+def rows_of_chosen(ngrams_BTN: jax.Array | None, chosen: Places) -> jax.Array | None:
+    """Rows of tables of the chosen tokens, `[B, C, N]`; where no token is, any will do.
+
+    They may be too large to be exact as floats, which `gather` makes of integers.
+    """
     if ngrams_BTN is None:
         return None
     token_BC = jnp.minimum(chosen.token_BC, ngrams_BTN.shape[1] - 1)

@@ -63,7 +63,10 @@ class Layer(NamedTuple):
 
 
 def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
-    """Every layer of the model, first to last; those of a controller's core are plain."""
+    """Every layer of the model, first to last; those of a controller's core are plain.
+
+    Modules that the core calls are in none of them; see `rtdlm.models.called`.
+    """
     return tuple(
         LayerPlan(
             _attention(config, layer),
@@ -130,7 +133,9 @@ def _has_memory(config: AGIConfig, layer: int) -> bool:
 
 
 def _has_knowledge(config: AGIConfig, layer: int) -> bool:
-    return config.knowledge.kind != "none" and _is_turn(config, layer, config.knowledge.stride)
+    if config.knowledge.kind == "none" or "knowledge" in config.called:
+        return False
+    return _is_turn(config, layer, config.knowledge.stride)
 
 
 def _has_graph(config: AGIConfig, layer: int) -> bool:
@@ -138,6 +143,8 @@ def _has_graph(config: AGIConfig, layer: int) -> bool:
 
 
 def _has_quantum(config: AGIConfig, layer: int) -> bool:
+    if "quantum" in config.called:
+        return False
     return config.stacked_layers - config.quantum_layers <= layer < config.stacked_layers
 
 

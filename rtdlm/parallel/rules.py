@@ -80,6 +80,7 @@ RULES: dict[str, Axes] = {
     r"experts/(gate|up)/w": ("expert", "fsdp", "tensor"),
     r"experts/down/w": ("expert", "tensor", "fsdp"),
     r"(embedding|attention|memory|graph|quantum|feedforward|core|final)_norm/(scale|bias)": (None,),
+    r"core/knowledge_norm/(scale|bias)": (None,),
     r"(attention|memory|graph|quantum|feedforward)_output_norm/(scale|bias)": (None,),
     r"core/inject/w": ("fsdp", None),
     r"core/copy_gate/open/w": ("fsdp", None),

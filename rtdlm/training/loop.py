@@ -289,7 +289,8 @@ def metric_values(metrics: Metrics, config: AGIConfig) -> dict[str, float]:
     if metrics.means.graphs is not None:
         values |= {f"graph_{k}": v for k, v in metrics.means.graphs._asdict().items()}
     if metrics.means.compute is not None:
-        values |= {f"compute_{k}": v for k, v in metrics.means.compute._asdict().items()}
+        compute = metrics.means.compute._asdict().items()
+        values |= {f"compute_{k}": v for k, v in compute if v is not None}
     if metrics.means.spikes is not None:
         values |= {f"spikes_{k}": v for k, v in metrics.means.spikes._asdict().items()}
     if metrics.means.memory is not None:

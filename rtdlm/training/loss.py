@@ -64,6 +64,9 @@ class ComputeSums(NamedTuple):
     unsure: jax.Array
     steps: jax.Array
     gain: jax.Array
+    calls: jax.Array | None = None
+    """None where there is nothing to call."""
+    called: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -126,6 +129,9 @@ def loss_sums(scores: Scores, weights_BT: ArrayLike, knobs: Knobs) -> Sums:
     compute = None
     if scores.pondered is not None:
         weights_BT = jnp.asarray(weights_BT)
-        compute = ComputeSums(*(jnp.sum(x_BT * weights_BT) for x_BT in scores.pondered))
+        found = jax.tree.map(lambda x_BT: jnp.sum(x_BT * weights_BT), scores.pondered)
+        compute = ComputeSums(*found)
         objective += compute.spent + knobs.ponder_weight * compute.ponder + compute.unsure
+        if compute.called is not None:
+            objective += compute.called
     return Sums(objective, tokens, experts, depths, spikes, memory, graphs, compute)

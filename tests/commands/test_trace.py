@@ -12,7 +12,8 @@ from tests.commands.conftest import arguments
 
 SETTINGS = (
     "num_layers=2", "use_compute_controller=true", "controller.max_steps=3",
-    "controller.highest_price=2.0",
+    "controller.highest_price=2.0", "controller.calls=[knowledge]", "knowledge.kind=ngram",
+    "knowledge.rows=64", "knowledge.heads=1", "knowledge.dim=4",
 )  # fmt: skip
 TEXT = "def read(path):"
 
@@ -32,22 +33,27 @@ def test_the_log_says_how_the_policy_does(controlled: Path) -> None:
     rows = [json.loads(line) for line in (controlled / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "compute_steps" in row][-1]
     assert 1 <= last["compute_steps"] <= 3
-    for name in ("spent", "ponder", "unsure", "gain"):
+    assert 0 <= last["compute_calls"] <= 2
+    for name in ("spent", "ponder", "unsure", "gain", "called"):
         assert f"compute_{name}" in last
 
 
 def test_strategies_take_more_and_more(
     controlled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = []
+    steps, calls = [], []
     for strategy in ("fast", "balanced", "thorough"):
         given = ["--checkpoint", str(controlled), "--batches", "2", "--json"]
         assert evaluate.main([*given, "--strategy", strategy]) == 0
-        steps.append(json.loads(told(capsys))["held_out"]["steps"])
+        held_out = json.loads(told(capsys))["held_out"]
+        steps.append(held_out["steps"])
+        calls.append(held_out["calls_knowledge"])
     assert steps == sorted(steps)
     assert steps[-1] == pytest.approx(3.0)
+    assert calls[-1] == pytest.approx(2.0) and max(calls) == calls[-1]
     assert evaluate.main(["--checkpoint", str(controlled), "--batches", "1"]) == 0
-    assert "core steps:" in told(capsys)
+    shown = told(capsys)
+    assert "core steps:" in shown and "of knowledge a token" in shown
 
 
 def test_a_trace_is_what_was_run(
@@ -64,8 +70,15 @@ def test_a_trace_is_what_was_run(
     spent = with_strategy(loaded.model, "fast").scores(loaded.params, ids, ids).spent
     assert spent is not None
     assert [token["steps"] for token in found["tokens"]] == spent.steps_BT[0].tolist()
-    assert found["spent_flops"] == pytest.approx(
-        found["other_flops"] + found["mean_steps"] * found["step_flops"]
+    assert spent.calls_BTM is not None
+    assert [token["calls"] for token in found["tokens"]] == spent.calls_BTM[0].tolist()
+    steps = found["mean_steps"] * found["step_flops"]
+    calls = found["mean_calls"][0] * found["call_flops"][0]
+    assert found["spent_flops"] == pytest.approx(found["other_flops"] + steps + calls)
+    every = found["other_flops"] + 3 * found["step_flops"] + 2 * found["call_flops"][0]
+    assert found["all_steps_flops"] == pytest.approx(every)
+    assert found["planned_flops"] == pytest.approx(
+        found["other_flops"] + 0.35 * (every - found["other_flops"])
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert trace.main(given) == 0

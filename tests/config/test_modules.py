@@ -148,6 +148,50 @@ def test_what_cannot_be_is_one_sentence(overrides: dict[str, Any], message: str)
             "capacity is of whole rows; remove one",
         ),
         (
+            {"controller": {"calls": ["quantum"]}},
+            "controller.calls=('quantum',) has no effect with use_compute_controller=False; set it "
+            "to true or remove the option",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"calls": ["quantum", "quantum"]}},
+            "controller.calls=['quantum', 'quantum'] must be different ones of ['knowledge', "
+            "'quantum'], at least one; remove it for none",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"calls": []}},
+            "controller.calls=[] must be different ones of ['knowledge', 'quantum'], at least one; "
+            "remove it for none",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"calls": ["knowledge"]}},
+            "controller.calls=['knowledge'] calls a memory that is not there with "
+            "knowledge.kind='none'; choose a kind",
+        ),
+        (
+            {
+                "use_compute_controller": True,
+                "controller": {"calls": ["knowledge"]},
+                "knowledge": {"kind": "ngram", "every": 1},
+            },
+            "knowledge.every=1 has no effect with controller.calls=['knowledge']: the memory "
+            "stands in the controller's core; remove one",
+        ),
+        (
+            {"use_compute_controller": True, "controller": {"calls": ["quantum"]}},
+            "controller.calls=['quantum'] needs quantum_layers=1, the one in the controller's "
+            "core, not 0",
+        ),
+        (
+            {
+                "use_compute_controller": True,
+                "controller": {"calls": ["quantum"]},
+                "quantum_layers": 1,
+                "quantum": {"kind": "attention"},
+            },
+            "controller.calls=['quantum'] cannot be combined with quantum.kind='attention': it "
+            "reads all tokens of a row, and is not called for some; use quantum.kind='circuit'",
+        ),
+        (
             {"use_compute_controller": True, "controller": {"max_steps": 1}},
             "controller.max_steps=1 must be at least 2",
         ),

@@ -54,7 +54,7 @@ def test_the_report_holds_everything_that_was_measured(
     assert strict(report) == report == {
         "step": 7,
         "held_out": {
-            **asdict(held_out),
+            **{name: value for name, value in asdict(held_out).items() if name != "calls"},
             "bits_per_byte": pytest.approx(held_out.loss / math.log(2) / 3.5),
         },
         "gradients": {

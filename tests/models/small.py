@@ -65,6 +65,12 @@ CONTROLLED: dict[str, Any] = {
     "num_layers": 3, "use_compute_controller": True,
     "controller": {"max_steps": 3, "price": 0.1},
 }  # fmt: skip
+# The same, and its tokens call a table and a circuit.
+CALLED: dict[str, Any] = {
+    **CONTROLLED, **CIRCUIT,
+    "knowledge": {name: value for name, value in HASHED["knowledge"].items() if name != "every"},
+    "controller": CONTROLLED["controller"] | {"calls": ["knowledge", "quantum"]},
+}  # fmt: skip
 
 
 def small_config(**overrides: Any) -> AGIConfig:

@@ -14,6 +14,7 @@ from rtdlm.models.layers import segments
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from tests.models.small import (
+    CALLED,
     CIRCUIT,
     CONTROLLED,
     GPT,
@@ -57,6 +58,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "quantum circuit": CIRCUIT,
     "overlap of states": OVERLAP,
     "controller": CONTROLLED,
+    "controller that calls": CALLED,
     "controller, thorough, two core layers, rich": {
         **RICH, **CONTROLLED, "num_layers": 4, "controller_strategy": "thorough",
         "controller": {"max_steps": 2, "core_layers": 2},

@@ -13,6 +13,7 @@ from rtdlm.data.batch import Batch, empty_batch, pad_rows
 from rtdlm.models import TMSModel
 from rtdlm.models.passing import Scores
 from tests.models.small import (
+    CALLED,
     CIRCUIT,
     CONTROLLED,
     DROPLESS,
@@ -64,7 +65,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "hashed memory": HASHED,
     "hashed memory, half of the tokens": {**HASHED, "depths": {"capacity": 0.5}},
     "graph": GRAPH,
-    "controller": CONTROLLED,
+    "controller that calls": CALLED,
     "controller, rich, alibi": {**RICH, **CONTROLLED, "position_encoding": "alibi"},
     "quantum circuit": CIRCUIT,
     "overlap of states": OVERLAP,

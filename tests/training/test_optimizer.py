@@ -22,7 +22,17 @@ from rtdlm.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from tests.models.small import CIRCUIT, CONTROLLED, GRAPH, HASHED, KEYS, OVERLAP, RICH, small_config
+from tests.models.small import (
+    CALLED,
+    CIRCUIT,
+    CONTROLLED,
+    GRAPH,
+    HASHED,
+    KEYS,
+    OVERLAP,
+    RICH,
+    small_config,
+)
 from tests.training import optimizers as papers
 
 BLOCK = "decoder/layers/block"
@@ -314,7 +324,7 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
 
 @pytest.mark.parametrize(
     "memory",
-    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED],
+    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CALLED],
     ids=["none", "product keys", "hashed", "graph", "circuit", "overlap", "controller"],
 )
 def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from rtdlm.training import muon
 from rtdlm.training.state import state_shardings
 from rtdlm.training.step import Metrics
 from tests.models.small import (
+    CALLED,
     CIRCUIT,
-    CONTROLLED,
     DROPLESS,
     GPT,
     GRAPH,
@@ -60,7 +60,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "spiking": {"optimizer": PLAIN, "attention_type": "spiking"},
     "rich": {"optimizer": PLAIN, **RICH},
     "product keys": {"optimizer": PLAIN, **KEYS},
-    "controller": {"optimizer": PLAIN, **CONTROLLED},
+    "controller that calls": {"optimizer": PLAIN, **CALLED},
     "quantum circuit": {"optimizer": PLAIN, **CIRCUIT},
     "overlap of states": {"optimizer": PLAIN, **OVERLAP},
     "graph that routes experts": {

@@ -9,7 +9,7 @@
 Modules that a controller calls declare a `Contract`.
 """
 
-from rtdlm.modules.controller.contract import Contract
+from rtdlm.modules.controller.contract import Contract, Unit
 from rtdlm.modules.controller.controller import ComputeController, Decision
 from rtdlm.modules.controller.copy_gate import CopyGate
 from rtdlm.modules.controller.exits import (
@@ -30,6 +30,7 @@ __all__ = [
     "CopyGate",
     "Decision",
     "Priced",
+    "Unit",
     "best_exit",
     "divergence_from_uniform",
     "entropy",
