@@ -20,7 +20,7 @@ Axes: B batch, T time, M modules.
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtdlm.config import STRATEGIES, AGIConfig, MeshConfig
-from rtdlm.config.controller import Strategy
 from rtdlm.data.batch import Batch
 from rtdlm.evaluation.pricing import Pricing, with_price
 from rtdlm.evaluation.results import Bar, Result
@@ -36,6 +35,7 @@ from rtdlm.models import TMSModel
 from rtdlm.models.contracts import call_costs, step_cost
 from rtdlm.models.core import PRICED
 from rtdlm.models.cost import forward_flops_per_token
+from rtdlm.models.passing import Scores
 from rtdlm.models.tms import Params, with_strategy
 from rtdlm.parallel import make_mesh
 from rtdlm.training.knobs import Knobs
@@ -193,24 +193,27 @@ class Judge:
         )
         side_of_trainer = Side(net, loss, partial(draw, batch=size.batch))
         self._trainer = Trainer(side_of_trainer, steps=size.steps)
+        self._pricing = Pricing(model, mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+        # One program for all prices, which are a parameter.
+        self._some = jax.jit(partial(read, with_strategy(model, "fast")))
+        self._every = jax.jit(partial(read, with_strategy(model, "thorough")))
 
     def __call__(self, seed: int) -> Ran:
         """One seed."""
         done = self._trainer.train(seed, rate=RATE)
         # Other rows than any seed's of training: prices on the first, results on the second.
         other, last = (draw(jax.random.key(2**31 + n), batch=self._size.rows) for n in range(2))
-        pricing = Pricing(self._model, mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
-        params, read = done.params, {}
-        for strategy in get_args(Strategy):
+        params, found = done.params, {}
+        for strategy, own in STRATEGIES.items():
             if strategy in PRICED:
-                budget = STRATEGIES[strategy].budget
-                price = pricing.price_for(params, [batch_of(other)], budget=budget).price
-                params = with_price(params, strategy, price)
-            read[strategy] = self._read(with_strategy(self._model, strategy), params, last)
-        return Ran(read, parameters(params), done.cpu)
+                at = self._pricing.price_for(params, [batch_of(other)], budget=own.budget)
+                scores = self._some(with_price(params, "fast", at.price), last)
+            else:
+                scores = self._every(params, last)
+            found[strategy] = self._judged(scores, last)
+        return Ran(found, parameters(params), done.cpu)
 
-    def _read(self, model: TMSModel, params: Params, rows: Rows) -> Read:
-        scores = jax.jit(lambda params: model.scores(params, rows.ids_BT, rows.labels_BT))(params)
+    def _judged(self, scores: Scores, rows: Rows) -> Read:
         assert scores.spent is not None
         steps, calls = np.asarray(scores.spent.steps_BT), scores.spent.calls_BTM
         needed, ruled = np.asarray(rows.needed_BT), np.asarray(rows.ruled_BT)
@@ -219,7 +222,7 @@ class Judge:
         if calls is not None:
             calls_BT = np.asarray(calls)[..., 0] > 0
             shares = float(calls_BT[needed].mean()), float(calls_BT[~needed].mean())
-        config = model.config
+        config = self._model.config
         most, one = config.controller.steps, step_cost(config)
         operations = forward_flops_per_token(config, length=LENGTH) - one * (most - steps.mean())
         for number, cost in enumerate(call_costs(config)):
@@ -232,6 +235,11 @@ class Judge:
             float(steps.mean()),
             float(operations),
         )
+
+
+def read(model: TMSModel, params: Params, rows: Rows) -> Scores:
+    """What `model` makes of `rows`."""
+    return model.scores(params, rows.ids_BT, rows.labels_BT)
 
 
 def batch_of(rows: Rows) -> Batch:
