@@ -1,5 +1,7 @@
 """The state on a mesh: made the same anywhere, really split, moments beside their parameters."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,25 @@ def test_randomness_of_the_run_is_not_that_of_initialisation() -> None:
     params = jax.jit(run.model.init)(state.key)
     assert not np.array_equal(params["decoder"]["embedding"], state.params["decoder"]["embedding"])
     assert state.key.shape == () and jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+
+
+def test_another_seed_compiles_no_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a cache of programs keeps for one seed serves all."""
+    programs, jit = [], jax.jit
+
+    def noted(function: Any, **options: Any) -> Any:
+        compiled = jit(function, **options)
+
+        def run(*arguments: Any) -> Any:
+            programs.append(compiled.lower(*arguments).as_text())
+            return compiled(*arguments)
+
+        return run
+
+    for seed in (3, 4):
+        run = Run(small_config(seed=seed))
+        with monkeypatch.context() as patched:
+            patched.setattr(jax, "jit", noted)
+            init_state(run.model, run.optimizer, run.mesh)
+    one, other = programs
+    assert one == other
