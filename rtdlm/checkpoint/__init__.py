@@ -11,11 +11,15 @@ Importing this loads no JAX; `rtdlm.checkpoint.tree`, which turns pytrees into f
 
 from rtdlm.checkpoint.group import Group
 from rtdlm.checkpoint.reading import (
+    Description,
     NewestComplete,
     SavedModel,
+    describe_checkpoint,
+    has_checkpoint,
     load_checkpoint,
     load_model,
     newest_complete,
+    read_params,
     resolve_checkpoint,
 )
 from rtdlm.checkpoint.snapshot import Snapshot
@@ -23,13 +27,17 @@ from rtdlm.checkpoint.store import CheckpointStore, Saved
 
 __all__ = [
     "CheckpointStore",
+    "Description",
     "Group",
     "NewestComplete",
     "Saved",
     "SavedModel",
     "Snapshot",
+    "describe_checkpoint",
+    "has_checkpoint",
     "load_checkpoint",
     "load_model",
     "newest_complete",
+    "read_params",
     "resolve_checkpoint",
 ]

@@ -18,6 +18,7 @@ from rtdlm.config.build import build_config, parse_assignments
 from rtdlm.config.controller import STRATEGIES
 from rtdlm.config.errors import StorageError, Unfinished, UserError
 from rtdlm.config.fields import field_docs
+from rtdlm.config.inherit import inherit, preset_refused
 from rtdlm.config.presets import PRESETS
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -154,6 +155,23 @@ def config_from_flags(flags: Namespace) -> AGIConfig:
     Raises:
         UserError: as `build_config`, or two flags for one field.
     """
+    preset = flags.preset or (None if flags.config else "tiny")
+    return build_config(preset=preset, file=flags.config, overrides=_overrides(flags))
+
+
+def config_on_model(flags: Namespace, model: AGIConfig, folder: Path) -> AGIConfig:
+    """The config of a run that starts from the model in `folder`: that, then file, then flags.
+
+    Raises:
+        UserError: as `inherit`, or two flags for one field.
+    """
+    if flags.preset:
+        raise preset_refused(f"--preset {flags.preset} is given", folder)
+    return inherit(model, folder=folder, file=flags.config, overrides=_overrides(flags))
+
+
+def _overrides(flags: Namespace) -> dict[str, Any]:
+    """What single flags set, by dotted name."""
     overrides: dict[str, Any] = {}
     for flag, (field, _, _) in EVERYDAY.items():
         value = getattr(flags, flag.strip("-").replace("-", "_"))
@@ -166,8 +184,7 @@ def config_from_flags(flags: Namespace) -> AGIConfig:
     twice = sorted(set(overrides) & set(assigned))
     if twice:
         raise UserError(f"{twice[0]} is set by a flag and by --set; keep one")
-    preset = flags.preset or (None if flags.config else "tiny")
-    return build_config(preset=preset, file=flags.config, overrides=overrides | assigned)
+    return overrides | assigned
 
 
 def fields_help() -> str:

@@ -60,7 +60,7 @@ class Manifest:
 
     Attributes:
         format: version of this layout.
-        tokenizer: how it was made: `byte`, `bpe` or a path.
+        tokenizer: how it was made: `byte`, `bpe`, a path, or the hash of one that was given.
         tokenizer_sha256: of `tokenizer.json`.
         vocab_size: ids are in [0, vocab_size).
         document_id: the id that starts each document.

@@ -74,7 +74,7 @@ def prepare(
     text: Sequence[str],
     out: str | Path,
     *,
-    tokenizer: str,
+    tokenizer: str | Tokenizer,
     vocab_size: int,
     held_out_fraction: float,
     seed: int = 0,
@@ -86,7 +86,8 @@ def prepare(
     Args:
         text: files, directories, globs or `python-library`; see `sources`.
         out: the directory to write, made if need be.
-        tokenizer: `byte`, `bpe` (trained on the train split) or the path of a `tokenizer.json`.
+        tokenizer: `byte`, `bpe` (trained on the train split), the path of a `tokenizer.json`, or
+            one that is here already, which the plan knows by its hash.
         vocab_size: most ids the tokenizer may have [tokens].
         held_out_fraction: share of the text that is kept for evaluation, in (0, 1).
         seed: salt of the split; another seed holds other text out.
@@ -98,7 +99,8 @@ def prepare(
         StorageError: the disk refused.
     """
     out = Path(out)
-    arguments = _check(text, tokenizer, vocab_size, held_out_fraction, seed, shard_tokens)
+    kind = tokenizer.hash if isinstance(tokenizer, Tokenizer) else tokenizer
+    arguments = _check(text, kind, vocab_size, held_out_fraction, seed, shard_tokens)
     given = _given_tokenizer(tokenizer, vocab_size)
     found = find_sources(text, exclude=out)
     report = progress if progress is not None else _ignore
@@ -164,14 +166,18 @@ def _check(
     }
 
 
-def _given_tokenizer(kind: str, vocab_size: int) -> Tokenizer | None:
+def _given_tokenizer(given: str | Tokenizer, vocab_size: int) -> Tokenizer | None:
     """The tokenizer if it is known before the text is."""
-    if kind == "bpe":
+    if given == "bpe":
         return None
-    tokenizer = byte_tokenizer() if kind == "byte" else read_tokenizer(kind)
+    if isinstance(given, Tokenizer):
+        name, tokenizer = "that was given", given
+    else:
+        name = given
+        tokenizer = byte_tokenizer() if given == "byte" else read_tokenizer(given)
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
-            f"tokenizer {kind} has {tokenizer.vocab_size} tokens, more than "
+            f"tokenizer {name} has {tokenizer.vocab_size} tokens, more than "
             f"vocab_size={vocab_size}; set vocab_size to at least {tokenizer.vocab_size}"
         )
     return tokenizer

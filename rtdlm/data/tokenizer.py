@@ -10,6 +10,7 @@ is therefore also what the last token of a document predicts: the end. It never 
 text that spells it is encoded as ordinary characters.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from copy import copy
 from pathlib import Path
@@ -31,6 +32,9 @@ _DOCUMENT_TOKENS = (
     DOCUMENT_TOKEN, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]",
     "<|begin_of_text|>", "<s>", "<bos>", "[BOS]",
 )  # fmt: skip
+
+# What a file says of whole rows, which we make ourselves, and nothing of a text's own tokens.
+_OF_ROWS = ("post_processor", "truncation", "padding")
 
 # How GPT-4 splits text before merging: words with their leading space, at most three digits,
 # punctuation with its line ends, runs of space. A piece that ends in "\n" before a line that is
@@ -87,6 +91,16 @@ class Tokenizer:
         found = copy(self)
         found.begin_ids, found.end_ids = tuple(begin_ids), tuple(end_ids)
         return found
+
+    def encodes_like(self, other: "Tokenizer") -> bool:
+        """Whether both give every text the same ids and have the same document token."""
+        if self.hash == other.hash:
+            return True
+        ours, theirs = (json.loads(found.definition) for found in (self, other))
+        for tree in (ours, theirs):
+            for name in _OF_ROWS:
+                tree.pop(name, None)
+        return bool(ours == theirs)
 
     @property
     def template_ids(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.data import Tokenizer
-from rtdlm.disk import make_directory, replace_file
+from rtdlm.disk import hash_bytes, hash_file, make_directory, replace_file
 from rtdlm.interop.family import Family
 from rtdlm.interop.gpt2 import GPT2
 from rtdlm.interop.llama import LLAMA_LIKE
@@ -54,8 +54,33 @@ def read_pretrained(path: str | Path) -> Pretrained:
         UserError: it is not such a folder, is damaged, or its architecture cannot be expressed.
     """
     folder = Path(path).expanduser()
+    family, config, tokenizer = _describe(folder)
+    tensors = _named(_read_tensors(folder), config)
+    params = import_tensors(family.slots(config), tensors, TMSModel(config).shapes)
+    return Pretrained(config, params, tokenizer)
+
+
+def describe_pretrained(path: str | Path) -> tuple[AGIConfig, Tokenizer | None]:
+    """Config and tokenizer of `read_pretrained`, which raises the same, without any weights."""
+    _, config, tokenizer = _describe(Path(path).expanduser())
+    return config, tokenizer
+
+
+def hash_pretrained(path: str | Path) -> str:
+    """SHA-256 that names the model in a folder that `read_pretrained` reads."""
+    folder = Path(path).expanduser()
+    files = [folder / CONFIG_FILE, *_weight_files(folder)]
+    return hash_bytes("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode())
+
+
+def _describe(folder: Path) -> tuple[Family, AGIConfig, Tokenizer | None]:
     tree = _read_json(folder / CONFIG_FILE)
     family = _family(tree, folder)
+    if tree.get("quantization_config"):
+        raise UserError(
+            f"{folder} holds weights in few bits (quantization_config), and only weights in "
+            "float32, float16 or bfloat16 are imported; name the folder that it was made of"
+        )
     try:
         overrides = family.from_foreign(tree)
     except KeyError as missing:
@@ -64,10 +89,7 @@ def read_pretrained(path: str | Path) -> Pretrained:
         raise UserError(
             f"{folder / CONFIG_FILE} has a field that is not what its family has there: {error}"
         ) from None
-    config = AGIConfig().replace(**overrides)
-    tensors = _named(_read_tensors(folder), config)
-    params = import_tensors(family.slots(config), tensors, TMSModel(config).shapes)
-    return Pretrained(config, params, load_tokenizer(folder, tree))
+    return family, AGIConfig().replace(**overrides), load_tokenizer(folder, tree)
 
 
 def write_pretrained(
@@ -192,18 +214,20 @@ def _read_json(file: Path) -> dict[str, Any]:
     return tree
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return [folder / WEIGHTS_FILE]
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise UserError(f"{index} has no weight_map that names a file for every tensor")
+    return [folder / str(name) for name in sorted(set(map(str, places.values())))]
+
+
 def _read_tensors(folder: Path) -> Arrays:
     """All tensors of the folder in float32."""
-    index = folder / INDEX_FILE
-    if index.is_file():
-        places = _read_json(index).get("weight_map")
-        if not isinstance(places, dict):
-            raise UserError(f"{index} has no weight_map that names a file for every tensor")
-        files = [folder / str(name) for name in sorted(set(map(str, places.values())))]
-    else:
-        files = [folder / WEIGHTS_FILE]
     tensors: Arrays = {}
-    for file in files:
+    for file in _weight_files(folder):
         try:
             # Through NumPy, which knows bfloat16 by ml_dtypes.
             with safe_open(file, framework="numpy") as opened:

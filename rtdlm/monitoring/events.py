@@ -41,6 +41,8 @@ class RunStarted:
     """Budget in wall time; None when steps are the budget [seconds]."""
     resumed_from: int | None = None
     """Step of the checkpoint that the session goes on from; None for a new run [steps]."""
+    started_from: str | None = None
+    """The model that the run started from, as in "runs/tiny at step 500"; None for none."""
 
 
 @dataclass(frozen=True)

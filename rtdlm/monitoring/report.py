@@ -70,7 +70,9 @@ def render(history: History, *, out: str) -> str:
 
 def _results(history: History, finish: RunFinished) -> Rows:
     best, last = history.best_eval, history.evals[-1:]
-    for event in (item for item in history.evals if item is best or item in last):
+    # At step 0: what a run that started from a model is held against.
+    told = (item for item in history.evals if item is best or item in last or item.step == 0)
+    for event in told:
         note = ", the best" if event is best else ""
         for name, value in event.metrics.items():
             yield f"held-out {label(name)} at step {event.step:,}{note}", f"{value:.4f}"
@@ -82,6 +84,8 @@ def _results(history: History, finish: RunFinished) -> Rows:
 
 
 def _settings(start: RunStarted) -> Rows:
+    if start.started_from is not None:
+        yield "started from", f"`{start.started_from}`"
     for name, value in start.config.items():
         yield label(name), _plain(value)
     for name, count in start.parameters.items():

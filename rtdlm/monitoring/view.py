@@ -68,8 +68,9 @@ def opening(event: RunStarted) -> str:
         budget = f"{event.total_steps:,} steps of {batch}"
     else:
         budget = f"{clock(event.max_seconds or 0.0)} in steps of {batch}"
+    origin = "" if event.started_from is None else f", started from {event.started_from}"
     resumed = "" if event.resumed_from is None else f", resumed from step {event.resumed_from}"
-    return f"{size}, {budget}{resumed}"
+    return f"{size}, {budget}{origin}{resumed}"
 
 
 def closing(event: RunFinished) -> str:

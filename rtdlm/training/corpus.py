@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.data import Loader, PrepareProgress, Split, Tokenizer, Warmup, prepare
+from rtdlm.training.source import Source
 
 VOCABULARY_MULTIPLE = 64
 
@@ -23,29 +24,38 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(
-    config: AGIConfig, out: Path, *, progress: Callable[[PrepareProgress], None] | None = None
+    config: AGIConfig,
+    out: Path,
+    *,
+    source: Source | None = None,
+    progress: Callable[[PrepareProgress], None] | None = None,
 ) -> Corpus:
     """Opens the shards of `config`; its text is prepared into `out`/data first, once.
+
+    `source` is the model that the run starts from, if any: its tokenizer is the only one.
 
     Raises:
         UserError: no data, or data that is missing, damaged or does not fit.
     """
-    _prepare_text(config, out, progress)
-    return open_prepared(config, out)
+    _prepare_text(config, out, source, progress)
+    return open_prepared(config, out, source=source)
 
 
-def open_prepared(config: AGIConfig, out: Path) -> Corpus:
+def open_prepared(config: AGIConfig, out: Path, *, source: Source | None = None) -> Corpus:
     """Opens the shards of `config`, whose text was prepared into `out`/data.
 
     An embedding table has no use for rows beyond the tokenizer's ids, so `vocab_size` shrinks to
-    the tokenizer's size, rounded up to a multiple that devices like.
+    the tokenizer's size, rounded up to a multiple that devices like; the table of a `source` has
+    the rows that it has.
 
     Raises:
         UserError: data that is missing, damaged or does not fit.
     """
     loader = open_loader(config, out, "train")
     tokenizer = loader.tokenizer()
-    if tokenizer is not None:
+    if source is not None:
+        tokenizer = _tokenizer_of(source, tokenizer, config)
+    elif tokenizer is not None:
         needed = -(-tokenizer.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         config = replace(config, vocab_size=min(config.vocab_size, needed))
     held_out = open_loader(config, out, "heldout")
@@ -69,8 +79,41 @@ def open_loader(config: AGIConfig, out: Path, split: Split) -> Loader:
     )
 
 
+def _tokenizer_of(source: Source, beside: Tokenizer | None, config: AGIConfig) -> Tokenizer | None:
+    """That of the model, or the one beside the shards if the model brings none."""
+    if source.tokenizer is None or beside is None:
+        return source.tokenizer or beside
+    if not source.tokenizer.encodes_like(beside):
+        raise UserError(
+            f"{', '.join(config.data.shards)} was prepared with another tokenizer than that of the "
+            f"model in {source.folder}; prepare the text with --tokenizer {config.data.tokenizer}"
+        )
+    return source.tokenizer
+
+
+def _require_tokenizer(source: Source) -> Tokenizer:
+    """The model's, if it has one with which text can be prepared."""
+    tokenizer, rows = source.tokenizer, source.config.vocab_size
+    if tokenizer is None:
+        raise UserError(
+            f"{source.folder} brings no tokenizer.json, so that no text can be prepared for its "
+            "model; put it there, or give shards to --data-dir"
+        )
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"the tokenizer in {source.folder} has {tokenizer.vocab_size} tokens, the last being "
+            f"{tokenizer.name_of(tokenizer.vocab_size - 1)!r}, and its model {rows}; remove from "
+            "tokenizer.json what the model does not know, and name there a special token that ends "
+            "texts"
+        )
+    return tokenizer
+
+
 def _prepare_text(
-    config: AGIConfig, out: Path, progress: Callable[[PrepareProgress], None] | None
+    config: AGIConfig,
+    out: Path,
+    source: Source | None,
+    progress: Callable[[PrepareProgress], None] | None,
 ) -> None:
     data = config.data
     if data.text and data.shards:
@@ -82,7 +125,7 @@ def _prepare_text(
         prepare(
             data.text,
             out / "data",
-            tokenizer=data.tokenizer,
+            tokenizer=data.tokenizer if source is None else _require_tokenizer(source),
             vocab_size=config.vocab_size,
             held_out_fraction=data.held_out_fraction,
             seed=config.seed,

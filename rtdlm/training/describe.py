@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rtdlm.checkpoint.group import Alone
 from rtdlm.config import AGIConfig, to_yaml
 from rtdlm.models import TMSModel
 from rtdlm.models.contracts import contract_table
@@ -11,6 +12,7 @@ from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.parallel import mesh_of, slice_of
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.planning import compile_step, decide_mesh
+from rtdlm.training.source import Source, told
 from rtdlm.training.state import state_shapes
 
 
@@ -41,14 +43,20 @@ def step_memory(config: AGIConfig) -> Memory:
     )
 
 
-def describe(config: AGIConfig) -> str:
-    """The resolved config, parameter counts, cost and memory, for a person."""
+def describe(config: AGIConfig, *, source: Source | None = None) -> str:
+    """The resolved config, parameter counts, cost and memory, for a person.
+
+    Raises:
+        UserError: the model `source` that the run would start from is damaged or does not fit.
+    """
     config, reasons = decide_mesh(config, slice_of(jax.devices()))
     model = TMSModel(config)
     config = model.config
+    origin = None if source is None else source.origin or source.read(model, Alone())[1]
     count, memory = count_parameters(config), step_memory(config)
     tokens = config.batch_size * config.max_seq_len
-    rows = {
+    rows = {} if origin is None else {"starts from": told(origin)}
+    rows |= {
         "parameters": f"{count.total:,} total, {count.active:,} active a token, "
         f"{count.embedding:,} in embedding tables",
         "step": f"{tokens:,} tokens, {train_flops_per_token(config) * tokens / 1e9:,.1f} GFLOP",

@@ -35,6 +35,7 @@ from rtdlm.training.budget import Budget
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import evaluation_params
 from rtdlm.training.saving import Position, to_snapshot
+from rtdlm.training.source import Origin
 from rtdlm.training.state import TrainState
 from rtdlm.training.step import Metrics, TrainStep
 from rtdlm.training.stop import StopRequest
@@ -65,6 +66,8 @@ class Parts(NamedTuple):
     emit: Callable[[Event], None]
     meter: Meter
     tokenizer: bytes | None
+    origin: Origin | None
+    """Of the model that the run started from."""
     out: Path
 
 
@@ -248,6 +251,7 @@ class Loop:
             self.parts.config,
             data={"fingerprint": self.parts.loader.fingerprint},
             tokenizer=self.parts.tokenizer,
+            origin=self.parts.origin,
         )
         self.parts.store.save(snapshot, best=self.position.best_step == step)
         self._saved_step = step

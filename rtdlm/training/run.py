@@ -23,6 +23,7 @@ from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.monitoring import (
     CurvesSink,
+    EvalFinished,
     EventStream,
     JsonlSink,
     Meter,
@@ -50,7 +51,8 @@ from rtdlm.training.knobs import Knobs
 from rtdlm.training.loop import Loop, Parts
 from rtdlm.training.optimizer import check_rules, evaluation_params, make_optimizer
 from rtdlm.training.saving import Position, from_snapshot
-from rtdlm.training.state import TrainState, init_state, state_shapes
+from rtdlm.training.source import Origin, Source, told
+from rtdlm.training.state import TrainState, init_state, state_of, state_shapes
 from rtdlm.training.step import make_train_step
 from rtdlm.training.together import open_together, place_batch, together
 
@@ -64,9 +66,13 @@ class Start(NamedTuple):
     passed_over: Mapping[int, str]
     """Damaged checkpoints newer than the one that was loaded, and why."""
     resumed: bool
+    origin: Origin | None
+    """Of the model that the run started from; None for one that started from random numbers."""
 
 
-def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
+def train(
+    config: AGIConfig, out: Path, *, resume: bool, command: str, source: Source | None = None
+) -> None:
     """Trains the model that `config` describes and leaves everything in `out`.
 
     Args:
@@ -74,6 +80,8 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
         out: output directory; one run each.
         resume: go on from the newest complete checkpoint in `out`, if there is one.
         command: how the run was started, for the record.
+        source: the model that a new run starts from, as `find_source` gives it; `config` is then
+            that model's. None starts from random numbers.
 
     Raises:
         UserError: config, data, devices and `out` do not fit together.
@@ -83,17 +91,30 @@ def train(config: AGIConfig, out: Path, *, resume: bool, command: str) -> None:
     trouble = keep_compiled_programs()
     keep_freed_memory()
     with together(config.hosts) as peers:
-        _train(config, out, resume=resume, command=command, trouble=trouble, peers=peers)
+        _train(
+            config, out, resume=resume, command=command, source=source, trouble=trouble, peers=peers
+        )
 
 
 def _train(
-    config: AGIConfig, out: Path, *, resume: bool, command: str, trouble: str | None, peers: Peers
+    config: AGIConfig,
+    out: Path,
+    *,
+    resume: bool,
+    command: str,
+    source: Source | None,
+    trouble: str | None,
+    peers: Peers,
 ) -> None:
     config, reasons = _with_mesh(config)
     scalable = ScalableMesh(config)
     mesh = scalable.mesh
+    # Before anything is written: what is damaged leaves no trace.
+    given = None
+    if source is not None and source.origin is None:
+        given = source.read(TMSModel(config), peers)
     with PrepareBar() if peers.leads else nullcontext() as bar:
-        corpus = open_together(config, out, peers, progress=bar)
+        corpus = open_together(config, out, peers, source=source, progress=bar)
     model = TMSModel(corpus.config)
     corpus = corpus._replace(config=model.config)
     config, optimizer = corpus.config, make_optimizer(corpus.config.optimizer)
@@ -101,7 +122,11 @@ def _train(
     budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
     sinks = _sinks(config, out) if peers.leads else []
     with open_store(config, out, group=peers) as store, EventStream(sinks) as events:
-        start = _start(model, optimizer, mesh, store, corpus.loader.fingerprint, resume=resume)
+        start = _start(
+            model, optimizer, mesh, store, corpus.loader.fingerprint, given, resume=resume
+        )
+        del given  # of a foreign folder it is all of the model, on the host
+        assert source is None or start.origin is not None
         budget.require_left(step=start.position.step, seconds=start.position.seconds)
         started = _started(config, mesh, budget, start, command)
         events.emit(started)
@@ -114,8 +139,10 @@ def _train(
         parts = _parts(
             corpus, model, optimizer, scalable, out, store, budget, events, start, started, peers
         )
-        loop = Loop(parts, start.state, start.knobs, start.position)
         with _enough_memory():
+            if start.origin is not None and not start.resumed:
+                _evaluate_before(parts, start)
+            loop = Loop(parts, start.state, start.knobs, start.position)
             end = loop.run()
         sample = _sample(corpus, model, loop) if end.complete else None
         reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
@@ -123,6 +150,14 @@ def _train(
         events.emit(RunFinished(loop.position.step, reason, summary, sample))
     if not end.complete:
         raise Unfinished(reason)
+
+
+def _evaluate_before(parts: Parts, start: Start) -> None:
+    """Tells the held-out loss of what a run starts from, which its own are to be held against."""
+    held_out = parts.evaluator.evaluate(start.state.params)
+    report = parts.evaluator.report(held_out, step=start.position.step)["held_out"]
+    values = {name: float(value) for name, value in report.items() if value is not None}
+    parts.emit(EvalFinished(start.position.step, values, is_best=False))
 
 
 def _with_mesh(config: AGIConfig) -> tuple[AGIConfig, tuple[str, ...]]:
@@ -191,6 +226,7 @@ def _parts(
         emit=events.emit,
         meter=meter,
         tokenizer=corpus.tokenizer_file,
+        origin=start.origin,
         out=out,
     )
 
@@ -224,6 +260,7 @@ def _start(
     mesh: Mesh,
     store: CheckpointStore,
     fingerprint: str,
+    given: tuple[Any, Origin] | None,
     *,
     resume: bool,
 ) -> Start:
@@ -240,14 +277,20 @@ def _start(
                 f"no checkpoint in {store.root} is undamaged: "
                 f"{'; '.join(found.passed_over.values())}; start anew in another --out"
             )
-        state = init_state(model, optimizer, mesh)
+        if given is None:
+            state, origin = init_state(model, optimizer, mesh), None
+        else:
+            state, origin = state_of(given[0], model, optimizer, mesh), given[1]
         position = Position(0, 0.0, 0.0, None, None, 0)
-        return Start(state, Knobs.from_config(model.config), position, {}, resumed=False)
+        return Start(
+            state, Knobs.from_config(model.config), position, {}, resumed=False, origin=origin
+        )
     saved = found.snapshot
     _require_same_data(saved.state["data"]["fingerprint"], fingerprint, saved.step)
     shapes = state_shapes(model, optimizer)
     restored = from_snapshot(saved, shapes, model.config, mesh)
-    return Start(*restored, found.passed_over, resumed=True)
+    origin = saved.state.get("origin")
+    return Start(*restored, found.passed_over, resumed=True, origin=origin)
 
 
 def _require_same_data(saved: str, ours: str, step: int) -> None:
@@ -279,6 +322,7 @@ def _started(
         total_steps=budget.num_steps,
         max_seconds=budget.max_seconds,
         resumed_from=start.position.step if start.resumed else None,
+        started_from=None if start.origin is None else told(start.origin),
     )
 
 

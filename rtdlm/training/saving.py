@@ -20,6 +20,7 @@ from rtdlm.config.build import differences
 from rtdlm.parallel import put
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import evaluation_params
+from rtdlm.training.source import Origin
 from rtdlm.training.state import TrainState, state_shardings
 
 # Fields that may differ between a checkpoint and the run that resumes it: they change when the run
@@ -54,10 +55,12 @@ def to_snapshot(
     *,
     data: Mapping[str, Any],
     tokenizer: bytes | None,
+    origin: Origin | None = None,
 ) -> Snapshot:
     """A copy of everything on the host, or of what this one of several hosts holds.
 
-    `data` describes the training data for the record.
+    `data` describes the training data for the record, and `origin` the model that the run started
+    from, if any.
     """
     params = evaluation_params(config.optimizer, state.optimizer, state.params)
     rest = {"optimizer": state.optimizer, **_rest(state)}
@@ -71,6 +74,7 @@ def to_snapshot(
             "position": position._asdict(),
             "knobs": {name: _json_number(value) for name, value in knobs._asdict().items()},
             "data": dict(data) | {"seed": config.seed, "next_step": position.step},
+            "origin": origin,
         },
         config=to_yaml(config),
         tokenizer=tokenizer,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rtdlm.config.mesh import MeshStrategy
 from rtdlm.models import TMSModel
-from rtdlm.parallel import layout_of, partition_spec, path_name
+from rtdlm.parallel import layout_of, partition_spec, path_name, put
 from rtdlm.training.precision import LossScale, initial_loss_scale
 
 
@@ -40,17 +40,51 @@ def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: M
     create = _creator(model, optimizer)
     shapes = state_shapes(model, optimizer)
     shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
-    # It runs once: on a CPU, optimizing it takes longer than it ever saves.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    # As host words: a device array of one host is no argument of a program of several, and a
-    # constant would be another program for every seed.
-    words = np.asarray(jax.random.key_data(jax.random.key(model.config.seed)))
 
     def start(words: jax.Array) -> TrainState:
         return create(jax.random.wrap_key_data(words))
 
-    return jax.jit(start, out_shardings=shardings, compiler_options=options)(words)
+    options = _compiled_once(mesh)
+    return jax.jit(start, out_shardings=shardings, compiler_options=options)(_seed_words(model))
+
+
+def state_of(
+    params: Any, model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A fresh state as `init_state` makes it, with `params` in place of random ones.
+
+    Args:
+        params: host arrays shaped as `model.shapes`, or what is indexed like them; of each, only
+            the parts that lie on this process's devices are read.
+        model: whose parameters they are.
+        optimizer: what will move them.
+        mesh: where the state will lie.
+    """
+    shapes = state_shapes(model, optimizer)
+    shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
+
+    def start(params: Any, words: jax.Array) -> TrainState:
+        _, run_key = jax.random.split(jax.random.wrap_key_data(words))
+        return _fresh(params, run_key, model, optimizer)
+
+    # Given away, so that no device holds them twice.
+    create = jax.jit(
+        start, donate_argnums=0, out_shardings=shardings, compiler_options=_compiled_once(mesh)
+    )
+    return create(put(params, shardings.params), _seed_words(model))
+
+
+def _compiled_once(mesh: Mesh) -> dict[str, Any] | None:
+    """Options for a program that runs once: on a CPU, optimizing it takes longer than it saves."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_backend_optimization_level": 1} if on_cpu else None
+
+
+def _seed_words(model: TMSModel) -> np.ndarray:
+    """The seed's key as host words: a device array of one host is no argument of a program of
+    several, and a constant would be another program for every seed.
+    """
+    return np.asarray(jax.random.key_data(jax.random.key(model.config.seed)))
 
 
 def state_shapes(model: TMSModel, optimizer: optax.GradientTransformation) -> TrainState:
@@ -100,14 +134,19 @@ def param_shardings(shapes: Any, mesh: Mesh, *, split: bool) -> Any:
 def _creator(model: TMSModel, optimizer: optax.GradientTransformation) -> Any:
     def create(key: jax.Array) -> TrainState:
         init_key, run_key = jax.random.split(key)
-        params = model.init(init_key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            optimizer=optimizer.init(params),
-            key=run_key,
-            skipped=jnp.zeros((), jnp.int32),
-            loss_scale=initial_loss_scale(model.config.precision),
-        )
+        return _fresh(model.init(init_key), run_key, model, optimizer)
 
     return create
+
+
+def _fresh(
+    params: Any, key: jax.Array, model: TMSModel, optimizer: optax.GradientTransformation
+) -> TrainState:
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.init(params),
+        key=key,
+        skipped=jnp.zeros((), jnp.int32),
+        loss_scale=initial_loss_scale(model.config.precision),
+    )

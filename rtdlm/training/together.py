@@ -16,6 +16,7 @@ from rtdlm.config.errors import Unfinished
 from rtdlm.data import Loader, PrepareProgress, Warmup
 from rtdlm.parallel import Peers, find_hosts, join, put_rows
 from rtdlm.training.corpus import Corpus, open_corpus, open_prepared
+from rtdlm.training.source import Source
 
 FAILURE, USER_MISTAKE = 1, 2
 
@@ -69,13 +70,14 @@ def open_together(
     out: Path,
     peers: Peers,
     *,
+    source: Source | None = None,
     progress: Callable[[PrepareProgress], None] | None = None,
 ) -> Corpus:
     """`open_corpus`, the first process preparing text for all."""
     if not peers.leads:
         peers.follow("corpus", None)
-        return open_prepared(config, out)
-    corpus = open_corpus(config, out, progress=progress)
+        return open_prepared(config, out, source=source)
+    corpus = open_corpus(config, out, source=source, progress=progress)
     peers.follow("corpus", None)
     return corpus
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from rtdlm.checkpoint import (
+    describe_checkpoint,
+    has_checkpoint,
     load_checkpoint,
     load_model,
     newest_complete,
+    read_params,
     resolve_checkpoint,
 )
 from rtdlm.checkpoint.reading import step_directories
@@ -192,3 +195,38 @@ def test_there_is_nothing_to_point_at(run: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             resolve_checkpoint(path)
         assert str(error.value) == sentence
+
+
+def test_a_description_looks_at_no_array_and_parameters_are_verified(run: Path) -> None:
+    newest = run / "checkpoints" / "step_00000003"
+    for path in newest.glob("*0000*"):
+        flip_bit(path)
+    found, ours = describe_checkpoint(run), snapshot_at(3)
+    assert (found.directory, found.step, found.state) == (newest, 3, ours.state)
+    assert (found.config, found.tokenizer) == (ours.config, ours.tokenizer)
+    assert found.sha256 == (newest / "COMMITTED").read_text().strip()
+    with pytest.raises(UserError) as error:
+        read_params(newest)
+    assert str(error.value) == (
+        f"checkpoint {newest} cannot be used: the contents of {PART} changed since it was saved; "
+        "choose another step beside it"
+    )
+    params = read_params(run / "checkpoints" / "step_00000002")
+    assert params.keys() == ours.params.keys()
+    for name, array in params.items():
+        np.testing.assert_array_equal(array, snapshot_at(2).params[name], strict=True)
+
+
+def test_a_description_that_is_damaged_is_passed_over(run: Path) -> None:
+    flip_bit(run / "checkpoints" / "step_00000003" / "state.json")
+    notices: list[str] = []
+    assert describe_checkpoint(run, notice=notices.append).step == 2
+    assert "step_00000003 is passed over: the contents of state.json changed" in notices[0]
+
+
+def test_a_run_has_checkpoints_even_if_they_are_damaged(run: Path) -> None:
+    assert has_checkpoint(run)
+    assert not has_checkpoint(run / "checkpoints")
+    for path in run.glob("checkpoints/*/COMMITTED"):
+        path.unlink()
+    assert has_checkpoint(run)

@@ -32,6 +32,13 @@ def start(
     fields: tuple[str, ...] = (),
 ) -> list[subprocess.Popen[str]]:  # fmt: skip
     """The processes of one run, or all but those from `only` on."""
+    return launch(arguments(text, out, *more, fields=(*FIELDS, *fields)), processes, only)
+
+
+def launch(
+    given: list[str], processes: int, only: int | None = None
+) -> list[subprocess.Popen[str]]:
+    """The processes of the run that these arguments describe."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,8 +48,7 @@ def start(
         "RTDLM_COORDINATOR": f"127.0.0.1:{port}",
         "RTDLM_NUM_PROCESSES": str(processes),
     }
-    command = [sys.executable, "-m", "rtdlm.train"]
-    command += arguments(text, out, *more, fields=(*FIELDS, *fields))
+    command = [sys.executable, "-m", "rtdlm.train", *given]
     return [
         subprocess.Popen(
             command,
@@ -120,6 +126,29 @@ def test_a_signal_to_one_ends_all_and_any_number_of_processes_goes_on(
         assert train.main(command) == 0
         assert [line["resumed_from"] for line in lines(copy, "start")] == [None, saved.step]
         assert_close(losses(copy), losses(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_several_processes_start_from_a_model_as_one_does(whole: Path, tmp_path: Path) -> None:
+    """Two from a checkpoint that one wrote, and one from what these two wrote."""
+    model = ("d_model=64", "num_heads=8", "num_kv_heads=8")
+    still = "optimizer.learning_rate_rules={'': 0.0}"
+    own = (*(field for field in FIELDS if field not in model), still)
+
+    def given(folder: Path, out: Path) -> list[str]:
+        data = ("--data-dir", str(whole / "data"), "--steps", "1")
+        return ["--from", str(folder), "--out", str(out), *data, "--set", *own]
+
+    two, one = tmp_path / "two", tmp_path / "one"
+    end(launch(given(whole, two), 2), 0)
+    assert list(two.glob("checkpoints/*/model.p00001.safetensors")), "each wrote its part"
+    assert train.main(given(two, one)) == 0
+    assert_close(losses(two), losses(one))
+    kept = load_model(whole).params
+    for out in (two, one):
+        for name, ours in load_model(out).params.items():
+            np.testing.assert_array_equal(ours, kept[name], err_msg=name)
 
 
 def test_a_process_that_does_not_come_is_named_to_all(text: Path, tmp_path: Path) -> None:

@@ -284,3 +284,17 @@ def test_a_damaged_finished_directory_is_not_called_finished(tmp_path, stories) 
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(UserError, match="is damaged or truncated"):
         prepare_bytes([stories], tmp_path / "out")
+
+
+def test_a_tokenizer_that_is_here_is_used_and_known_by_its_hash(tmp_path, stories) -> None:
+    given, out = byte_tokenizer(), tmp_path / "given"
+    manifest = prepare_bytes([stories], out, tokenizer=given)
+    named = prepare_bytes([stories], tmp_path / "named")
+    assert (manifest.tokenizer, named.tokenizer) == (given.hash, "byte")
+    assert manifest.shards == named.shards
+    assert prepare_bytes([stories], out, tokenizer=given) == manifest
+    other = train_bpe(["some other text"], 300)
+    with pytest.raises(UserError, match=rf"was prepared with tokenizer='{given.hash}', not"):
+        prepare_bytes([stories], out, tokenizer=other)
+    with pytest.raises(UserError, match="^tokenizer that was given has 257 tokens, more than voc"):
+        prepare_bytes([stories], tmp_path / "small", tokenizer=given, vocab_size=256)

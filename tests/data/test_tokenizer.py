@@ -78,6 +78,17 @@ def test_save_and_load_keep_ids_and_hash(tmp_path) -> None:
     assert Engine.from_file(str(path)).get_vocab_size() == 400  # Hugging Face reads it too.
 
 
+def test_what_is_put_around_a_text_makes_no_other_tokenizer() -> None:
+    tree = json.loads(BYTE.definition)
+    padding = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None}
+    padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    around = Tokenizer(json.dumps(tree | {"padding": padding}).encode())
+    other = Tokenizer(json.dumps(tree | {"normalizer": {"type": "Lowercase"}}).encode())
+    assert around.hash != BYTE.hash
+    assert around.encodes_like(BYTE) and BYTE.encodes_like(around)
+    assert not other.encodes_like(BYTE) and not BPE.encodes_like(BYTE)
+
+
 def foreign(special: list[str]) -> bytes:
     words = {"hello": 0, "world": 1, "<unk>": 2}
     engine = Engine(models.WordLevel(words, unk_token="<unk>"))

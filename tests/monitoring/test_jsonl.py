@@ -101,7 +101,7 @@ def test_the_file_holds_the_run(tmp_path: Path) -> None:
         '"batch":{"rows":8,"tokens":2048}},"parameters":{"total":10236160,"non_embedding":6041856},'
         '"devices":"2 x cpu","tokens_per_step":2048,"flops_per_token":60000000.0,'
         '"peak_flops":120000000000.0,"peak_source":"measured","total_steps":4,"max_seconds":null,'
-        '"resumed_from":null}\n'
+        '"resumed_from":null,"started_from":null}\n'
         '{"kind":"train","step":1,"seconds":2.0,"tokens":2048,"loss":8.0,"learning_rate":0.001}\n'
         '{"kind":"train","step":2,"seconds":4.0,"tokens":4096,"loss":7.0,"learning_rate":0.002}\n'
         '{"kind":"eval","step":2,"is_best":true,"loss":7.25,"top1_accuracy":0.125}\n'

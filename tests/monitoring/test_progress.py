@@ -50,6 +50,13 @@ def test_a_log_of_a_whole_run() -> None:
     ]
 
 
+def test_a_run_says_which_model_it_started_from() -> None:
+    origin = {"started_from": "runs/base at step 7"}
+    told = lines_of([started(**origin), started(**origin, resumed_from=2)], seconds=1.0)
+    first = "10.2M parameters on 2 x cpu, 4 steps of 2,048 tokens, started from runs/base at step 7"
+    assert told == [first, f"{first}, resumed from step 2"]
+
+
 def test_train_lines_are_some_time_apart_and_the_last_is_always_there() -> None:
     events = [started(total_steps=9), *(step(number) for number in range(1, 10))]
     assert lines_of(events, seconds=4.0) == [

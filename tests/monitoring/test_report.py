@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rtdlm.monitoring import (
+    EvalFinished,
     History,
     JsonlSink,
     Notice,
@@ -115,6 +117,17 @@ def test_a_run_that_did_nothing_has_a_page() -> None:
     assert "None was saved." in page
     assert "## Notices" not in page
     assert "## Sample" not in page
+
+
+def test_a_run_that_started_from_a_model_is_held_against_it() -> None:
+    events = [
+        EvalFinished(number, {"loss": 4.0 + number}, is_best=number == 1) for number in (0, 1, 2, 3)
+    ]
+    page = bare(*events, started_from="runs/base at step 7")
+    assert "| setting | value |\n|---|---|\n| started from | `runs/base at step 7` |\n" in page
+    assert re.findall(r"held-out loss at step (\d)(, the best)? \| ([\d.]+)", page) == [
+        ("0", "", "4.0000"), ("1", ", the best", "5.0000"), ("3", "", "7.0000"),
+    ]  # fmt: skip
 
 
 def test_commands_can_be_pasted() -> None:

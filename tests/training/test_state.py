@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rtdlm.parallel import path_name
-from rtdlm.training.state import init_state, state_shardings
+from rtdlm.training.state import init_state, state_of, state_shardings
 from tests.models.small import assert_trees_equal, small_config
 from tests.training.runs import ONE, Run, flat
 
@@ -113,3 +113,22 @@ def test_another_seed_compiles_no_other_program(monkeypatch: pytest.MonkeyPatch)
             init_state(run.model, run.optimizer, run.mesh)
     one, other = programs
     assert one == other
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor", "schedule_free"])
+def test_a_state_of_given_parameters_is_the_one_that_drew_them(name: str) -> None:
+    """Bitwise, on another mesh than they come from; and it trains, which donates every leaf."""
+    schedule = {"schedule": "constant"} if name == "schedule_free" else {}
+    config = small_config(seed=3, optimizer={"name": name, "warmup_steps": 0} | schedule)
+    one, many = Run(config), Run(config, (2, 2, 2))
+    drawn = init_state(one.model, one.optimizer, one.mesh)
+    params = jax.tree.map(np.asarray, drawn.params)
+    kept = jax.tree.map(np.copy, params)
+    state = state_of(params, many.model, many.optimizer, many.mesh)
+    assert_trees_equal(flat(state), flat(drawn))
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+    assert placed == state_shardings(many.shapes, many.mesh)
+    if name == "schedule_free":
+        moved, _ = one.go(state_of(params, one.model, one.optimizer, one.mesh))
+        assert not np.array_equal(flat(moved.params)[QUERY], flat(params)[QUERY])
+    assert_trees_equal(params, kept)
