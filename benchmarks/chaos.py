@@ -28,7 +28,7 @@ from rtdlm.evaluation.results import Bar, Result
 
 DESCRIPTION = "faults in a run of two processes: what is lost, and how long until all have ended"
 REPEATS = 1
-STEPS, SMOKE_STEPS = 800, 60
+STEPS, SMOKE_STEPS = 800, 24
 EXIT_SECONDS = SILENT_SECONDS + 5.0
 """From the death of one process to the end of all."""
 STALL_SECONDS = STEP_SECONDS + SILENT_SECONDS + 5.0

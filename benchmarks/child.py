@@ -60,7 +60,8 @@ def time_blocks(
 ) -> Answer:
     """Times `advance(count)`, which does `count` equal pieces of work and waits for the last.
 
-    The first call is the compilation's; one more block warms up and sizes the blocks.
+    The first call is the compilation's; one more block warms up and sizes the blocks, which take
+    no longer than all of them should.
 
     Returns:
         `first_wall`, `first_cpu`: of the very first piece [seconds];
@@ -71,7 +72,7 @@ def time_blocks(
     first = timer.read()
     timer = Timer()
     advance(2)
-    count = max(1, round(block_seconds / max(timer.read().wall / 2, 1e-6)))
+    count = max(1, round(min(block_seconds, seconds) / max(timer.read().wall / 2, 1e-6)))
     advance(count)
     blocks: list[Times] = []
     whole = Timer()

@@ -78,7 +78,7 @@ def _depths(
 
     def step(form: Mapping[str, Any]) -> Case:
         config = our_config(
-            shape, batch_size=2 if plan.smoke else 8, num_steps=1000,
+            shape, batch_size=8, num_steps=1000,
             precision={"compute": precision}, **form,
         )  # fmt: skip
         spec = {"config": config.to_dict(), "seconds": seconds}

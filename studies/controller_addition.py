@@ -11,6 +11,7 @@ of a row are random at every p-th place and make nine between, P(p) in proportio
 Axes: N rows, W places (the ones first), D features of the state, H hidden, F features.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import haiku as hk
@@ -52,6 +53,7 @@ class Own(NamedTuple):
     opens_NWD: jax.Array
 
 
+@partial(jax.jit, static_argnames="rows")
 def draw(key: jax.Array, rows: int) -> Examples:
     """`rows` fresh pairs."""
     of_first, of_second, of_apart, of_offset = jax.random.split(key, 4)

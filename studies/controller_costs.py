@@ -54,10 +54,12 @@ class Costs(NamedTuple):
 
 
 def counted(task: Task, net: Net, params: Params) -> Costs:
-    """The costs of a task's net."""
-    examples = task.draw(jax.random.key(0), ROWS)
-    own = task.take(net.begin(params, examples), jnp.arange(ROWS))
-    state, number = net.start(params, own), jnp.int32(1)
+    """The costs of a task's net, of whose parameters the shapes are enough."""
+    number = jnp.int32(1)
+    examples = jax.eval_shape(lambda key: task.draw(key, ROWS), jax.random.key(0))
+    given = jax.eval_shape(net.begin, params, examples)
+    own = jax.eval_shape(lambda given: task.take(given, jnp.arange(ROWS)), given)
+    state = jax.eval_shape(net.start, params, own)
 
     def step(params: Params, own: Any, state: Any) -> Any:
         return net.step(params, own, state, number)[0]

@@ -15,6 +15,7 @@ close too early on hard questions: that, too, blurs answers while they are wrong
 Axes: G graphs, N rows (questions), M edges, C features of a code, K hop counts, E key features.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import haiku as hk
@@ -71,6 +72,7 @@ class State(NamedTuple):
     """How far the gate is closed at the next step."""
 
 
+@partial(jax.jit, static_argnames="rows")
 def draw(key: jax.Array, rows: int) -> Examples:
     """`rows` fresh questions, a multiple of `QUESTIONS`."""
     graphs = rows // QUESTIONS

@@ -149,11 +149,19 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
         yield results(ran)
 
 
+@jax.jit
+def run_every(params: Any, mixture: Mixture) -> jax.Array:
+    """What every side is timed against."""
+    return way.run_mixed(params, mixture.rows, way.weigh_each(params, mixture.rows))
+
+
 class Judge:
     """Trains and tests one side."""
 
     def __init__(self, kind: Kind, size: Size) -> None:
         self._size, self._kind = size, kind
+        self._run = jax.jit(kind.run)
+        self._choose = None if kind.choose is None else jax.jit(kind.choose)
         net = hk.Transformed(way.init, way.decide)
         side = Side(net, kind.learn, partial(draw, batch=size.batch))
         self._trainer = Trainer(side, steps=size.steps)
@@ -167,29 +175,28 @@ class Judge:
         return Ran(right, picked, self._operations(done.params, mixed), mine, every, done.cpu)
 
     def _judged(self, params: Any) -> tuple[dict[str, float], dict[str, float]]:
-        right, picked, run = {}, {}, jax.jit(self._kind.run)
+        right, picked = {}, {}
         for number, task in enumerate(TASKS):
             # The same rows for every side and seed, which no seed of training draws.
             key = jax.random.key(2**31 + 1 + number)
             mixture = draw(key, batch=self._size.rows, tasks=(number,))
-            answer_B = jnp.argmax(run(params, mixture), axis=-1)
+            answer_B = jnp.argmax(self._run(params, mixture), axis=-1)
             right[task] = float(jnp.mean(answer_B == mixture.answer_B))
-            if self._kind.choose is not None:
-                picked[task] = float(jnp.mean(self._kind.choose(params, mixture) == number))
+            if self._choose is not None:
+                picked[task] = float(jnp.mean(self._choose(params, mixture) == number))
         return right, picked
 
     def _operations(self, params: Any, mixture: Mixture) -> float:
         cost_M = np.array([CONTRACTS[name].cost() for name in TASKS])
         own = way.policy_cost() if self._kind.policy else 0.0
-        if self._kind.choose is None:
+        if self._choose is None:
             return float(cost_M.sum() + own)
-        return float(cost_M[np.asarray(self._kind.choose(params, mixture))].mean() + own)
+        return float(cost_M[np.asarray(self._choose(params, mixture))].mean() + own)
 
     def _timed(self, params: Any) -> tuple[Times, Times]:
         """Of the side's own program and of all modules, in turns."""
         mixture = draw(jax.random.key(2**31), batch=self._size.rows)
-        own, every = (jax.jit(run) for run in (self._kind.run, kinds()[EVERY].run))
-        found: dict[Any, list[Times]] = {own: [], every: []}
+        found: dict[Any, list[Times]] = {self._run: [], run_every: []}
         for _ in range(1 + self._size.turns):
             for run, times in found.items():
                 timer = Timer()

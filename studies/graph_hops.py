@@ -19,7 +19,7 @@ Axes: B batch, N nodes, C features of a code.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -105,6 +105,7 @@ class Ran(NamedTuple):
     """Of learning, as the first seed chose it."""
 
 
+@partial(jax.jit, static_argnames=("batch", "nodes"))
 def draw(key: jax.Array, *, batch: int, nodes: int, hops: tuple[int, int]) -> Examples:
     """Fresh examples; the number of hops is within `hops`, both included."""
     of_code, of_order, of_start, of_hops = jax.random.split(key, 4)
@@ -249,7 +250,8 @@ class Judge:
     """Trains and tests one side."""
 
     def __init__(self, name: str, net: Net, size: Size) -> None:
-        self._size, self._tests, self._net = size, tests_of(name), net
+        self._size, self._tests = size, tests_of(name)
+        self._apply = cache(lambda most: jax.jit(net(most).apply))
         least = TRAINED if name.startswith(ALLOWED) else 1
         drawn = partial(draw, batch=size.batch, nodes=12, hops=(least, TRAINED))
         self._side = Side(net(TRAINED), loss, drawn)
@@ -280,7 +282,7 @@ class Judge:
         # The same rows for every side and seed, which no seed of training draws.
         key = jax.random.key(2**31 + nodes + hops)
         examples = draw(key, batch=self._size.rows, nodes=nodes, hops=(hops, hops))
-        scores_BN = jax.jit(self._net(max(hops, TRAINED)).apply)(params, examples)
+        scores_BN = self._apply(max(hops, TRAINED))(params, examples)
         return float(jnp.mean(jnp.argmax(scores_BN, axis=1) == examples.answer_B))
 
 

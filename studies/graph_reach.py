@@ -18,7 +18,7 @@ Axes: B batch, N nodes.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -88,6 +88,7 @@ class Ran(NamedTuple):
     parameters: int
 
 
+@partial(jax.jit, static_argnames=("batch", "nodes"))
 def draw(key: jax.Array, *, batch: int, nodes: int) -> Examples:
     """Fresh graphs, each pair of nodes an edge with probability 2 / nodes."""
     of_edges, of_source = jax.random.split(key)
@@ -196,7 +197,8 @@ class Judge:
     """Trains and tests one side."""
 
     def __init__(self, name: str, net: Net, size: Size) -> None:
-        self._net, self._size = net, size
+        self._size = size
+        self._apply = cache(lambda most: jax.jit(net(most).apply))
         # A transformer learns, too, that distances it never saw are no answer.
         hops = HOPS[NODES] if name == "reasoner" else HOPS[SIZES[-1]]
         side = Side(net(hops), loss, partial(draw, batch=size.batch, nodes=NODES))
@@ -213,7 +215,7 @@ class Judge:
 
     def _score(self, params: Any, nodes: int) -> Score:
         examples, most = test_graphs(nodes, self._size.rows), HOPS[nodes]
-        log_BNK = jax.jit(self._net(most).apply)(params, examples)
+        log_BNK = self._apply(most)(params, examples)
         return score(jnp.argmax(log_BNK, axis=-1), examples, most=most)
 
 

@@ -45,7 +45,7 @@ WHOLE = Size(
 )  # fmt: skip
 SMOKE = Size(
     characters=20_000, segment=64, base=side.SMALL,
-    stages=(Stage(2, 2, 2), Stage(3, 2, 2)), segments=(2, 4), rows=4,
+    stages=(Stage(2, 2, 2),), segments=(2, 4), rows=4,
 )  # fmt: skip
 
 WINDOW: Tree = {"stm_window": 128}

@@ -118,7 +118,7 @@ class Run:
         self.model = cache(self._new_model)
         """The model for rows of so many segments."""
         self._steps = cache(self._new_step)
-        self._judges = cache(self._new_judge)
+        self._compiled = cache(self._new_compiled)
 
     @property
     def parameters(self) -> int:
@@ -166,7 +166,7 @@ class Run:
             batch_tokens: of the rows judged at once; fewer need less memory.
         """
         task = self._task if task is None else task
-        judge = self._judges(segments, self._cleared if cleared is None else tuple(cleared))
+        judge = self._judges(segments, self._cleared if cleared is None else cleared)
         random = np.random.default_rng(2**32 + segments)
         batch = min(rows, max(1, batch_tokens // (segments * task.segment)))
         found: list[np.ndarray] = []
@@ -205,16 +205,26 @@ class Run:
 
         return jax.jit(step, donate_argnums=(0, 1))
 
-    def _new_judge(
-        self, segments: int, cleared: tuple[str, ...]
+    def _new_compiled(self, segments: int) -> "Compiled":
+        return Compiled(jax.jit(self.model(segments).scores))
+
+    def _judges(
+        self, segments: int, cleared: Sequence[str]
     ) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
-        model = self.model(segments)
+        # Session by session, so that whatever is cleared between them is the same program.
+        model = self._compiled(segments)
 
         def judge(params: Any, drawn: Sessions) -> list[tuple[jax.Array, jax.Array]]:
             found = sessions_scores(model, params, drawn, cleared=cleared)
             return [(scores.tokens.top1, scores.tokens.nll) for scores in found]
 
-        return jax.jit(judge)
+        return judge
+
+
+class Compiled(NamedTuple):
+    """Of a model."""
+
+    scores: Callable[..., Any]
 
 
 def update(

@@ -15,7 +15,8 @@ Axes: B batch, T tokens, question included, F features of a token, C features of
 Y classes.
 """
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -61,10 +62,16 @@ class Mixture(NamedTuple):
     """Of whatever is drawn for the row in training."""
 
 
-def draw(key: jax.Array, *, batch: int, tasks: tuple[int, ...] = (0, 1, 2, 3)) -> Mixture:
-    """Fresh rows of `tasks`, each equally likely."""
+def draw(key: jax.Array, *, batch: int, tasks: Sequence[int] = (0, 1, 2, 3)) -> Mixture:
+    """Fresh rows of `tasks`, each equally likely; compiled once for as many tasks."""
+    teacher()  # outside of the trace
+    return _draw(key, jnp.asarray(tasks), batch=batch)
+
+
+@partial(jax.jit, static_argnames="batch")
+def _draw(key: jax.Array, tasks: jax.Array, *, batch: int) -> Mixture:
     of_task, of_store, of_pair, of_own, of_rest = jax.random.split(key, 5)
-    task_B = jnp.asarray(tasks)[jax.random.randint(of_task, (batch,), 0, len(tasks))]
+    task_B = tasks[jax.random.randint(of_task, (batch,), 0, len(tasks))]
     store_key, store_class = jax.random.split(of_store)
     pair_B = jax.random.randint(of_pair, (batch,), 0, PAIRS)
     key_BMC = unit(jax.random.normal(store_key, (batch, PAIRS, CODE)))
@@ -130,7 +137,7 @@ def teacher() -> np.ndarray:
     basis_NM = jnp.eye(2**QUBITS, dtype=jnp.complex64)
     with jax.ensure_compile_time_eval():
         made = jax.vmap(lambda state: run(circuit, jnp.asarray(angles, jnp.float32), state=state))
-        return np.asarray(made(basis_NM)).T
+        return np.asarray(jax.jit(made)(basis_NM)).T
 
 
 TEACHER = 1

@@ -113,13 +113,15 @@ class Cluster:
 
     def events(self) -> list[dict[str, Any]]:
         """The log; a line that is being written does not count."""
-        path = self.out / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self._lines()]
 
     def last_step(self) -> int:
-        """The newest step in the log."""
-        return max((event.get("step") or 0 for event in self.events()), default=0)
+        """The newest step in the log, of whose lines the last few have it."""
+        return max((json.loads(line).get("step") or 0 for line in self._lines()[-9:]), default=0)
+
+    def _lines(self) -> list[str]:
+        path = self.out / "metrics.jsonl"
+        return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
     def losses(self) -> dict[int, float]:
         """Loss of every step that was logged."""
@@ -137,8 +139,10 @@ class Cluster:
         own = {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self._cache),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes} "
-            "--xla_backend_optimization_level=0",
+            # All of it: what starts again compiles nothing.
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 "
+            f"--xla_force_host_platform_device_count={DEVICES // processes}",
         }
         if processes > 1:
             own["RTDLM_COORDINATOR"] = f"127.0.0.1:{port}"

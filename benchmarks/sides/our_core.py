@@ -53,7 +53,7 @@ def measure(spec: Spec) -> Answer:
 
 def fresh(model: TMSModel) -> Params:
     """Random parameters; of a policy's, those that make it listen to the price."""
-    params: Any = dict(model.init(jax.random.key(0)))
+    params: Any = dict(jax.jit(model.init)(jax.random.key(0)))
     path = "decoder/core/controller"
     if f"{path}/told" in params:
         decide_HO = 4.0 * params[f"{path}/decide"]["w"]

@@ -1,5 +1,6 @@
 """Everything that a run carries from step to step, and how it lies on a mesh."""
 
+import os
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,8 @@ class TrainState:
 
 def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state, made where it will lie: no whole array exists on any one device."""
-    create = _creator(model, optimizer)
+    # Compiled within `start`, since what is called as it is would be traced again.
+    create = jax.jit(_creator(model, optimizer))
     shapes = state_shapes(model, optimizer)
     shardings = state_shardings(shapes, mesh, model.config.mesh_strategy)
 
@@ -76,8 +78,9 @@ def state_of(
 
 def _compiled_once(mesh: Mesh) -> dict[str, Any] | None:
     """Options for a program that runs once: on a CPU, optimizing it takes longer than it saves."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": 1} if on_cpu else None
+    level, on_cpu = "xla_backend_optimization_level", mesh.devices.flat[0].platform == "cpu"
+    chosen = level in os.environ.get("XLA_FLAGS", "")
+    return {level: 1} if on_cpu and not chosen else None
 
 
 def _seed_words(model: TMSModel) -> np.ndarray:

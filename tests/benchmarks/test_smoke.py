@@ -170,6 +170,7 @@ def test_a_side_that_never_arrives_is_no_sooner(
     assert [result.holds for result in missed] == [False]
 
 
+@pytest.mark.usefixtures("all_here")
 def test_attention(tmp_path: Path) -> None:
     found = smoke("attention", tmp_path / "attention.json")
     for kind in ("sliding", "linear", "sparse"):
@@ -180,6 +181,7 @@ def test_attention(tmp_path: Path) -> None:
     assert found[f"{sliding}/dense over it at T 32, CPU"].bar == (">=", 3.0)
 
 
+@pytest.mark.usefixtures("all_here")
 def test_sparse(tmp_path: Path) -> None:
     found = smoke("sparse", tmp_path / "sparse.json")
     title = "experts 32 wide, float32, 1 thread"

@@ -24,6 +24,7 @@ DEVICES = 8
 FIELDS = (
     *("mesh.strategy=fsdp", "optimizer.name=adamw", "optimizer.epsilon=1e-5", "d_model=64"),
     *("num_heads=8", "num_kv_heads=8", "monitoring.tensorboard=false", "hosts.silent_seconds=20"),
+    *("short_conv=0", "value_residual=false"),
 )
 
 

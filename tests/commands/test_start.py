@@ -13,7 +13,7 @@ import pytest
 from rtdlm import evaluate, train
 from rtdlm.config.command_line import tell
 from rtdlm.inference import load_generator
-from tests.commands.conftest import arguments
+from tests.commands.conftest import SAMPLED, arguments
 
 # `python -m rtdlm.train`, which then says how many programs were compiled and found.
 SCRIPT = """
@@ -28,7 +28,7 @@ assert train.main(sys.argv[1:]) == 0
 print(json.dumps([events["cache_misses"], events["cache_hits"]]))
 """
 TROUBLE = "compiled programs are not kept here"
-LITTLE = ("num_layers=1", "d_model=16", "d_ff=16")
+LITTLE = ("num_layers=1", "d_model=16", "d_ff=16", *SAMPLED)
 TIMES = ("time", "seconds", "tokens_per_second", "mfu")
 
 

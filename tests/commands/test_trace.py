@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from rtdlm import evaluate, generate, trace, train
@@ -67,7 +68,7 @@ def test_a_trace_is_what_was_run(
     loaded = load_model(controlled)
     assert loaded.tokenizer is not None
     ids = loaded.tokenizer.encode(TEXT)[None]
-    spent = with_strategy(loaded.model, "fast").scores(loaded.params, ids, ids).spent
+    spent = jax.jit(with_strategy(loaded.model, "fast").scores)(loaded.params, ids, ids).spent
     assert spent is not None
     assert [token["steps"] for token in found["tokens"]] == spent.steps_BT[0].tolist()
     assert spent.calls_BTM is not None

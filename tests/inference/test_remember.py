@@ -31,9 +31,10 @@ def test_every_row_goes_on_from_the_memory_it_is_given() -> None:
     memory = generator().remember(LIFE)
     completions = generator().generate(PROMPTS, GREEDY, memory=memory)
     model, params = letters_model(num_layers=2, memory=STORES)
+    read = jax.jit(model.read)
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         ids, start = written(prompt, completion), completion.prompt_tokens
-        after = model.read(params, jnp.asarray(ids[None]), memory=memory)[0][0, :, :VOCABULARY]
+        after = read(params, jnp.asarray(ids[None]), memory=memory)[0][0, :, :VOCABULARY]
         assert ids[start:].tolist() == after[start - 1 : -1].argmax(-1).tolist()
     alone = generator().generate(PROMPTS, GREEDY)
     assert [found.tokens for found in alone] != [found.tokens for found in completions]

@@ -155,7 +155,8 @@ def test_without_a_controller_nothing_is_made_of_it() -> None:
     model = TMSModel(small_config())
     assert not [path for path in model.shapes if "core" in path]
     assert model.empty_cache(1, 4).core is None
-    assert model.scores(random_params(model), *2 * [jnp.ones((1, 4), jnp.int32)]).spent is None
+    ids = jnp.ones((1, 4), jnp.int32)
+    assert jax.eval_shape(model.scores, random_params(model), ids, ids).spent is None
 
 
 def test_memory_stands_before_a_core() -> None:

@@ -35,7 +35,7 @@ def test_every_parameter_of_a_graph_has_a_gradient(selection: str) -> None:
 def test_a_fresh_graph_is_ready_to_learn() -> None:
     """Unlike random parameters, fresh ones begin with equal queries and keys and shut biases."""
     model = TMSModel(small_config(**GRAPH))
-    params, batch = model.init(jax.random.key(0)), packed_batch(model.config, rows=2)
+    params, batch = jax.jit(model.init)(jax.random.key(0)), packed_batch(model.config, rows=2)
     ids, labels = jnp.asarray(batch.input_ids), jnp.asarray(batch.labels)
     slopes = jax.jit(jax.grad(lambda p: jnp.sum(model.scores(p, ids, labels).tokens.nll)))(params)
     edges = "decoder/layers/block/graph/edges"

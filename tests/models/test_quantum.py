@@ -20,7 +20,7 @@ FORMS = {"circuit": CIRCUIT, "uploaded": UPLOADED, "overlap": OVERLAP}
 @pytest.mark.parametrize("form", FORMS)
 def test_every_parameter_has_a_gradient(form: str) -> None:
     model = TMSModel(small_config(**FORMS[form]))
-    params, batch = model.init(jax.random.key(0)), packed_batch(model.config, rows=2)
+    params, batch = jax.jit(model.init)(jax.random.key(0)), packed_batch(model.config, rows=2)
     ids, labels = jnp.asarray(batch.input_ids), jnp.asarray(batch.labels)
     slopes = jax.jit(jax.grad(lambda p: jnp.sum(model.scores(p, ids, labels).tokens.nll)))(params)
     own = {p: leaves for p, leaves in slopes.items() if "/quantum" in p or "/overlap" in p}

@@ -19,18 +19,16 @@ from studies.mixture_modules import CONTRACTS
 from studies.mixture_tasks import CODE, TASKS, TOKENS, Mixture, draw
 
 ROWS = 12
-compiled = jax.jit(draw, static_argnames=("batch", "tasks"))
+MANY = 2000
 
 
 def drawn(seed: int, **how: Any) -> Mixture:
-    tasks.teacher()  # which is made outside of any trace
-    mixture: Mixture = compiled(jax.random.key(seed), **how)
-    return mixture
+    return draw(jax.random.key(seed), **how)
 
 
-def of_task(name: str, *, rows: int = ROWS) -> tuple[np.ndarray, np.ndarray, Mixture]:
-    """Tokens and answers of one task alone."""
-    mixture = drawn(0, batch=rows, tasks=(TASKS.index(name),))
+def of_task(name: str) -> tuple[np.ndarray, np.ndarray, Mixture]:
+    """Tokens and answers of many rows of one task alone."""
+    mixture = drawn(0, batch=MANY, tasks=(TASKS.index(name),))
     return np.asarray(mixture.rows.token_BTF), np.asarray(mixture.answer_B), mixture
 
 
@@ -122,8 +120,8 @@ def test_the_answer_of_depth_is_three_parities() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_no_class_of_a_task_is_common(name: str) -> None:
     """What one class alone is right for says what guessing is worth."""
-    _, answer, _ = of_task(name, rows=2000)
-    shares = np.bincount(answer, minlength=tasks.CLASSES) / 2000
+    _, answer, _ = of_task(name)
+    shares = np.bincount(answer, minlength=tasks.CLASSES) / MANY
     assert shares.max() < 0.25 and shares.min() > 0.03, shares
 
 
@@ -158,13 +156,16 @@ def test_costs_are_those_that_the_compiler_counts(name: str, params: Any) -> Non
 
 
 def test_a_chosen_module_says_what_it_says_among_all(mixture: Mixture, params: Any) -> None:
-    every, run_chosen = jax.jit(way.every)(params, mixture.rows), jax.jit(way.run_chosen)
+    @jax.jit  # as one, since both run all modules
+    def run_all(params: Any, rows: Any, weight_BM: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return way.every(params, rows), way.run_mixed(params, rows, weight_BM)
+
+    every, mixed = run_all(params, mixture.rows, jax.nn.one_hot(mixture.task_B, 4))
+    run_chosen = jax.jit(way.run_chosen)
     for choice in (mixture.task_B, jax.jit(way.dealt)(mixture), jnp.zeros(32, jnp.int32)):
         found = run_chosen(params, mixture.rows, choice)
         expected = jnp.take_along_axis(every, choice[None, :, None], axis=0)[0]
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    weight = jax.nn.one_hot(mixture.task_B, 4)
-    mixed = jax.jit(way.run_mixed)(params, mixture.rows, weight)
     needed = run_chosen(params, mixture.rows, mixture.task_B)
     np.testing.assert_allclose(mixed, needed, atol=1e-5)
 
@@ -188,7 +189,7 @@ def test_losses_move_what_they_are_meant_for(mixture: Mixture, params: Any) -> N
 def test_the_policy_learns_towards_the_module_that_loses_least(params: Any) -> None:
     """Modules are held; that of memory reads its store before any training."""
     at = way.TASKS.index("memory")
-    only = drawn(5, batch=256, tasks=(at,))
+    only = jax.tree.map(lambda x: x[:256], drawn(5, batch=MANY, tasks=(at,)))
 
     @jax.jit
     def chosen(params: Any) -> jax.Array:

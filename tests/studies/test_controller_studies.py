@@ -1,5 +1,6 @@
 """The tasks of mixed difficulty by hand, what is told of them, and the study at a tiny size."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -81,14 +82,14 @@ def test_few_sums_need_many_steps() -> None:
 @TASKS
 def test_a_deployed_run_answers_as_a_full_one(task: Task) -> None:
     net, examples = net_of(task), task.draw(jax.random.key(4), 64)
-    params = net.init(jax.random.key(7), examples)
+    params = jax.jit(net.init)(jax.random.key(7), examples)
     # As it begins, the controller goes by the number of the step.
     params["controller"]["steps"] *= 0.0
     params["controller/decide"]["w"] *= 30.0
     price = jnp.float32(0.5)
-    full = all_exits(task, net, params, examples)
-    exit_N, _ = exits_at(task, net, params, full.summary_SNF, price=price)
-    found = jax.jit(lambda: deployed(task, net, params, examples, price=price))()
+    full = jax.jit(partial(all_exits, task, net))(params, examples)
+    exit_N, _ = jax.jit(partial(exits_at, task, net))(params, full.summary_SNF, price=price)
+    found = jax.jit(partial(deployed, task, net))(params, examples, price=price)
     assert len(set(exit_N.tolist())) > 2
     np.testing.assert_array_equal(found.exit_N, exit_N)
     np.testing.assert_allclose(found.scores, full.scores[exit_N, jnp.arange(64)], atol=1e-4)
@@ -97,18 +98,19 @@ def test_a_deployed_run_answers_as_a_full_one(task: Task) -> None:
 @TASKS
 def test_a_depth_is_an_exit(task: Task) -> None:
     net, examples = net_of(task), task.draw(jax.random.key(6), 32)
-    params = net.init(jax.random.key(7), examples)
-    full = all_exits(task, net, params, examples)
-    found = at_depth(task, net, params, examples, depth=3)
+    params = jax.jit(net.init)(jax.random.key(7), examples)
+    full = jax.jit(partial(all_exits, task, net))(params, examples)
+    found = jax.jit(partial(at_depth, task, net, depth=3))(params, examples)
     np.testing.assert_allclose(found, full.scores[2], atol=1e-5)
 
 
 def test_a_carry_moves_one_place_a_step() -> None:
     """No exit knows of a digit that is farther to the right than it has steps."""
     net, examples = net_of(ADDITION_TASK), ADDITION_TASK.draw(jax.random.key(8), 32)
-    params = net.init(jax.random.key(9), examples)
+    params = jax.jit(net.init)(jax.random.key(9), examples)
     other = examples._replace(first_NW=(examples.first_NW.at[:, 0].add(1)) % 10)
-    before, after = (all_exits(ADDITION_TASK, net, params, e).scores for e in (examples, other))
+    run = jax.jit(partial(all_exits, ADDITION_TASK, net))
+    before, after = (run(params, e).scores for e in (examples, other))
     changed_SW = np.asarray(jnp.any(before != after, axis=(1, -1)))
     reached_SW = np.arange(17)[None] <= 1 + np.arange(10)[:, None]
     np.testing.assert_array_equal(changed_SW & ~reached_SW, False)
@@ -129,7 +131,7 @@ def test_costs_add_up() -> None:
 def test_operations_are_those_of_the_products() -> None:
     """A place of an addition multiplies 64 by 64 and 64 by 32 numbers."""
     net = net_of(ADDITION_TASK)
-    params = net.init(jax.random.key(0), ADDITION_TASK.draw(jax.random.key(0), 4))
+    params = jax.eval_shape(net.init, jax.random.key(0), ADDITION_TASK.draw(jax.random.key(0), 4))
     costs = counted(ADDITION_TASK, net, params)
     products = 2 * 17 * (64 * 64 + 64 * 32)
     assert products <= costs.step < 1.15 * products

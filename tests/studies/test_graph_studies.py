@@ -141,8 +141,8 @@ def test_none_is_as_likely_on_graphs_of_any_size_before_training() -> None:
     """A transformer that was never asked for a distance must not be judged by its score of it."""
     examples = graph_reach.draw(jax.random.key(0), batch=2, nodes=16)
     few, many = (graph_reach.NETS["transformer, 4 layers"](hops) for hops in (12, 32))
-    params = few.init(jax.random.key(1), examples)
-    short, long = few.apply(params, examples), many.apply(params, examples)
+    params = jax.jit(few.init)(jax.random.key(1), examples)
+    short, long = (jax.jit(net.apply)(params, examples) for net in (few, many))
     assert (short.shape[-1], long.shape[-1]) == (13, 33)
     # Of the answers that both have, none among them, the odds are the same.
     odds = [log[..., -1] - log[..., 3] for log in (short, long)]

@@ -87,7 +87,7 @@ def test_the_loss_is_the_mean_over_what_counts_in_all_sessions() -> None:
 def test_the_loss_of_a_model_and_its_gradient_are_those_of_its_logits() -> None:
     model = TMSModel(fitted(TINY, TASK, segments=3))
     knobs = Knobs.from_config(model.config)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     drawn = TASK.draw(np.random.default_rng(0), rows=2, segments=3, training=True)
     (rows,) = drawn
 
@@ -100,7 +100,7 @@ def test_the_loss_of_a_model_and_its_gradient_are_those_of_its_logits() -> None:
         return training_loss(model, params, drawn, knobs, cleared=())
 
     (expected, slopes), (value, grads) = (
-        jax.value_and_grad(function)(params) for function in (naive, ours)
+        jax.jit(jax.value_and_grad(function))(params) for function in (naive, ours)
     )
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     assert float(optax.tree.norm(slopes)) > 0.01
@@ -175,13 +175,12 @@ def test_losses_are_those_of_each_segment() -> None:
     text = np.frombuffer(b"abcd" * 40, np.uint8)
     task = Text(text, 128, segment=8)
     run = Run(TINY, task)
-    params = TMSModel(fitted(TINY, task, segments=3)).init(jax.random.key(0))
+    model = TMSModel(fitted(TINY, task, segments=3))
+    params, scores = jax.jit(model.init)(jax.random.key(0)), jax.jit(model.scores)
     batches = list(task.whole(rows=2, segments=3))
     losses = run.losses(params, batches, segments=3)
-    model = TMSModel(fitted(TINY, task, segments=3))
     nll = [
-        np.asarray(model.scores(params, rows.ids_BT, rows.labels_BT).tokens.nll)
-        for (rows,) in batches
+        np.asarray(scores(params, rows.ids_BT, rows.labels_BT).tokens.nll) for (rows,) in batches
     ]
     expected = np.concatenate(nll).reshape(-1, 3, 8).mean((0, 2))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 """The studies of quantum circuits in models: their sides by hand, and each once at a tiny size."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -30,10 +31,11 @@ def test_the_dense_layers_have_the_parameters_of_the_circuit(size: quantum_digit
 
 def test_a_frozen_circuit_gets_no_gradient_and_the_rest_does() -> None:
     net = quantum_digits.net(quantum_digits.middles(SMOKE)[FROZEN], SMOKE)
-    params = net.init(jax.random.key(0), EXAMPLES)
+    params = jax.jit(net.init)(jax.random.key(0), EXAMPLES)
 
     def slopes(frozen: bool) -> dict[str, float]:
-        grads = jax.grad(lambda p: quantum_digits.loss(net, p, EXAMPLES, frozen=frozen))(params)
+        loss = partial(quantum_digits.loss, net, frozen=frozen)
+        grads = jax.jit(jax.grad(loss))(params, EXAMPLES)
         return {
             path: float(np.abs(own.get("w", own.get("angles"))).max())
             for path, own in grads.items()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from rtdlm.models import TMSModel
 from rtdlm.parallel import path_name
-from rtdlm.training.state import init_state, state_of, state_shardings
+from rtdlm.training.state import init_state, state_of, state_shapes, state_shardings
 from tests.models.small import assert_trees_equal, small_config
 from tests.training.runs import ONE, Run, flat
 
@@ -85,6 +86,20 @@ def test_the_same_seed_gives_the_same_bits_on_any_mesh() -> None:
     assert (table != one["params/decoder/embedding"]).all()
 
 
+def test_a_start_traces_its_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its shapes and for its values: tracing is what a warm start waits for."""
+    run, calls, init = Run(small_config()), [], TMSModel.init
+
+    def counted(model: TMSModel, key: jax.Array) -> Any:
+        calls.append(key)
+        return init(model, key)
+
+    monkeypatch.setattr(TMSModel, "init", counted)
+    state_shapes(run.model, run.optimizer)
+    init_state(run.model, run.optimizer, run.mesh)
+    assert len(calls) == 1
+
+
 def test_randomness_of_the_run_is_not_that_of_initialisation() -> None:
     run = Run(small_config())
     state = init_state(run.model, run.optimizer, run.mesh)
@@ -99,6 +114,8 @@ def test_another_seed_compiles_no_other_program(monkeypatch: pytest.MonkeyPatch)
 
     def noted(function: Any, **options: Any) -> Any:
         compiled = jit(function, **options)
+        if "out_shardings" not in options:
+            return compiled  # is a part of one that has them
 
         def run(*arguments: Any) -> Any:
             programs.append(compiled.lower(*arguments).as_text())

@@ -55,12 +55,15 @@ def both(graph: Dense) -> list[Dense | EdgeList]:
 def made(build: Any, *given: Any) -> tuple[Any, Any]:
     """Parameters, none of them as plain as a fresh one, and the function of them."""
     pure = hk.without_apply_rng(hk.transform(build))
-    params = pure.init(jax.random.key(2), *given)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    noise = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
-    return params, jax.jit(pure.apply)
+
+    @jax.jit
+    def start(*given: Any) -> Any:
+        leaves, tree = jax.tree.flatten(pure.init(jax.random.key(2), *given))
+        keys = jax.random.split(jax.random.key(3), len(leaves))
+        noise = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+    return start(*given), jax.jit(pure.apply)
 
 
 def test_lists_of_edges_are_the_dense_graph() -> None:
@@ -368,10 +371,12 @@ def test_queries_and_keys_begin_equal_and_are_two() -> None:
         return DynamicGraphBuilder(neighbours=2, tied=tied)(x, allowed_BNM=allowed).weight_BRNM
 
     pure = hk.without_apply_rng(hk.transform(build))
-    tied, free = (pure.init(jax.random.key(0), nodes(), tied) for tied in (True, False))
+    init = jax.jit(pure.init, static_argnums=2)
+    tied, free = (init(jax.random.key(0), nodes(), tied) for tied in (True, False))
     np.testing.assert_array_equal(tied["edges/query"]["w"], tied["edges/key"]["w"])
     assert (tied["edges/query"]["w"] != free["edges/key"]["w"]).any()
-    grads = jax.grad(lambda p: jnp.sum(pure.apply(p, nodes(), True)[..., 0] ** 2))(tied)
+    loss = lambda p: jnp.sum(pure.apply(p, nodes(), True)[..., 0] ** 2)  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(tied)
     assert (grads["edges/query"]["w"] != grads["edges/key"]["w"]).any()
 
 

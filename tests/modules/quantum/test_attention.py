@@ -40,7 +40,7 @@ def test_tokens_are_read_by_the_overlap_of_their_states() -> None:
         return layer(x, allowed_BTS=allowed, positions_BT=positions)[0]
 
     pure = hk.without_apply_rng(hk.transform(build))
-    params = pure.init(jax.random.key(1), x)
+    params = jax.jit(pure.init)(jax.random.key(1), x)
     w = {path.split("/")[-1]: jax.tree.map(np.asarray, own) for path, own in params.items()}
     angles = w["overlap"]["angles"]
     given = {

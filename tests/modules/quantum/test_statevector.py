@@ -63,7 +63,7 @@ def test_random_clifford_circuits_are_those_of_stim(num_qubits):
     peer = stim.TableauSimulator()
     for each in circuit.ops:
         peer.do(stim.Circuit(f"{each.gate} {' '.join(map(str, each.qubits))}"))
-    found = jax.jit(lambda: run(circuit))()
+    found = jax.jit(lambda state: run(circuit, state=state))(zero_state(num_qubits))
     assert fidelity(found, peer.state_vector(endian="big")) >= 1 - 1e-6
 
 
