@@ -2,8 +2,8 @@
 
 Rows are triples of two sorts, half of each:
 
-    a b F(a, b)         F drawn once: 1024 facts, which only a token of b's alphabet must look up
-    k k+1 k+2           modulo 32, which is a rule
+    a b F(a, b)         F drawn once: 4096 facts, which only a token of b's alphabet must look up
+    k k+1 k+2           modulo 64, which is a rule
 
 Sides have the same core of up to three steps and the same table of hashed pairs of tokens:
 
@@ -46,7 +46,7 @@ from studies.small_nets import Side, Trainer, parameters
 DESCRIPTION = "a table that a language model calls, on text of which a part needs it"
 SEEDS = 3
 CALLED, ALWAYS, NONE = "called", "always", "none"
-NAMES = 32
+NAMES = 64
 """Tokens of each alphabet: of a, of b, of F(a, b) and of k."""
 FACTS = 7
 """Seed of F."""
@@ -109,7 +109,7 @@ class Ran(NamedTuple):
 
 def config_of(side: str) -> AGIConfig:
     """The model of a side."""
-    table: dict[str, Any] = {"kind": "ngram", "orders": [2], "rows": 4096, "heads": 2, "dim": 32}
+    table: dict[str, Any] = {"kind": "ngram", "orders": [2], "rows": 16384, "heads": 2, "dim": 32}
     controller: dict[str, Any] = {"max_steps": 3}
     if side == CALLED:
         controller["calls"] = ["knowledge"]
