@@ -20,7 +20,7 @@ Axes: B batch, T time, S slots, C tokens of a tile, D model, K steps, M modules 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import haiku as hk
 import jax
@@ -30,6 +30,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models.block import Block, BlockInput, Stream, remat
 from rtdlm.models.cache import LayerCache
 from rtdlm.models.called import CLOSED, Called, straight_through
+from rtdlm.models.core_state import AllExits, Given, Spent, State, counted, spent
 from rtdlm.models.deep import of_chosen
 from rtdlm.models.layers import core_plans
 from rtdlm.models.norms import make_norm
@@ -57,62 +58,6 @@ def is_trained(path: str) -> bool:
     Balancing biases have a rule of their own, and prices are found by `rtdlm.evaluation.pricing`.
     """
     return not (is_bias(path) or path.endswith("core/log_prices"))
-
-
-class Spent(NamedTuple):
-    """What was run for each token; float32."""
-
-    steps_BT: jax.Array
-    """Steps of the core."""
-    confidence_BT: jax.Array
-    """Log odds that the first choice is right, as said at the last step."""
-    open_BT: jax.Array
-    """Probability of not having halted by then; at most a half unless steps ran out."""
-    calls_BTM: jax.Array | None = None
-    """Times that it called each module; None where there is none to call."""
-
-
-class AllExits(NamedTuple):
-    """Every token's state after every step, for training."""
-
-    x_KBTD: jax.Array
-    halt_KBT: jax.Array
-    confidence_KBT: jax.Array
-    steps_BT: jax.Array
-    """Float32; where each token would have stopped."""
-    price_B: jax.Array
-    choice_KBTM: jax.Array | None = None
-    """Logits of what to call in the step after; None where there is nothing to call."""
-    calls_BT: jax.Array | None = None
-    """Float32; modules that each token called before it stopped."""
-
-
-class Given(NamedTuple):
-    """What stays the same through all steps; made once."""
-
-    stream: Stream
-    inject_BTD: jax.Array
-    opens_BTD: jax.Array
-    input: BlockInput
-    blocks: tuple[Block, ...]
-    gate: CopyGate
-    controller: ComputeController
-    called: Called
-
-
-class State(NamedTuple):
-    """What a step changes, apart from keys and values."""
-
-    x_BTD: jax.Array
-    log_open_BT: jax.Array
-    """Of the probability of not having halted."""
-    active_BT: jax.Array
-    steps_BT: jax.Array
-    confidence_BT: jax.Array
-    choice_BTM: jax.Array | None = None
-    """Logits of what to call in the next step; None where there is nothing to call."""
-    calls_BTM: jax.Array | None = None
-    """Times that each token called each module."""
 
 
 class Core(hk.Module):
@@ -207,7 +152,7 @@ class Core(hk.Module):
         first = self._first(stream, given.weights_BT > 0)
         unroll = 1 if in_tiles else self.num_steps
         (last, _), _ = _scan(step, (first, kv), self.num_steps, unroll=unroll)
-        return last.x_BTD, _spent(last)
+        return last.x_BTD, spent(last)
 
     @hk.name_like("__call__")
     def extend(
@@ -241,7 +186,7 @@ class Core(hk.Module):
                 state, kv = hk.cond(some, run, lambda state, kv: (state, kv), state, kv)
             last = [_new_tokens(one, rows.positions_BT) for one in kv]
             after.append(kv)
-        return state.x_BTD, _spent(state), tuple(after)
+        return state.x_BTD, spent(state), tuple(after)
 
     @hk.transparent
     def _given(self, stream: Stream, given: BlockInput) -> Given:
@@ -289,7 +234,7 @@ class Core(hk.Module):
             written_BTD = own.called.for_all(state.x_BTD, on_BTM, ngrams)
         else:
             written_BTD = own.called.for_some(state.x_BTD, on_BTM, ngrams, tile=tile)
-        return _counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
+        return counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
 
     @hk.transparent
     def _with_all_called(
@@ -306,7 +251,7 @@ class Core(hk.Module):
         write = remat(own.called.for_all, self.config.remat)
         written_BTD = write(state.x_BTD, gate_BTM, ngrams)
         on_BTM &= state.active_BT[..., None]
-        return _counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
+        return counted(state, on_BTM), own._replace(inject_BTD=own.inject_BTD + written_BTD)
 
     def _in_places(self, own: Given, batch: int, length: int) -> Given:
         """`own`, tokens at their places in the row, whatever documents it holds."""
@@ -469,16 +414,6 @@ def tile_of(length: int) -> int:
 
 def _stopped(kv: tuple[StoppedCache, ...], active_BT: jax.Array) -> tuple[StoppedCache, ...]:
     return tuple(one._replace(stopped_BS=~active_BT) for one in kv)
-
-
-def _spent(state: State) -> Spent:
-    open_BT = jnp.exp(state.log_open_BT)
-    return Spent(state.steps_BT, state.confidence_BT, open_BT, state.calls_BTM)
-
-
-def _counted(state: State, on_BTM: jax.Array) -> State:
-    assert state.calls_BTM is not None
-    return state._replace(calls_BTM=state.calls_BTM + on_BTM.astype(jnp.float32))
 
 
 def _scan(step: Any, first: Any, count: int, *, unroll: int = 1) -> tuple[Any, Any]:

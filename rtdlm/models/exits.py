@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.models.core import AllExits
+from rtdlm.models.core_state import AllExits
 from rtdlm.modules import head
 from rtdlm.modules.controller import divergence_from_uniform, expected
 from rtdlm.modules.primitives import log_halting

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rtdlm.models.block import BlockOutput, Earlier
 from rtdlm.models.cache import DecodeCache
-from rtdlm.models.core import AllExits, Spent
+from rtdlm.models.core_state import AllExits, Spent
 from rtdlm.models.exits import Pondered
 from rtdlm.models.memory import MemoryState
 from rtdlm.modules import head

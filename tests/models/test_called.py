@@ -11,7 +11,7 @@ from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel, core
 from rtdlm.models.called import straight_through
 from rtdlm.models.contracts import call_costs, contract_table, step_cost
-from rtdlm.models.core import AllExits
+from rtdlm.models.core_state import AllExits
 from rtdlm.models.cost import count_parameters
 from rtdlm.models.exits import exit_losses
 from rtdlm.modules.controller.controller import HIDDEN
