@@ -24,6 +24,7 @@ from tests.models.small import (
     OVERLAP,
     RICH,
     ROOMY,
+    assert_trees_close,
     random_params,
     small_config,
 )
@@ -98,6 +99,8 @@ class Decoding:
         cache: DecodeCache,
         lengths_B: np.ndarray | None = None,
     ) -> tuple[np.ndarray, DecodeCache]:
+        if lengths_B is None:  # no program of its own, but in one test
+            lengths_B = np.full(ids_BT.shape[:1], ids_BT.shape[1], np.int32)
         scores, cache = self._extend(
             self.params, ids_BT, positions_BT=positions_BT, cache=cache, lengths_B=lengths_B
         )
@@ -131,6 +134,17 @@ def test_pieces_of_any_size_equal_the_forward_pass(
     keys, config = kept.key_BSKE, decoding.model.config
     assert keys.shape == (segments(config)[0].repeats, 2, SLOTS, config.kv_heads, 4)
     assert not np.asarray(keys[:, :, LENGTH:]).any(), "slots beyond the row stay empty"
+
+
+def test_without_lengths_all_tokens_count() -> None:
+    decoding = decoding_of("rich")
+    cache, positions = decoding.model.empty_cache(2, SLOTS), jnp.arange(LENGTH)[None]
+    positions = jnp.broadcast_to(positions, (2, LENGTH))
+    told = decoding.extend(decoding.ids_BT, positions, cache)
+    untold = jax.jit(decoding.model.extend)(
+        decoding.params, decoding.ids_BT, positions_BT=positions, cache=cache
+    )
+    assert_trees_close(untold, told, atol=1e-6)
 
 
 def test_rows_of_different_lengths_share_a_batch(decoding: Decoding) -> None:
