@@ -164,12 +164,18 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     size = SMOKE if flags.smoke else WHOLE
     sides = {name: Judge(name, size) for name in (CALLED, ALWAYS, NONE)}
     found = chosen(flags, sides, smoke=(CALLED,))
-    one = lambda name, judge, seed: judge(seed)  # noqa: E731
-    told = lambda ran: ", ".join(  # noqa: E731
-        f"{strategy}: {read.loss:.3f} nats" for strategy, read in ran.read.items()
-    )
-    for ran in each(found, one, told, flags=flags, usual=SEEDS):
+    for ran in each(found, judged, losses_told, flags=flags, usual=SEEDS):
         yield results(ran)
+
+
+def judged(_: str, judge: "Judge", seed: int) -> Ran:
+    """A side with a seed, for `each`."""
+    return judge(seed)
+
+
+def losses_told(ran: Ran) -> str:
+    """What to print of it."""
+    return ", ".join(f"{strategy}: {read.loss:.3f} nats" for strategy, read in ran.read.items())
 
 
 class Judge:

@@ -118,7 +118,7 @@ class Run:
         self.model = cache(self._new_model)
         """The model for rows of so many segments."""
         self._steps = cache(self._new_step)
-        self._compiled = cache(self._new_compiled)
+        self._scores = cache(lambda segments: jax.jit(self.model(segments).scores))
 
     @property
     def parameters(self) -> int:
@@ -166,7 +166,7 @@ class Run:
             batch_tokens: of the rows judged at once; fewer need less memory.
         """
         task = self._task if task is None else task
-        judge = self._judges(segments, self._cleared if cleared is None else cleared)
+        judge = self._judge(segments, self._cleared if cleared is None else cleared)
         random = np.random.default_rng(2**32 + segments)
         batch = min(rows, max(1, batch_tokens // (segments * task.segment)))
         found: list[np.ndarray] = []
@@ -180,7 +180,7 @@ class Run:
 
     def losses(self, params: Any, batches: Iterable[Sessions], *, segments: int) -> np.ndarray:
         """Mean loss of each segment of a row, over all rows [nats a token]."""
-        judge = self._judges(segments, self._cleared)
+        judge = self._judge(segments, self._cleared)
         found = []
         for drawn in batches:
             nll_BT = np.asarray(judge(params, drawn)[-1][1], np.float64)
@@ -205,26 +205,17 @@ class Run:
 
         return jax.jit(step, donate_argnums=(0, 1))
 
-    def _new_compiled(self, segments: int) -> "Compiled":
-        return Compiled(jax.jit(self.model(segments).scores))
-
-    def _judges(
+    def _judge(
         self, segments: int, cleared: Sequence[str]
     ) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
         # Session by session, so that whatever is cleared between them is the same program.
-        model = self._compiled(segments)
+        scores_of = self._scores(segments)
 
         def judge(params: Any, drawn: Sessions) -> list[tuple[jax.Array, jax.Array]]:
-            found = sessions_scores(model, params, drawn, cleared=cleared)
+            found = sessions_scores(scores_of, params, drawn, cleared=cleared)
             return [(scores.tokens.top1, scores.tokens.nll) for scores in found]
 
         return judge
-
-
-class Compiled(NamedTuple):
-    """Of a model."""
-
-    scores: Callable[..., Any]
 
 
 def update(
@@ -251,19 +242,22 @@ def training_loss(
         loss_terms(session.weights_BT, knobs, scale=1.0 / jnp.maximum(weight, 1.0))
         for session in drawn
     ]
-    found = sessions_scores(model, params, drawn, cleared=cleared, terms=terms)
+    found = sessions_scores(model.scores, params, drawn, cleared=cleared, terms=terms)
     return sum(scores.objective for scores in found) / jnp.maximum(weight, 1.0)
 
 
 def sessions_scores(
-    model: Any,
+    scores_of: Callable[..., Any],
     params: Any,
     drawn: Sessions,
     *,
     cleared: Sequence[str],
     terms: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Scores of each session, which begins with what memory the one before it left."""
+    """Scores of each session, which begins with what memory the one before it left.
+
+    `scores_of` is a model's `scores`.
+    """
     found: list[Any] = []
     for number, session in enumerate(drawn):
         own: dict[str, Any] = {} if terms is None else {"terms": terms[number]}
@@ -271,7 +265,7 @@ def sessions_scores(
             memory = found[-1].memory
             assert memory is not None, "sessions need a memory"
             own["memory"] = without(memory, cleared)
-        found.append(model.scores(params, session.ids_BT, session.labels_BT, **own))
+        found.append(scores_of(params, session.ids_BT, session.labels_BT, **own))
     return found
 
 

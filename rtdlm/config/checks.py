@@ -104,7 +104,7 @@ def _check_layers(config: "AGIConfig") -> None:
     knowledge = config.knowledge
     count, told = _stacked(config)
     require(
-        knowledge.kind == "none" or knowledge.stride <= count or _calls(config, "knowledge"),
+        knowledge.kind == "none" or knowledge.stride <= count or "knowledge" in config.called,
         f"knowledge.every={knowledge.stride} exceeds {told}: no layer would have a memory; choose "
         "less",
     )
@@ -155,7 +155,7 @@ def _check_graph(config: "AGIConfig") -> None:
 def _check_quantum(config: "AGIConfig") -> None:
     number, quantum = config.quantum_layers, config.quantum
     count, told = _stacked(config)
-    called = _calls(config, "quantum")
+    called = "quantum" in config.called
     require(called or 0 <= number <= count, f"quantum_layers={number} is outside 0 to {told}")
     for item in fields(quantum):
         value = getattr(quantum, item.name)
@@ -225,15 +225,10 @@ def _check_controller(config: "AGIConfig") -> None:
     _check_calls(config)
 
 
-def _calls(config: "AGIConfig", name: str) -> bool:
-    """Whether the module stands in a controller's core, to be called."""
-    return config.use_compute_controller and name in config.controller.called
-
-
 def _check_calls(config: "AGIConfig") -> None:
     """Of modules that stand in the core."""
-    told = f"controller.calls={list(config.controller.called)}"
-    if _calls(config, "knowledge"):
+    told = f"controller.calls={list(config.called)}"
+    if "knowledge" in config.called:
         knowledge = config.knowledge
         require(
             knowledge.kind != "none",
@@ -244,7 +239,7 @@ def _check_calls(config: "AGIConfig") -> None:
             f"knowledge.every={knowledge.every} has no effect with {told}: the memory stands in "
             "the controller's core; remove one",
         )
-    if _calls(config, "quantum"):
+    if "quantum" in config.called:
         require(
             config.quantum_layers == 1,
             f"{told} needs quantum_layers=1, the one in the controller's core, not "

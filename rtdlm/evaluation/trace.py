@@ -24,6 +24,8 @@ from rtdlm.models.cost import forward_flops_per_token
 from rtdlm.models.tms import Params
 from rtdlm.monitoring.curves import STYLE
 
+CALLS = "tab:red"
+"""Of the frame around tokens that called a module."""
 WIDTH = 88
 """Characters of a line in the picture."""
 
@@ -134,7 +136,7 @@ class Trace:
         return f"{self._planned_flops / 1e6:.3f} MFLOP planned"
 
     def picture(self) -> bytes:
-        """The text with every token on the colour of its steps, as PNG."""
+        """The text with every token on the colour of its steps, callers framed, as PNG."""
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
@@ -150,6 +152,11 @@ class Trace:
                     -row, len(shown), left=column, height=0.9, color=colours(0.08 + 0.72 * share),
                     edgecolor="white", linewidth=0.6,
                 )  # fmt: skip
+                if any(token.calls):
+                    axes.barh(
+                        -row, len(shown) - 0.2, left=column + 0.1, height=0.78, fill=False,
+                        edgecolor=CALLS,
+                    )  # fmt: skip
                 axes.text(
                     column + len(shown) / 2, -row, shown, family="monospace", fontsize=8,
                     ha="center", va="center", color="black" if share < 0.67 else "white",
@@ -163,6 +170,9 @@ class Trace:
                 )
                 for step in range(1, self.max_steps + 1)
             ]
+            if self.modules:
+                label = f"calls of {' or '.join(self.modules)}"
+                marks.append(mpl.patches.Patch(fill=False, edgecolor=CALLS, label=label))
             axes.legend(handles=marks, ncols=len(marks), loc="lower left", bbox_to_anchor=(0, 1))
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", metadata={"Software": None})

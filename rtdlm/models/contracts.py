@@ -122,8 +122,7 @@ def contract_table(config: AGIConfig) -> list[str]:
     found = [(contract, contract.cost(config)) for contract in CONTRACTS.values()]
     return [
         f"{contract.name}: {cost:,.0f} operations a token, by the {unit_of(contract, config)}; "
-        f"offers "
-        f"{contract.offers}; left out: {contract.skipped}"
+        f"offers {contract.offers}; left out: {contract.skipped}"
         for contract, cost in found
         if cost
     ]

@@ -17,10 +17,10 @@ from rtdlm.models.exits import exit_losses
 from rtdlm.modules.controller.controller import HIDDEN
 from rtdlm.modules.head import LossTerms
 from rtdlm.training.knobs import Knobs
-from rtdlm.training.loss import loss_sums, loss_terms
+from rtdlm.training.loss import loss_terms
 from tests.models.small import CALLED, KEYS, packed_batch, random_params, small_config
 from tests.models.test_contracts import CORE, WIDE
-from tests.models.test_core import MIDDLE, features
+from tests.models.test_core import MIDDLE, features, slopes_of
 
 SEARCHED: dict[str, Any] = {
     **CALLED,
@@ -33,6 +33,10 @@ SEARCHED: dict[str, Any] = {
 
 def calling(**controller: Any) -> AGIConfig:
     return small_config(**{**CALLED, "controller": CALLED["controller"] | controller})
+
+
+def chance(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
 
 
 def real_tokens(config: AGIConfig) -> np.ndarray:
@@ -98,17 +102,7 @@ def test_thorough_calls_everything_in_every_step_but_the_first() -> None:
 
 
 def test_everything_that_is_called_learns_and_so_do_choices() -> None:
-    config = calling()
-    model = TMSModel(config)
-    params, batch = random_params(model), packed_batch(config, rows=2)
-    knobs = Knobs.from_config(config)
-
-    def objective(params: Any) -> jax.Array:
-        terms = loss_terms(batch.weights, knobs, scale=jnp.float32(1))
-        scores = model.batch_scores(params, batch, terms=terms, key=jax.random.key(0))
-        return loss_sums(scores, batch.weights, knobs).objective
-
-    slopes = jax.jit(jax.grad(objective))(params)
+    slopes = slopes_of(calling())
     own = [path for path in slopes if "core/knowledge" in path or "core/quantum" in path]
     assert len(own) == 10
     for path in own:
@@ -118,12 +112,26 @@ def test_everything_that_is_called_learns_and_so_do_choices() -> None:
     assert np.asarray(decide["w"]).any(axis=0).all() and np.asarray(decide["b"]).all()
 
 
+def test_in_some_rows_everything_is_called_so_that_what_nobody_calls_learns() -> None:
+    """With choices that are all closed; without a key no row is such a row."""
+    config = calling(even_share=1.0)
+    params: Any = random_params(TMSModel(config))
+    decide = params["decoder/core/controller/decide"]
+    closed = np.asarray(decide["b"]).copy()
+    closed[1:] = -100.0
+    params["decoder/core/controller/decide"] = {**decide, "b": jnp.asarray(closed)}
+    for key, learns in ((None, False), (jax.random.key(0), True)):
+        slopes = slopes_of(config, params=params, key=key)
+        for path in ("decoder/core/knowledge/value", "decoder/core/quantum/output"):
+            assert np.asarray(slopes[path]["w"]).any() == learns, path
+
+
 def test_a_gate_is_what_was_decided_and_has_the_slope_of_the_probability() -> None:
     logit = jnp.asarray([-6.0, -0.3, 0.0, 2.0])
     on = jnp.asarray([False, True, False, True])
     np.testing.assert_array_equal(straight_through(logit, on), [0.0, 1.0, 0.0, 1.0])
     slope = jax.grad(lambda logit: jnp.sum(straight_through(logit, on)))(logit)
-    share = 1 / (1 + np.exp(-np.asarray(logit)))
+    share = chance(np.asarray(logit))
     np.testing.assert_allclose(slope, share * (1 - share), rtol=1e-5)
 
 
@@ -147,7 +155,6 @@ def test_calls_are_paid_for_by_the_exits_after_them() -> None:
         exit_losses(one, *told, even=even, costs=costs, cap=None, chunk_size=4).pondered
         for one in (exits, exits._replace(choice_KBTM=None))
     )
-    chance = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     for b in range(B):
         for t in range(T):
             stop = chance(halt[:, b, t])

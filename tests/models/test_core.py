@@ -38,6 +38,7 @@ def features(config: AGIConfig, params: Params, *, training: bool, rows: int = 4
     return jax.jit(lambda params: apply(params, None))(params)
 
 
+KEY = jax.random.key(0)
 MIDDLE = {"price": 0.1, "lowest_price": 0.05, "highest_price": 0.2}
 
 
@@ -105,18 +106,25 @@ def test_a_strategy_has_a_price_of_its_own() -> None:
     assert not np.array_equal(found["fast"].steps_BT, found["balanced"].steps_BT)
 
 
-def test_every_parameter_of_layers_and_policy_learns() -> None:
-    config = controlled()
+def slopes_of(
+    config: AGIConfig, *, params: Any = None, key: jax.Array | None = KEY, policy: bool = True
+) -> Params:
+    """The gradient of one batch's objective; `policy` includes the losses of the policy."""
     model = TMSModel(config)
-    params, batch = random_params(model), packed_batch(config, rows=2)
-    knobs = Knobs.from_config(config)
+    params = random_params(model) if params is None else params
+    batch, knobs = packed_batch(config, rows=2), Knobs.from_config(config)
 
     def objective(params: Params) -> jax.Array:
         terms = loss_terms(batch.weights, knobs, scale=jnp.float32(1))
-        scores = model.batch_scores(params, batch, terms=terms, key=jax.random.key(0))
-        return loss_sums(scores, batch.weights, knobs).objective
+        scores = model.batch_scores(params, batch, terms=terms, key=key)
+        assert scores.objective is not None
+        return loss_sums(scores, batch.weights, knobs).objective if policy else scores.objective
 
-    slopes = jax.jit(jax.grad(objective))(params)
+    return jax.jit(jax.grad(objective))(params)
+
+
+def test_every_parameter_of_layers_and_policy_learns() -> None:
+    slopes = slopes_of(controlled())
     own = {path: leaves for path, leaves in slopes.items() if "/core" in path}
     assert len(own) == 21
     for path, leaves in own.items():
@@ -127,23 +135,9 @@ def test_every_parameter_of_layers_and_policy_learns() -> None:
 
 def test_the_policy_moves_the_policy_alone() -> None:
     """Its losses have no gradient for layers: with them or without, those learn the same."""
-    config = controlled()
-    model = TMSModel(config)
-    params, batch = random_params(model), packed_batch(config, rows=2)
-    knobs = Knobs.from_config(config)
-
-    def slopes(policy: bool) -> Params:
-        def objective(params: Params) -> jax.Array:
-            terms = loss_terms(batch.weights, knobs, scale=jnp.float32(1))
-            scores = model.batch_scores(params, batch, terms=terms)
-            assert scores.objective is not None
-            if not policy:
-                return scores.objective
-            return loss_sums(scores, batch.weights, knobs).objective
-
-        return jax.jit(jax.grad(objective))(params)
-
-    with_policy, without = slopes(True), slopes(False)
+    with_policy, without = (
+        slopes_of(controlled(), key=None, policy=policy) for policy in (True, False)
+    )
     for path, leaves in without.items():
         for name, leaf in leaves.items():
             same = np.allclose(leaf, with_policy[path][name], rtol=1e-4, atol=1e-5)

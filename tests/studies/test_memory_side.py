@@ -59,7 +59,7 @@ def session(length: int, *, counted: int) -> Asked:
 
 def test_memory_goes_from_session_to_session() -> None:
     drawn = (session(8, counted=1), session(4, counted=1), session(2, counted=1))
-    found = sessions_scores(Recorder(), jnp.float32(0.0), drawn, cleared=())
+    found = sessions_scores(Recorder().scores, jnp.float32(0.0), drawn, cleared=())
     assert [float(scores.before) for scores in found] == [0, 8, 12]
 
 
@@ -72,7 +72,7 @@ def test_between_sessions_tiers_are_cleared(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(memory_side, "without", without)
     drawn = (session(8, counted=1), session(4, counted=1), session(2, counted=1))
-    found = sessions_scores(Recorder(), jnp.float32(0.0), drawn, cleared=("stm", "ltm"))
+    found = sessions_scores(Recorder().scores, jnp.float32(0.0), drawn, cleared=("stm", "ltm"))
     assert [float(scores.before) for scores in found] == [0, 4, 4]
     assert told == [("stm", "ltm")] * 2
 
@@ -166,7 +166,7 @@ def test_a_row_is_right_together_if_all_its_answers_are(monkeypatch: pytest.Monk
         first_BT = rows.asked_BT & (rows.asked_BT.cumsum(1) == 1)
         return [(first_BT.astype(np.float32), np.zeros(first_BT.shape))]
 
-    monkeypatch.setattr(run, "_judges", lambda segments, cleared: judge)
+    monkeypatch.setattr(run, "_judge", lambda segments, cleared: judge)
     assert run.right(None, segments=2, rows=4) == 0.5
     assert run.right(None, segments=2, rows=4, together=True) == 0.0
 

@@ -90,8 +90,9 @@ def test_several_hosts_read_a_share_each_and_only_the_parts_that_they_place(
     whole = Snapshot(4, flatten_tree(PARAMS), {}, {}, to_yaml(CONFIG), BYTES.definition)
 
     def act(member: Member) -> None:
-        options = {"keep_last": 1, "keep_every": 0, "part_bytes": 10**9}
-        with CheckpointStore(tmp_path, **options, group=member) as store:  # type: ignore[arg-type]
+        with CheckpointStore(
+            tmp_path, keep_last=1, keep_every=0, part_bytes=10**9, group=member
+        ) as store:
             store.save(own(whole, member))
 
     assert together(3, act) == [None] * 3

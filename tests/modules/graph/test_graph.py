@@ -375,7 +375,10 @@ def test_queries_and_keys_begin_equal_and_are_two() -> None:
     tied, free = (init(jax.random.key(0), nodes(), tied) for tied in (True, False))
     np.testing.assert_array_equal(tied["edges/query"]["w"], tied["edges/key"]["w"])
     assert (tied["edges/query"]["w"] != free["edges/key"]["w"]).any()
-    loss = lambda p: jnp.sum(pure.apply(p, nodes(), True)[..., 0] ** 2)  # noqa: E731
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(pure.apply(params, nodes(), True)[..., 0] ** 2)
+
     grads = jax.jit(jax.grad(loss))(tied)
     assert (grads["edges/query"]["w"] != grads["edges/key"]["w"]).any()
 
