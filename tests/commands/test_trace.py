@@ -82,6 +82,10 @@ def test_a_trace_is_what_was_run(
         found["other_flops"] + 0.35 * (every - found["other_flops"])
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert trace.main([*given[:-1], "thorough", "--json"]) == 0
+    whole = json.loads(told(capsys))
+    assert whole["mean_calls"] == [2.0] and whole["mean_steps"] == 3.0
+    assert whole["spent_flops"] == pytest.approx(every) == whole["all_steps_flops"]
     assert trace.main(given) == 0
     assert told(capsys).count("#") == sum(token["steps"] for token in found["tokens"])
 
