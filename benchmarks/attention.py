@@ -1,9 +1,12 @@
 """`python -m benchmarks attention`: kinds of attention by the length of the row.
 
 Forward and backward, one row, 4 query heads over 2 key-value heads of 64 features; a window of 256,
-for sparse attention 4 chosen blocks of 64, and one spike in six tokens. Memory is what the compiled
-program allocates beside its arguments and results; a case that would take more than the limit is
-left out.
+for sparse attention 4 chosen blocks of 64, for its simpler form 64 chosen keys and 4 first tokens,
+and one spike in six tokens. Memory is what the compiled program allocates beside its arguments and
+results; a case that would take more than the limit is left out.
+
+The ring's row lies on 8 fake devices, which share the cores: its time is that of all 8 together,
+its memory that of one.
 
 Ratios on one core are of CPU seconds, which neighbours on a shared machine hardly change.
 """
@@ -11,18 +14,27 @@ Ratios on one core are of CPU seconds, which neighbours on a shared machine hard
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from benchmarks.child import Answer
 from benchmarks.runner import Case, Plan, interleave, ratios, samples, tell, threads_named
 from rtdlm.evaluation.results import Bar, Result
 
-DESCRIPTION = "time and memory of sliding, linear and sparse attention against dense, T 1k to 16k"
+DESCRIPTION = "time and memory of every kind of attention against dense, T 1k to 16k"
 REPEATS = 3
-KINDS = ("dense", "sliding", "sparse", "spiking", "linear", "delta")
+KINDS = ("dense", "sliding", "sparse", "topk", "spiking", "linear", "delta", "ring")
 COMPARED = "compared"
 """What names of ratios begin with."""
-SIZES = {"heads": 4, "kv_heads": 2, "width": 64, "window": 256, "block": 64, "chosen": 4}
-SMOKE_SIZES = {"heads": 2, "kv_heads": 1, "width": 8, "window": 16, "block": 8, "chosen": 2}
+DEVICES = 8
+"""Of the ring."""
+SIZES = {
+    "heads": 4, "kv_heads": 2, "width": 64, "window": 256, "block": 64, "chosen": 4,
+    "chosen_keys": 64, "first": 4,
+}  # fmt: skip
+SMOKE_SIZES = {
+    "heads": 2, "kv_heads": 1, "width": 8, "window": 16, "block": 8, "chosen": 2,
+    "chosen_keys": 4, "first": 2,
+}  # fmt: skip
 LENGTHS = {"float32": (1024, 2048, 4096, 8192, 16384), "bfloat16": (4096,)}
 SMOKE_LENGTHS = {"float32": (32, 64)}
 AT = 4096
@@ -71,8 +83,14 @@ def _cases(
         "seconds": 0.01 if plan.smoke else flags.seconds,
         "limit": flags.gib * 2**30,
     }
-    side = "benchmarks.sides.our_attention"
-    return {f"{title}/{kind}": Case(side, {**common, "kind": kind}, threads) for kind in KINDS}
+    return {f"{title}/{kind}": _case({**common, "kind": kind}, threads) for kind in KINDS}
+
+
+def _case(spec: Mapping[str, Any], threads: int) -> Case:
+    ring = spec["kind"] == "ring"
+    many = {"JAX_NUM_CPU_DEVICES": str(DEVICES)} if ring else None
+    spec = {**spec, "devices": DEVICES if ring else 1}
+    return Case("benchmarks.sides.our_attention", spec, threads, many)
 
 
 def _measured(title: str, answers: Mapping[str, Sequence[Answer]], *, limit: float) -> ByKind:

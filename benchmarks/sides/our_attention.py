@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.child import Answer, Spec, time_blocks
+from rtdlm.config import MeshConfig
 from rtdlm.modules.attention.dot_product import attend_causally
 from rtdlm.modules.attention.linear import linear_attention
 from rtdlm.modules.attention.mask import causal_mask
+from rtdlm.modules.attention.ring_attention import attend_round
 from rtdlm.modules.attention.sliding import attend_window
 from rtdlm.modules.attention.sparse import sparse_branches
 from rtdlm.modules.attention.spiking import attend_spiking
+from rtdlm.modules.attention.topk import attend_topk
 from rtdlm.modules.primitives import gated_delta
+from rtdlm.parallel import batch_sharding, make_mesh
 from rtdlm.training.allocator import keep_freed_memory
 
 Read = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -23,19 +27,28 @@ def measure(spec: Spec) -> Answer:
     """Times a kind of attention on one row.
 
     Spec: `kind`, `length`, `precision`, `heads`, `kv_heads`, `width`, `window`, `block`, `chosen`,
-    `seconds`, `limit` (of bytes). Answer: `wall` and `cpu` of a forward and backward pass [s], and
-    `temporary_bytes`, what the compiled program allocates beside its arguments and results; of a
-    program that allocates more than the limit, only that.
+    `chosen_keys`, `first`, `devices` that the row lies on, `seconds`, `limit` (of bytes). Answer:
+    `wall` and `cpu` of a forward and backward pass [s], and `temporary_bytes`, what the compiled
+    program allocates on a device beside its arguments and results; of a program that allocates more
+    than the limit, only that.
     """
     keep_freed_memory()
+    mesh = make_mesh(MeshConfig(context=spec["devices"]), jax.devices()[: spec["devices"]])
+    with jax.set_mesh(mesh):
+        return _measure(spec, batch_sharding(mesh))
+
+
+def _measure(spec: Spec, place: jax.sharding.Sharding) -> Answer:
     rng = np.random.default_rng(0)
 
     def draw(heads: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(1, length, heads, spec["width"])), spec["precision"])
+        x = jnp.asarray(rng.normal(size=(1, length, heads, spec["width"])), spec["precision"])
+        return jax.device_put(x, place)
 
     length, heads, kv_heads = spec["length"], spec["heads"], spec["kv_heads"]
     inputs = (draw(heads), draw(kv_heads), draw(kv_heads))
-    change, segments = draw(heads), jnp.ones((1, length), jnp.int32)
+    change = draw(heads)
+    segments = jax.device_put(jnp.ones((1, length), jnp.int32), place)
 
     def both(
         query: jax.Array, key: jax.Array, value: jax.Array, change: jax.Array, segments: jax.Array
@@ -66,6 +79,13 @@ def _kind(spec: Spec, segments: jax.Array) -> Read:
         )  # fmt: skip
         return branches.gated(gates)
 
+    def topk(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        may = causal_mask(segments)
+        place = jnp.arange(spec["length"])
+        near = place[:, None] - place < spec["window"]
+        always = may & (near | (place < spec["first"]))
+        return attend_topk(query, key, value, may, always, num_chosen=spec["chosen_keys"])
+
     def spiking(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         places = jax.random.uniform(jax.random.key(0), key.shape[:3])
         drive = jnp.where(places < 1 / 6, 1.0, -1.0)
@@ -83,7 +103,9 @@ def _kind(spec: Spec, segments: jax.Array) -> Read:
         "sliding": lambda q, k, v: attend_window(q, k, v, segments, window=spec["window"]),
         "linear": lambda q, k, v: linear_attention(q, k, v, segments)[0],
         "sparse": sparse,
+        "topk": topk,
         "spiking": spiking,
         "delta": delta,
+        "ring": lambda q, k, v: attend_round(q, k, v, segments),
     }
     return kinds[spec["kind"]]
