@@ -34,8 +34,8 @@ class Position:
     Attributes:
         source: index of its source.
         piece: its index in the source.
-        open_split: split that holds the piece before it, which it follows without a document
-            token if it is of the same document and split.
+        open_split: split that holds the piece before it, which it follows without a boundary if it
+            is of the same document and split.
     """
 
     source: int
@@ -177,7 +177,7 @@ class _Writer:
         self._threshold = threshold
         self._seed = seed
         self._dtype = shard_dtype(tokenizer.vocab_size)
-        self._document = np.array([tokenizer.document_id], self._dtype)
+        self._boundary = np.array(tokenizer.boundary_ids, self._dtype)
         self.open_split = open_split
         self.clear()
 
@@ -196,9 +196,9 @@ class _Writer:
         split: Split = "heldout" if held_out else "train"
         stream = self._streams[split]
         if piece.first or self.open_split != split:
-            stream.ids.append(self._document)
+            stream.ids.append(self._boundary)
             stream.documents += 1
-            self.tokens += 1
+            self.tokens += len(self._boundary)
         stream.ids.append(ids)
         stream.text_bytes += len(text)
         self.tokens += len(ids)

@@ -34,7 +34,7 @@ class ShardEntry:
         sha256: of the whole file, hexadecimal.
         size: of the whole file [bytes].
         tokens: how many ids it holds.
-        documents: how many document tokens are among them.
+        documents: how many documents begin among them.
     """
 
     file: str
@@ -47,7 +47,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over one split: ids, document tokens, and the UTF-8 bytes of their text."""
+    """Sums over one split: ids, documents, and the UTF-8 bytes of their text."""
 
     tokens: int
     documents: int

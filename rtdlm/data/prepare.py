@@ -258,7 +258,7 @@ def _manifest(
         tokenizer=plan.arguments["tokenizer"],
         tokenizer_sha256=tokenizer.hash,
         vocab_size=tokenizer.vocab_size,
-        document_id=tokenizer.document_id,
+        document_id=tokenizer.start_id,
         dtype=shard_dtype(tokenizer.vocab_size).name,
         text=tuple(plan.arguments["text"]),
         files=len(sources),

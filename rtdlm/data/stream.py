@@ -7,8 +7,8 @@ that is shifted by s covers the inputs
 
 and the label of each is the token after it. So each pass reads every token exactly once as an
 input and exactly once as a label, whatever the shift; the last window is short unless T divides N,
-and is filled up with padding. The stream starts with a document token, so where the ring closes
-the label is right too: the last document ends.
+and is filled up with padding. The stream starts with the boundary of two documents, so where the
+ring closes the label is right too: the last document ends.
 
 Axes: R rows, T positions.
 """

@@ -52,8 +52,9 @@ class Tokenizer:
         vocab_size: largest id plus one [tokens].
         document_id: id of the document token.
         document_token: its text, `<|document|>` unless a loaded file names its own.
-        begin_ids: what stands before a text; the document token unless `with_roles` says otherwise.
-        end_ids: tokens of which any ends a text; the same.
+        begin_ids: what stands before a text: what the file's own template says, or the document
+            token, unless `with_roles` says otherwise.
+        end_ids: tokens of which any ends a text; the document token, unless `with_roles` does.
         definition: content of the `tokenizer.json` that `save` writes.
         hash: SHA-256 of it.
     """
@@ -83,7 +84,7 @@ class Tokenizer:
         self.document_id = vocabulary[found]
         self.vocab_size = max(vocabulary.values()) + 1
         self.hash = hash_bytes(definition)
-        self.begin_ids: tuple[int, ...] = (self.document_id,)
+        self.begin_ids = self._own_begin_ids = self.template_ids or (self.document_id,)
         self.end_ids: tuple[int, ...] = (self.document_id,)
 
     def with_roles(self, *, begin_ids: Sequence[int], end_ids: Sequence[int]) -> "Tokenizer":
@@ -92,10 +93,27 @@ class Tokenizer:
         found.begin_ids, found.end_ids = tuple(begin_ids), tuple(end_ids)
         return found
 
+    @property
+    def boundary_ids(self) -> tuple[int, ...]:
+        """What stands between two documents: what ends one, then what begins the next.
+
+        By the file alone, whatever `with_roles` says. The document token, unless documents begin
+        with another: then that comes behind it, such as `</s><s>`.
+        """
+        begin = self._own_begin_ids
+        return begin if self.document_id in begin else (self.document_id, *begin)
+
+    @property
+    def start_id(self) -> int:
+        """The first token of every document; it stands nowhere else."""
+        return self._own_begin_ids[0]
+
     def encodes_like(self, other: "Tokenizer") -> bool:
-        """Whether both give every text the same ids and have the same document token."""
+        """Whether both give every text the same ids, and documents the same beginning and end."""
         if self.hash == other.hash:
             return True
+        if self.boundary_ids != other.boundary_ids:
+            return False
         ours, theirs = (json.loads(found.definition) for found in (self, other))
         for tree in (ours, theirs):
             for name in _OF_ROWS:

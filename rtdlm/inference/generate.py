@@ -5,8 +5,8 @@
     for chunk in generator.stream("Once upon a", SamplingConfig.from_preset("creative")):
         print(chunk.text, end="", flush=True)
 
-Each prompt starts with the document token, as documents do in training, or with what a model from
-elsewhere begins its texts with; "" is that alone.
+Each prompt starts as documents do in training, or with what a model from elsewhere begins its texts
+with; "" is that alone.
 A prompt's text does not depend on what else is in its batch (up to the rounding of matrix products,
 which may differ between batch sizes).
 """

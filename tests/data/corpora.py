@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer as Engine
+from tokenizers import processors
 
-from rtdlm.data import Manifest, Totals, byte_tokenizer, prepare
+from rtdlm.data import DOCUMENT_TOKEN, Manifest, Tokenizer, Totals, byte_tokenizer, prepare
 from rtdlm.data.manifest import FORMAT, SPLITS, Split, write_manifest
 from rtdlm.data.shards import write_shard
 from rtdlm.disk import LOCK_FILE
@@ -33,6 +35,15 @@ def write_stories_and_book(directory: Path) -> Path:
     lines = [f"Chapter {n // 20}, line {n}.\n" + "\n" * (n % 7 == 0) for n in range(720)]
     (directory / "story-004-book.txt").write_text("".join(lines), encoding="utf-8")
     return directory
+
+
+def begun_by(first: str, *, end: str = "</s>") -> Tokenizer:
+    """Bytes, `<s>` and `</s>`, with a template that puts `first` before a text."""
+    engine = Engine.from_str(byte_tokenizer().definition.decode().replace(DOCUMENT_TOKEN, "<s>"))
+    engine.add_special_tokens([end])
+    ids = [(token, engine.token_to_id(token)) for token in ("<s>", end)]
+    engine.post_processor = processors.TemplateProcessing(f"{first} $A {end}", None, ids)
+    return Tokenizer(engine.to_str().encode())
 
 
 def prepare_bytes(text: Sequence[Path | str], out: Path, **arguments: Any) -> Manifest:

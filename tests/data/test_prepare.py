@@ -8,6 +8,7 @@ import pytest
 
 from rtdlm.config.errors import StorageError, UserError
 from rtdlm.data import (
+    Loader,
     Manifest,
     PrepareProgress,
     Tokenizer,
@@ -19,7 +20,7 @@ from rtdlm.data import (
 from rtdlm.data.manifest import SPLITS, Split
 from rtdlm.data.shards import open_stream
 from rtdlm.disk import LOCK_FILE
-from tests.data.corpora import DOCUMENT, content, prepare_bytes, write_stories
+from tests.data.corpora import DOCUMENT, begun_by, content, prepare_bytes, write_stories
 
 
 def stream(directory: Path, split: Split) -> np.ndarray:
@@ -58,6 +59,28 @@ def test_every_document_is_in_one_split_in_order(tmp_path, stories) -> None:
         assert totals.text_bytes == sum(len(text.encode()) for text in found[split])
         assert totals.tokens == totals.text_bytes + totals.documents
     assert 0 < len(found["heldout"]) < 30
+
+
+def test_documents_that_begin_and_end_with_tokens_of_their_own(tmp_path, stories) -> None:
+    start, end = 256, 257
+    tokenizer = begun_by("<s>")
+    whole = prepare_bytes([stories], tmp_path / "whole", tokenizer=tokenizer)
+    texts = [path.read_bytes() for path in sorted(stories.iterdir())]
+    for split in SPLITS:
+        ids = stream(tmp_path / "whole", split)
+        parts = np.split(ids, np.flatnonzero(ids == end)[1:])
+        assert all(part[:2].tolist() == [end, start] for part in parts)
+        found = [part[2:].astype(np.uint8).tobytes() for part in parts]
+        assert found == [text for text in texts if text in found]
+        assert (ids == start).sum() == len(found) == whole.totals[split].documents
+        assert len(ids) == whole.totals[split].tokens
+    assert whole.document_id == start
+    batch = Loader([tmp_path / "whole"], seq_len=700, batch_size=8, seed=0).batch(0)
+    starts, ends = batch.input_ids == start, batch.input_ids == end
+    assert starts.sum() > 8
+    assert (batch.positions[starts] == 0).all() and (batch.labels[ends] == start).all()
+    last = np.flatnonzero((batch.input_ids == end)[0])[-1]
+    assert batch.segment_ids[0, last] == batch.segment_ids[0, last - 1]
 
 
 def test_a_book_is_cut_only_where_text_is_held_out(tmp_path) -> None:

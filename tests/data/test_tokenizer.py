@@ -9,6 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from rtdlm.config.errors import UserError
 from rtdlm.data import DOCUMENT_TOKEN, Tokenizer, byte_tokenizer, read_tokenizer, train_bpe
+from tests.data.corpora import begun_by
 
 CORPUS = [f"def f_{i}(x):\n    return x + {i * 37}  # Größe – naïve 漢字 🙂\n" for i in range(300)]
 BYTE = byte_tokenizer()
@@ -87,6 +88,19 @@ def test_what_is_put_around_a_text_makes_no_other_tokenizer() -> None:
     assert around.hash != BYTE.hash
     assert around.encodes_like(BYTE) and BYTE.encodes_like(around)
     assert not other.encodes_like(BYTE) and not BPE.encodes_like(BYTE)
+
+
+def test_documents_begin_by_the_template_behind_the_end_of_the_one_before() -> None:
+    found = begun_by("<s>")
+    assert (found.document_token, found.document_id, found.start_id) == ("</s>", 257, 256)
+    assert (found.begin_ids, found.boundary_ids, found.end_ids) == ((256,), (257, 256), (257,))
+    assert found.prompt("a").tolist() == [256, 97]
+    assert 256 not in found.encode("<s>") and found.decode([256, 97, 257]) == "a"
+    for plain in (begun_by("</s>"), BYTE):
+        assert plain.begin_ids == plain.boundary_ids == (plain.document_id,) == (plain.start_id,)
+    given = found.with_roles(begin_ids=(), end_ids=(3,))
+    assert (given.begin_ids, given.boundary_ids) == ((), (257, 256)), "what is in shards stays"
+    assert found.encodes_like(given) and not found.encodes_like(begun_by("</s>"))
 
 
 def foreign(special: list[str]) -> bytes:
