@@ -3,7 +3,7 @@
 from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device, row_groups
 from rtdlm.parallel.devices import fastest_format, target_platform
-from rtdlm.parallel.heads import on_own_heads
+from rtdlm.parallel.heads import heads_split, on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
 from rtdlm.parallel.matrices import are_apart, on_whole_matrices
@@ -36,6 +36,7 @@ __all__ = [
     "constrain",
     "fastest_format",
     "find_hosts",
+    "heads_split",
     "is_stacked",
     "join",
     "keep_compiled_programs",

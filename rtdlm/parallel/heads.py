@@ -5,9 +5,11 @@ become one axis, and then each computes the attention of all.
 """
 
 from collections.abc import Callable
+from math import lcm
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from rtdlm.parallel.constrain import axis_size, on_one_device, row_groups
@@ -20,8 +22,13 @@ def on_own_heads(
     rows: Any,
     *,
     split_heads: bool = True,
+    split_groups: bool = True,
 ) -> jax.Array:
     """`function(heads, rows)`, `[B, T, H, E]`, computed apart by the devices that hold the parts.
+
+    Where the devices divide the queries' heads and not the others, the others are repeated until
+    they do, so that some lie on several devices, as in Megatron-LM. Where not even the queries' do,
+    every device computes all heads.
 
     Args:
         function: of each row and head for itself; no array of its own.
@@ -29,12 +36,15 @@ def on_own_heads(
             is whole on every device.
         rows: a tree of arrays that lead with B, or with 1 for all rows.
         split_heads: False where a head must know which one it is.
+        split_groups: False where the queries of a key-value head must be together.
     """
     if on_one_device():
         return function(heads, rows)
-    batch = len(heads[0])
+    batch, ways = len(heads[0]), axis_size("tensor")
     over_rows = BATCH_AXES if row_groups(batch) > 1 else None
-    over_heads = "tensor" if split_heads and _divide(heads) else None
+    over_heads = None
+    if split_heads and heads_split(*(x.shape[2] for x in heads), ways=ways, groups=split_groups):
+        over_heads, heads = "tensor", tuple(_repeated(x, ways) for x in heads)
     # Rows are whole here, so that `context` has one device; unnamed, it would be summed over.
     of_heads = PartitionSpec(over_rows, "context", over_heads)
     of_rows = jax.tree.map(lambda x: PartitionSpec(over_rows if len(x) == batch else None), rows)
@@ -44,5 +54,19 @@ def on_own_heads(
     return local(heads, rows)
 
 
-def _divide(heads: tuple[jax.Array, ...]) -> bool:
-    return all(x.shape[2] % axis_size("tensor") == 0 for x in heads)
+def heads_split(queries: int, *others: int, ways: int, groups: bool = True) -> bool:
+    """Whether each of `ways` devices computes heads of its own.
+
+    Args:
+        queries: number of query heads.
+        others: numbers of heads that divide it.
+        ways: devices.
+        groups: whether the queries of a key-value head may lie on several devices.
+    """
+    return queries % ways == 0 and (groups or all(count % ways == 0 for count in others))
+
+
+def _repeated(x: jax.Array, ways: int) -> jax.Array:
+    count = x.shape[2]
+    times = lcm(count, ways) // count
+    return x if times == 1 else jnp.repeat(x, times, axis=2)

@@ -43,11 +43,19 @@ def one_layer(kind: str) -> tuple[TMSModel, Any, np.ndarray]:
     return model, params, np.asarray(jax.jit(model.logits)(params, IDS))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ring"])
-def test_eight_devices_equal_one(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    # Two heads of keys and values on four devices, and once on two.
+    [
+        ("gqa", {"fsdp": 2, "tensor": 2}),
+        *((kind, {"tensor": 4}) for kind in KINDS if kind != "ring"),
+    ],
+    ids=str,
+)
+def test_eight_devices_equal_one(kind: str, sizes: dict[str, int]) -> None:
     """Of `ring`, whose context axis is another: tests/modules/attention/test_ring_attention.py."""
     model, params, expected = one_layer(kind)
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshConfig(data=2, **sizes))
 
     def place(path: Any, x: jax.Array) -> jax.Array:
         spec = partition_spec(path_name(path), x.shape, mesh)

@@ -40,7 +40,7 @@ class Native:
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.segment_ids_BT is not None
         given = (*heads.qkv, _gates(heads))
-        return on_own_heads(self._read, given, rows.segment_ids_BT)
+        return on_own_heads(self._read, given, rows.segment_ids_BT, split_groups=False)
 
     def _read(self, given: tuple[jax.Array, ...], segment_ids_BT: jax.Array) -> jax.Array:
         query, key, value, gates_BTHN = given

@@ -5,13 +5,14 @@ divide stays whole, as in `rtdlm.parallel.rules`. Batch axes split rows. Paramet
 they are used, also under FSDP.
 """
 
+from math import lcm
 from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.mesh import AXES
-from rtdlm.parallel import BATCH_AXES
+from rtdlm.parallel import BATCH_AXES, heads_split
 
 WHOLE_FROM_THE_START: dict[str, Any] = {
     "warmup": dict.fromkeys(("batch_size", "batch_steps", "seq_len", "seq_len_steps"))
@@ -43,11 +44,12 @@ def local_config(config: AGIConfig, mesh: Mesh | AbstractMesh) -> AGIConfig:
             "vocab_size": _share(config.vocab_size, tensor),
             "attention": {"head_dim": config.head_dim},
         }
-        # Attention is apart on its heads only if all kinds of heads divide; else whole on each.
-        if config.num_heads % tensor == 0 and config.kv_heads % tensor == 0:
+        # Attention is apart on its heads or whole on each device, see `on_own_heads`.
+        native = config.attention_type == "sparse" and config.attention.sparse_form == "native"
+        if heads_split(config.num_heads, config.kv_heads, ways=tensor, groups=not native):
             overrides["num_heads"] = config.num_heads // tensor
             if config.num_kv_heads is not None:
-                overrides["num_kv_heads"] = config.num_kv_heads // tensor
+                overrides["num_kv_heads"] = lcm(config.kv_heads, tensor) // tensor
     try:
         return config.replace(**overrides)
     except UserError:

@@ -156,7 +156,7 @@ def _meshes(config: AGIConfig, count: int) -> Iterator[dict[str, Any]]:
         if split < count and count % split == 0:
             yield {**none, "fsdp": split}
     for ways in range(2, MOST_TENSOR + 1):
-        if config.kv_heads % ways == 0 and count % ways == 0:
+        if config.num_heads % ways == 0 and count % ways == 0:
             yield {**none, "strategy": "combined", "tensor": ways}
             if count > ways:
                 yield {**none, "strategy": "fsdp", "tensor": ways}
