@@ -18,15 +18,15 @@ BLOCK = "decoder/layers/block"
 DENSE = {
     "decoder/embedding": ((64, 16), P("tensor", "fsdp")),
     "decoder/output": ((64, 16), P("tensor", "fsdp")),
-    "decoder/final_norm/scale": ((16,), P(None)),
-    f"{BLOCK}/attention_norm/scale": ((3, 16), P(None, None)),
+    "decoder/final_norm/scale": ((16,), P("fsdp")),
+    f"{BLOCK}/attention_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/attention/query/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/attention/key/w": ((3, 16, 2, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/attention/value/w": ((3, 16, 2, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/attention/output/w": ((3, 4, 4, 16), P(None, "tensor", None, "fsdp")),
     f"{BLOCK}/attention/query_norm/scale": ((3, 4), P(None, None)),
     f"{BLOCK}/attention/key_norm/scale": ((3, 4), P(None, None)),
-    f"{BLOCK}/feedforward_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/feedforward/gate/w": ((3, 16, 32), P(None, "fsdp", "tensor")),
     f"{BLOCK}/feedforward/up/w": ((3, 16, 32), P(None, "fsdp", "tensor")),
     f"{BLOCK}/feedforward/down/w": ((3, 32, 16), P(None, "tensor", "fsdp")),
@@ -42,12 +42,12 @@ RICH = {
     "decoder/value_embedding": ((64, 8), P("tensor", "fsdp")),
     "decoder/ngram/table": ((100, 8), P("tensor", "fsdp")),
     "decoder/ngram/projection/w": ((2, 8, 16), P(None, None, "fsdp")),
-    "decoder/embedding_norm/scale": ((16,), P(None)),
-    "decoder/input_conv/kernel": ((3, 16), P(None, None)),
+    "decoder/embedding_norm/scale": ((16,), P("fsdp")),
+    "decoder/input_conv/kernel": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/residual_mix/weights": ((3, 2), P(None, None)),
     f"{BLOCK}/attention/value_mix/weights": ((3, 3), P(None, None)),
-    f"{BLOCK}/attention_conv/kernel": ((3, 3, 16), P(None, None, None)),
-    f"{BLOCK}/feedforward_conv/kernel": ((3, 3, 16), P(None, None, None)),
+    f"{BLOCK}/attention_conv/kernel": ((3, 3, 16), P(None, None, "fsdp")),
+    f"{BLOCK}/feedforward_conv/kernel": ((3, 3, 16), P(None, None, "fsdp")),
     f"{BLOCK}/attention/queries_conv/kernel": ((3, 3, 4, 4), P(None, None, "tensor", None)),
     f"{BLOCK}/attention/keys_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
     f"{BLOCK}/attention/values_conv/kernel": ((3, 3, 2, 4), P(None, None, "tensor", None)),
@@ -60,20 +60,20 @@ RECIPE = [
     )
 ]
 BIASED = {
-    "decoder/final_norm/bias": ((16,), P(None)),
-    f"{BLOCK}/attention_norm/bias": ((3, 16), P(None, None)),
-    f"{BLOCK}/attention_output_norm/scale": ((3, 16), P(None, None)),
-    f"{BLOCK}/attention_output_norm/bias": ((3, 16), P(None, None)),
-    f"{BLOCK}/feedforward_norm/bias": ((3, 16), P(None, None)),
-    f"{BLOCK}/feedforward_output_norm/scale": ((3, 16), P(None, None)),
-    f"{BLOCK}/feedforward_output_norm/bias": ((3, 16), P(None, None)),
+    "decoder/final_norm/bias": ((16,), P("fsdp")),
+    f"{BLOCK}/attention_norm/bias": ((3, 16), P(None, "fsdp")),
+    f"{BLOCK}/attention_output_norm/scale": ((3, 16), P(None, "fsdp")),
+    f"{BLOCK}/attention_output_norm/bias": ((3, 16), P(None, "fsdp")),
+    f"{BLOCK}/feedforward_norm/bias": ((3, 16), P(None, "fsdp")),
+    f"{BLOCK}/feedforward_output_norm/scale": ((3, 16), P(None, "fsdp")),
+    f"{BLOCK}/feedforward_output_norm/bias": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/attention/query/b": ((3, 4, 4), P(None, "tensor", None)),
     f"{BLOCK}/attention/key/b": ((3, 2, 4), P(None, "tensor", None)),
     f"{BLOCK}/attention/value/b": ((3, 2, 4), P(None, "tensor", None)),
-    f"{BLOCK}/attention/output/b": ((3, 16), P(None, None)),
+    f"{BLOCK}/attention/output/b": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/feedforward/gate/b": ((3, 32), P(None, "tensor")),
     f"{BLOCK}/feedforward/up/b": ((3, 32), P(None, "tensor")),
-    f"{BLOCK}/feedforward/down/b": ((3, 16), P(None, None)),
+    f"{BLOCK}/feedforward/down/b": ((3, 16), P(None, "fsdp")),
 }
 DEPTHS = {
     "decoder/layers/depths/router/w": ((3, 16, 1), P(None, "fsdp", None)),
@@ -109,7 +109,7 @@ HASHED = {
     f"{BLOCK}/knowledge/key_norm/scale": ((3, 16), P(None, None)),
 }
 MEMORY = {
-    f"{BLOCK}/memory_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/memory_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/memory/query/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/memory/key/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
     f"{BLOCK}/memory/value/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
@@ -145,7 +145,7 @@ CHANNELS = {
     f"{BLOCK}/memory/erase_channels/w": ((3, 16, 4, 4), P(None, "fsdp", "tensor", None)),
 }
 GRAPH = {
-    f"{BLOCK}/graph_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/graph_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/graph/edges/query/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
     f"{BLOCK}/graph/edges/key/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
     f"{BLOCK}/graph/edges/sharpness": ((3, 2), P(None, None)),
@@ -160,13 +160,13 @@ GRAPH = {
     f"{BLOCK}/graph/reasoner/halt/logit/b": ((3, 1), P(None, None)),
 }
 CIRCUIT = {
-    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/quantum/input/w": ((3, 16, 3), P(None, "fsdp", None)),
     f"{BLOCK}/quantum/circuit/angles": ((3, 2, 6), P(None, None, None)),
     f"{BLOCK}/quantum/output/w": ((3, 3, 16), P(None, None, "fsdp")),
 }
 OVERLAP = {
-    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, None)),
+    f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/overlap/query/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
     f"{BLOCK}/overlap/key/w": ((3, 16, 2, 6), P(None, "fsdp", None, None)),
     f"{BLOCK}/overlap/angles": ((3, 2, 12), P(None, None, None)),
@@ -174,7 +174,7 @@ OVERLAP = {
     f"{BLOCK}/overlap/output/w": ((3, 2, 4, 16), P(None, None, None, "fsdp")),
 }
 CORE_ALONE = {
-    "decoder/core/core_norm/scale": ((16,), P(None)),
+    "decoder/core/core_norm/scale": ((16,), P("fsdp")),
     "decoder/core/inject/w": ((16, 16), P("fsdp", None)),
     "decoder/core/copy_gate/open/w": ((16, 16), P("fsdp", None)),
     "decoder/core/copy_gate/open/b": ((16,), P(None)),

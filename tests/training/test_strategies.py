@@ -124,8 +124,8 @@ def test_a_device_holds_what_the_strategy_promises(
     found = program(strategy)
     rows = 1 if strategy in ("tensor", "combined") else 1 / 8
     promised = found.params * (params + moments) + found.batch * rows
-    # Norm scales are repeated; beside them there are a few scalars.
-    assert found.argument_bytes == pytest.approx(promised, rel=0.02)
+    # Scales of single heads are repeated, over tensor all scales; and there are a few scalars.
+    assert found.argument_bytes == pytest.approx(promised, rel=0.02 if rows == 1 else 0.005)
 
 
 def weights(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
