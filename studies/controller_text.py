@@ -39,6 +39,8 @@ BUDGETS = (25, 40, 55, 70, 85)
 FIXED = (2, 3, 4, 6)
 BASE = 4
 STEPS = 4
+WHOLE = "whole"
+"""The only point of a model without a core."""
 LONGER = 6
 """Times the steps of `kinds`, for the base about one and a half passes over the text: after few
 steps the cheapest model is ahead, and a core is the dearest to train."""
@@ -121,7 +123,7 @@ class Bench:
 
     def _plain(self, config: AGIConfig, params: Params, seed: int) -> dict[str, Point]:
         del seed
-        return {"whole": self._point(config, judge_of(TMSModel(config)), params)}
+        return {WHOLE: self._point(config, judge_of(TMSModel(config)), params)}
 
     def _controlled(self, config: AGIConfig, params: Params, seed: int) -> dict[str, Point]:
         fast = with_strategy(TMSModel(config), "fast")
@@ -176,7 +178,7 @@ def results(ran: Mapping[str, Sequence[Ran]]) -> list[Result]:
     for name, own in ran.items():
         for place in own[0].points:
             points = [one.points[place] for one in own]
-            row = partial("{}/{}, {}".format, name, place)
+            row = partial("{}/{}".format, name if place == WHOLE else f"{name}, {place}")
             found += [
                 Result.mean(row("loss"), [point.loss for point in points], "nats"),
                 Result.mean(row("operations"), [point.flops / 1e6 for point in points], "MFLOP"),

@@ -28,7 +28,7 @@ class Panel(NamedTuple):
     """Regular expression of a result's name, with groups `side` and `at`."""
     scale: Literal["log", "linear"] = "log"
     """Of what is across."""
-    legend: Literal["center left", "lower right"] = "center left"
+    legend: Literal["center left", "center right", "lower right"] = "center left"
     """Where it is."""
 
 
@@ -39,7 +39,7 @@ MEMORY = (
     ),
     Panel(
         "memory_rule", "Images by a hidden rule [%]", "segments later",
-        r"(?P<side>[^/]+)/right, (?P<at>\d+) segments later",
+        r"(?P<side>[^/]+)/right, (?P<at>\d+) segments later", legend="center right",
     ),
     Panel(
         "memory_passkey", "Passkeys found [%]", "segments of a row",
