@@ -44,6 +44,26 @@ RICH: dict[str, Any] = {
     "short_conv_places": ["input", "attention", "queries", "keys", "values", "feedforward"],
     "ngram": {"orders": [2, 4], "buckets": 50, "dim": 8},
 }  # fmt: skip
+# Attention of every type.
+KINDS: dict[str, dict[str, Any]] = {
+    "gqa": {},
+    "mha": {"attention_type": "mha", "num_kv_heads": None},
+    "mqa": {"attention_type": "mqa", "num_kv_heads": None},
+    "ring": {"attention_type": "ring"},
+    "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
+    "sliding with sinks and alibi": {
+        "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
+        "position_encoding": "alibi",
+    },
+    "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
+    "top keys": {
+        "attention_type": "sparse",
+        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
+    },
+    "linear": {"attention_type": "linear"},
+    "delta": {"attention_type": "delta", "num_kv_heads": None},
+    "spiking": {"attention_type": "spiking"},
+}  # fmt: skip
 # Parametric memories in every layer; n-grams collide in 40 rows.
 KEYS: dict[str, Any] = {
     "knowledge": {"kind": "product_key", "every": 1, "rows": 6, "heads": 2, "top_k": 3, "dim": 12},

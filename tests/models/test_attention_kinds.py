@@ -11,27 +11,8 @@ from rtdlm.config import MeshConfig
 from rtdlm.models import TMSModel
 from rtdlm.modules.attention import KINDS as REGISTERED
 from rtdlm.parallel import make_mesh, partition_spec, path_name
-from tests.models.small import random_params, small_config
+from tests.models.small import KINDS, random_params, small_config
 
-KINDS: dict[str, dict[str, Any]] = {
-    "gqa": {},
-    "mha": {"attention_type": "mha", "num_kv_heads": None},
-    "mqa": {"attention_type": "mqa", "num_kv_heads": None},
-    "ring": {"attention_type": "ring"},
-    "sliding": {"attention_type": "sliding", "attention": {"window": 3}},
-    "sliding with sinks and alibi": {
-        "attention_type": "sliding", "attention": {"window": 3, "sinks": 2},
-        "position_encoding": "alibi",
-    },
-    "sparse": {"attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2}},
-    "top keys": {
-        "attention_type": "sparse",
-        "attention": {"sparse_form": "topk", "window": 2, "chosen": 2, "global_tokens": 1},
-    },
-    "linear": {"attention_type": "linear"},
-    "delta": {"attention_type": "delta", "num_kv_heads": None},
-    "spiking": {"attention_type": "spiking"},
-}  # fmt: skip
 IDS = np.random.default_rng(4).integers(64, size=(4, 12), dtype=np.int32)
 
 

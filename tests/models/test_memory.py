@@ -19,6 +19,7 @@ from rtdlm.parallel import make_mesh, partition_spec, path_name
 from rtdlm.training.describe import remembered
 from tests.models.small import (
     GRAPH,
+    KINDS,
     OVERLAP,
     RICH,
     ROOMY,
@@ -105,6 +106,24 @@ def test_decoding_in_pieces_of_any_size_equals_the_forward_pass(
         start += size
     for own, wanted in zip(cache.loops, of_form.after.loops, strict=True):
         assert_trees_close(tuple(layer.memory for layer in own), wanted)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("gqa", "sliding")])
+def test_any_kind_of_attention_reads_within_its_segment(kind: str) -> None:
+    """In one pass as in pieces that begin and end inside of segments."""
+    subject = Remembering(**KINDS[kind], memory={"segment": 4, "stm_window": 6})
+    cache = subject.model.empty_cache(2, LENGTH)
+    for start in (0, 6):
+        here = slice(start, start + 6)
+        positions = jnp.broadcast_to(jnp.arange(start, start + 6)[None], (2, 6))
+        found, cache = subject.extend(
+            subject.params, subject.ids_BT[:, here], positions_BT=positions, cache=cache
+        )
+        np.testing.assert_allclose(found, subject.whole[:, here], atol=1e-5)
+    changed = subject.ids_BT.at[:, 7].add(1) % 64
+    after, _ = subject.read(subject.params, changed)
+    np.testing.assert_array_equal(after[:, :7], subject.whole[:, :7])
+    assert not np.allclose(after[:, 8:], subject.whole[:, 8:]), "by short-term memory alone"
 
 
 def test_rows_stand_still_and_go_on_at_their_own_steps(of_form: Remembering) -> None:
