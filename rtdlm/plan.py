@@ -8,16 +8,19 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rtdlm.config import AGIConfig
 from rtdlm.config.command_line import (
     add_config_flags,
     config_from_flags,
+    config_on_model,
     fields_help,
     leave,
     make_parser,
     path,
     run,
+    tell,
 )
 from rtdlm.config.effect import require
 
@@ -27,6 +30,7 @@ will hold, send and compute, how long a step takes at least, and whether it fits
   python -m rtdlm.plan --preset xxlarge --devices v5p:4x4x4 --set mesh.strategy=fsdp
   python -m rtdlm.plan --preset base --devices h100:8 --batch-size 32 --json
   python -m rtdlm.plan --preset small --devices cpu:8
+  python -m rtdlm.plan --from some-llama --devices h100:8 --set max_seq_len=4096
   python -m rtdlm.plan --preset xlarge --devices v5p:4x4x4 --recommend
   python -m rtdlm.plan --profile-collectives --devices cpu:8 --out profile"""
 
@@ -43,6 +47,10 @@ def _main(arguments: Sequence[str]) -> None:
         "--devices", metavar="KIND:SHAPE",
         help="what the run is planned for: a TPU slice (v4, v5e, v5p, v6e; v5e:4x4), GPUs "
         "(a100, h100, h200, b200; h100:16) or processors (cpu:8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", dest="folder", type=path, metavar="DIR",
+        help="plan the further training of the model in DIR, as `train --from DIR` does it",
     )  # fmt: skip
     parser.add_argument(
         "--recommend", action="store_true",
@@ -67,13 +75,26 @@ def _main(arguments: Sequence[str]) -> None:
         "--out has no effect without --profile-collectives; remove it",
     )
     if flags.profile_collectives:
+        require(
+            flags.folder is None,
+            f"--from {flags.folder} has no effect with --profile-collectives; remove one",
+        )
         _profile(flags)
         return
     require(
         flags.devices is not None,
         "--devices is missing: name what the run is planned for, like v5e:4x4, h100:16 or cpu:8",
     )
-    _plan(config_from_flags(flags), flags)
+    _plan(_config(flags), flags)
+
+
+def _config(flags: Namespace) -> AGIConfig:
+    if flags.folder is None:
+        return config_from_flags(flags)
+    from rtdlm.training.source import find_source
+
+    source = find_source(flags.folder, out=Path(), resume=False, notice=tell)
+    return config_on_model(flags, source.config, source.folder)
 
 
 def _plan(config: AGIConfig, flags: Namespace) -> None:
