@@ -9,10 +9,12 @@ device ever holds more than two blocks. What a query has read so far is a runnin
 and y / z in the end. The gradient goes round once more: weights are made again from the kept
 m + log z, and what belongs to a block of keys travels with it until it is home.
 
-Memory a device is 1 / n of the row's, at T / n x T / n scores at a time. Every device works n
-times, whatever the causal mask leaves it to read: one that skipped would wait for the others.
+Memory a device is 1 / n of the row's: queries meet a block tile by tile, at 128 x T / n scores.
+Every device works n times, whatever the causal mask leaves it to read: one that skipped would wait
+for the others.
 
-Axes: B batch, T time, S keys of a block, H heads, K key-value heads, G = H / K, E head features.
+Axes: B batch, T time, S keys of a block, H heads, K key-value heads, G = H / K, E head features, I
+tiles of Q queries.
 """
 
 import functools
@@ -27,6 +29,8 @@ from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.parallel import axis_size
 
 AXIS = "context"
+TILE = 128
+"""Queries whose scores are there at once."""
 Meeting = tuple["Block", jax.Array, jax.Array, jax.Array]
 _OF_ROWS = PartitionSpec(None, AXIS)
 
@@ -67,13 +71,21 @@ def attend_round(
     return jax.jit(local)(query_BTHE, Block(key_BTKE, value_BTKE, segment_ids_BT, place_T))
 
 
+class Queries(NamedTuple):
+    """A device's own queries in tiles; inside of a loop, one tile, without the axis I."""
+
+    x_IBQKGE: jax.Array
+    segment_ids_IBQ: jax.Array
+    place_IQ: jax.Array
+
+
 class _Kept(NamedTuple):
     """What the gradient needs."""
 
     query_BTHE: jax.Array
     own: Block
     read_BTHE: jax.Array
-    log_sum_BKGT: jax.Array
+    log_sum_IBKGQ: jax.Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -85,23 +97,29 @@ def _forward(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> tuple[jax.A
     query = _grouped(query_BTHE, own) * jnp.asarray(
         scoring.scale_for(query_BTHE.shape[-1]), query_BTHE.dtype
     )
+    queries = _tiles(query, own)
 
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
-        block, top, total, read = state
-        scores = _scores(scoring, query, own, block)[0]
-        higher = jnp.maximum(top, jnp.max(scores, axis=-1))
-        weights, kept = jnp.exp(scores - higher[..., None]), jnp.exp(top - higher)
-        total = total * kept + jnp.sum(weights, axis=-1)
-        weights = weights.astype(query.dtype)
-        found = _dot("BKGTS,BSKE->BKGTE", weights, block.value_BSKE)
-        return (_handed_on(block), higher, total, read * kept[..., None] + found), None
+        block, *softmax = state
+
+        def read(tile: tuple[Queries, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
+            own, (top, total, read) = tile
+            scores = _scores(scoring, own, block)[0]
+            higher = jnp.maximum(top, jnp.max(scores, axis=-1))
+            weights, kept = jnp.exp(scores - higher[..., None]), jnp.exp(top - higher)
+            total = total * kept + jnp.sum(weights, axis=-1)
+            weights = weights.astype(query.dtype)
+            found = _dot("BKGQS,BSKE->BKGQE", weights, block.value_BSKE)
+            return higher, total, read * kept[..., None] + found
+
+        return (_handed_on(block), *jax.lax.map(read, (queries, tuple(softmax)))), None
 
     # Nothing read yet, as a value of its own on each device.
-    nothing = jnp.zeros_like(jnp.einsum("BTKGE->BKGTE", query), jnp.float32)
+    nothing = jnp.zeros_like(jnp.einsum("IBQKGE->IBKGQE", queries.x_IBQKGE), jnp.float32)
     start = (own, nothing[..., 0] + MASKED, nothing[..., 0], nothing)
     (_, top, total, read), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
-    read = jnp.einsum("BKGTE->BTKGE", read / total[..., None])
-    read_BTHE = read.reshape(query_BTHE.shape).astype(query_BTHE.dtype)
+    read_IBQKGE = jnp.einsum("IBKGQE->IBQKGE", read / total[..., None])
+    read_BTHE = _row(read_IBQKGE, query_BTHE.shape).astype(query_BTHE.dtype)
     return read_BTHE, _Kept(query_BTHE, own, read_BTHE, top + jnp.log(total))
 
 
@@ -109,42 +127,48 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
     own, dtype = kept.own, kept.query_BTHE.dtype
     scale = scoring.scale_for(kept.query_BTHE.shape[-1])
     query = _grouped(kept.query_BTHE, own) * jnp.asarray(scale, dtype)
-    dy = _grouped(dy_BTHE, own)
-    read = _grouped(kept.read_BTHE, own)
-    inner = jnp.einsum("BTKGE,BTKGE->BKGT", dy, read, preferred_element_type=jnp.float32)
+    dy, read = _grouped(dy_BTHE, own), _grouped(kept.read_BTHE, own)
+    inner = jnp.einsum("BTKGE,BTKGE->BTKG", dy, read, preferred_element_type=jnp.float32)
+    tiles = (_tiles(query, own), _cut(dy), _cut(inner), kept.log_sum_IBKGQ)
 
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
         block, dkey, dvalue, dquery = state
-        scores, slope = _scores(scoring, query, own, block)
-        weights = jnp.exp(scores - kept.log_sum_BKGT[..., None])
-        dweights = _dot("BTKGE,BSKE->BKGTS", dy, block.value_BSKE)
-        dscores = (weights * (dweights - inner[..., None]) * slope).astype(dtype)
-        dquery += _dot("BKGTS,BSKE->BTKGE", dscores, block.key_BSKE)
-        dkey += _dot("BKGTS,BTKGE->BSKE", dscores, query)
-        dvalue += _dot("BKGTS,BTKGE->BSKE", weights.astype(dtype), dy)
+
+        def read(
+            sums: tuple[jax.Array, jax.Array], tile: tuple[Any, ...]
+        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+            (own, dy, inner, log_sum), dquery = tile
+            scores, slope = _scores(scoring, own, block)
+            weights = jnp.exp(scores - log_sum[..., None])
+            dweights = _dot("BQKGE,BSKE->BKGQS", dy, block.value_BSKE)
+            inner_BKGQ1 = jnp.einsum("BQKG->BKGQ", inner)[..., None]
+            dscores = (weights * (dweights - inner_BKGQ1) * slope).astype(dtype)
+            dkey = sums[0] + _dot("BKGQS,BQKGE->BSKE", dscores, own.x_IBQKGE)
+            dvalue = sums[1] + _dot("BKGQS,BQKGE->BSKE", weights.astype(dtype), dy)
+            return (dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, block.key_BSKE)
+
+        (dkey, dvalue), dquery = jax.lax.scan(read, (dkey, dvalue), (tiles, dquery))
         return (*_handed_on((block, dkey, dvalue)), dquery), None
 
     dkey, dvalue, dquery = (
-        jnp.zeros_like(x, jnp.float32) for x in (own.key_BSKE, own.value_BSKE, query)
+        jnp.zeros_like(x, jnp.float32) for x in (own.key_BSKE, own.value_BSKE, tiles[0].x_IBQKGE)
     )
     start: Meeting = (own, dkey, dvalue, dquery)
     (_, dkey, dvalue, dquery), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
-    dquery = (dquery * scale).reshape(dy_BTHE.shape).astype(dtype)
-    return dquery, _tree(dkey.astype(dtype), dvalue.astype(dtype), None, None)
+    dquery_BTHE = _row(dquery * scale, dy_BTHE.shape).astype(dtype)
+    return dquery_BTHE, _tree(dkey.astype(dtype), dvalue.astype(dtype), None, None)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _scores(
-    scoring: Scoring, query_BTKGE: jax.Array, own: Block, block: Block
-) -> tuple[jax.Array, jax.Array | float]:
-    """Masked scores `[B, K, G, T, S]` of a block, and their slopes if they are bounded."""
-    bounded = scoring.bound(_dot("BTKGE,BSKE->BKGTS", query_BTKGE, block.key_BSKE))
-    back_BTS = (own.place_S[:, None] - block.place_S[None])[None]
-    scores = scoring.lower(bounded, back_BTS)
-    same_BTS = own.segment_ids_BS[:, :, None] == block.segment_ids_BS[:, None]
-    visible = (same_BTS & (back_BTS >= 0))[:, None, None]
+def _scores(scoring: Scoring, own: Queries, block: Block) -> tuple[jax.Array, jax.Array | float]:
+    """Masked scores `[B, K, G, Q, S]` of a tile and a block, and their slopes if bounded."""
+    bounded = scoring.bound(_dot("BQKGE,BSKE->BKGQS", own.x_IBQKGE, block.key_BSKE))
+    back_BQS = (own.place_IQ[:, None] - block.place_S[None])[None]
+    scores = scoring.lower(bounded, back_BQS)
+    same_BQS = own.segment_ids_IBQ[:, :, None] == block.segment_ids_BS[:, None]
+    visible = (same_BQS & (back_BQS >= 0))[:, None, None]
     return jnp.where(visible, scores, MASKED), scoring.slope(bounded)
 
 
@@ -153,6 +177,26 @@ def _handed_on(tree: Any) -> Any:
     size = axis_size(AXIS)
     ring = [(place, (place + 1) % size) for place in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, ring), tree)
+
+
+def _tiles(query_BTKGE: jax.Array, own: Block) -> Queries:
+    return Queries(_cut(query_BTKGE), _cut(own.segment_ids_BS), _cut(own.place_S[None])[:, 0])
+
+
+def _cut(x_BT: jax.Array) -> jax.Array:
+    """`[I, B, Q, ...]`; what fills the last tile up is left out of the row again."""
+    batch, length, *rest = x_BT.shape
+    size = min(TILE, length)
+    widths = [(0, 0), (0, -length % size), *[(0, 0)] * len(rest)]
+    padded = jnp.pad(x_BT, widths)
+    return jnp.moveaxis(padded.reshape(batch, -1, size, *rest), 1, 0)
+
+
+def _row(x_IBQKGE: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`[B, T, H, E]`, which is `shape`."""
+    batch, length, heads, width = shape
+    x_BTHE = jnp.moveaxis(x_IBQKGE, 0, 1).reshape(batch, -1, heads, width)
+    return x_BTHE[:, :length]
 
 
 def _grouped(x_BTHE: jax.Array, own: Block) -> jax.Array:
