@@ -1,5 +1,6 @@
 """Speculative text: the same greedy text, the same distribution, for every kind of attention."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,6 +17,7 @@ from rtdlm.data import byte_tokenizer, train_bpe
 from rtdlm.inference import Completion, DraftModel, EarlyExit, Generator, make_sampler
 from rtdlm.inference import acceptance as module
 from rtdlm.inference.decode import DecodeState
+from rtdlm.inference.draft import draft_of
 from rtdlm.inference.layout import decoding_model, split_cache, split_params
 from rtdlm.inference.speculate import Pair, PairParams, SpeculativeState, rewinds, speculate
 from rtdlm.models import TMSModel
@@ -41,6 +43,11 @@ FORMS: dict[str, dict[str, Any]] = {
         "attention_type": "sliding", "attention": {"window": 4, "global_every": 2},
     },
     "linear": {"num_layers": 1, "attention_type": "linear"},
+    "delta": {"num_layers": 1, "attention_type": "delta", "num_kv_heads": None},
+    "spiking": {"num_layers": 1, "attention_type": "spiking"},
+    "sparse": {
+        "attention_type": "sparse", "attention": {"window": 3, "block": 2, "chosen": 2},
+    },
     "memory": {
         "num_layers": 1, "memory": {"segment": 4, "stm_window": 6, "recurrent": "gated_delta"},
     },
@@ -75,12 +82,29 @@ def _filtered(logits: np.ndarray, seen: set[int], sampling: SamplingConfig) -> n
     return found
 
 
-def drawn(sampling: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
-    """How often each three tokens were written, in four batches, and their exact chances."""
+def with_a_draft() -> tuple[Pair, PairParams, Any]:
+    """A model and another for its draft, and the model's parameters as they are."""
     shape = {"vocab_size": LETTERS, "max_seq_len": 8, "num_layers": 1}
     pair = Pair(*(decoding_model(TMSModel(small_config(**shape))) for _ in range(2)))
     params = [random_params(model, seed=seed) for seed, model in enumerate(pair)]
     split = PairParams(*(split_params(x, dtype=pair.target.dtype) for x in params))
+    return pair, split, params[0]
+
+
+def with_an_early_exit() -> tuple[Pair, PairParams, Any]:
+    """A model of two layers and its first layer for its draft."""
+    model = TMSModel(small_config(vocab_size=LETTERS, max_seq_len=8, num_layers=2))
+    target, params = decoding_model(model), random_params(model)
+    own = split_params(params, dtype=target.dtype)
+    draft, first = draft_of(EarlyExit(1), target, own, byte_tokenizer())
+    return Pair(target, draft), PairParams(own, first), params
+
+
+def drawn(
+    sampling: SamplingConfig, make: Callable[[], tuple[Pair, PairParams, Any]] = with_a_draft
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each three tokens were written, in four batches, and their exact chances."""
+    pair, split, params = make()
     # No token ends a row.
     function = jax.jit(partial(speculate, pair, num_drafted=2, end_ids=(-5,)))
     zeros, left = jnp.zeros(ROWS, jnp.int32), jnp.full(ROWS, LENGTH, jnp.int32)
@@ -96,7 +120,7 @@ def drawn(sampling: SamplingConfig) -> tuple[np.ndarray, np.ndarray]:
         words = flat[flat >= 0].reshape(ROWS, LENGTH)
         codes = np.ravel_multi_index(tuple(words.T), (LETTERS,) * LENGTH)
         counts += np.bincount(codes, minlength=LETTERS**LENGTH)
-    return counts, chances(pair.target, params[0], sampling)
+    return counts, chances(pair.target, params, sampling)
 
 
 def chi_square(counts: np.ndarray, chance: np.ndarray) -> tuple[float, int]:
@@ -107,10 +131,13 @@ def chi_square(counts: np.ndarray, chance: np.ndarray) -> tuple[float, int]:
     return float(((counts[may] - expected) ** 2 / expected).sum()), int(may.sum()) - 1
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
-def test_the_distribution_is_the_models_own(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("plain", with_a_draft), ("filtered", with_a_draft), ("plain", with_an_early_exit)],
+)
+def test_the_distribution_is_the_models_own(name: str, make: Any) -> None:
     """Chi-square of 16,384 texts of three tokens: within 4 standard deviations of its mean."""
-    found, freedom = chi_square(*drawn(SAMPLINGS[name]))
+    found, freedom = chi_square(*drawn(SAMPLINGS[name], make))
     assert found < freedom + 4 * (2 * freedom) ** 0.5
 
 
@@ -200,6 +227,15 @@ def test_early_exit_is_the_models_first_layers() -> None:
     [completion] = exact.generate(["to be"], GREEDY)
     assert completion.calls == 5
     assert_greedy(model, silent, "to be", completion)
+
+
+def test_early_exits_that_are_often_wrong_change_no_greedy_text() -> None:
+    model, params = letters_model(num_layers=3)
+    eager = Generator(model, params, byte_tokenizer(), draft=EarlyExit(1, tokens=3))
+    done = eager.generate(PROMPTS, GREEDY)
+    for prompt, completion in zip(PROMPTS, done, strict=True):
+        assert_greedy(model, params, prompt, completion)
+    assert 20 < sum(completion.calls for completion in done) < 80, "some accepted, some not"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "alibi": {"position_encoding": "alibi"},
     "experts with room": {"experts": ROOMY},
     "experts that drop": {"experts": TIGHT},
+    "experts beside two that all share": {"experts": {**ROOMY, "shared": 2}},
     "the small GPT": GPT,
     "rich": RICH,
     "n-grams as wide as the model": {"ngram": {"orders": [2], "buckets": 4225}},

@@ -230,8 +230,10 @@ def decoder(
         x = x + attention(entering("attention", x), weights, first=first, **kept)[0]
         normed = entering("feedforward", x)
         if top_k:
-            real = segments > 0
-            x = x + experts(normed, room("experts"), real=real, top_k=top_k, capacity=capacity)
+            real, sparse, shared = segments > 0, room("experts"), room("experts/shared")
+            x = x + experts(normed, sparse, real=real, top_k=top_k, capacity=capacity)
+            if shared:
+                x = x + swiglu(normed, **shared)
         else:
             x = x + FEEDFORWARDS[feedforward](normed, **room("feedforward"))
     raw = (

@@ -235,31 +235,50 @@ def test_the_router_decides_in_float32_whatever_the_activations_are(
     np.testing.assert_allclose(y.astype(jnp.float32), same, rtol=0.05, atol=0.5)
 
 
-def test_jitter_and_dropout_are_on_exactly_with_a_key(
+def noisy(**form: Any) -> hk.Transformed:
+    def forward(x_BTD: jax.Array, weights_BT: jax.Array) -> jax.Array:
+        config = ExpertsConfig(dispatch="dropless", **form)
+        return SparseExperts(config, d_ff=F, out_scale=1.0)(x_BTD, weights_BT=weights_BT)[0]
+
+    return hk.transform(forward)
+
+
+def test_jitter_multiplies_what_the_router_sees_and_nothing_else() -> None:
+    """Two experts of which both serve: their shares tell by how much, evenly in 1 +- 0.3."""
+    x, real = jnp.ones((1, 400, D)), jnp.ones((1, 400))
+    module = noisy(num_experts=2, top_k=2, jitter=0.3)
+    params = random_weights(module, x, real)
+
+    def run(weight: float, key: jax.Array | None) -> np.ndarray:
+        """Where the first feature of each token is all that the router asks for."""
+        router = jnp.zeros((D, 2)).at[0, 0].set(weight)
+        own = params | {"experts/router": {"w": router}}
+        return np.asarray(module.apply(own, key, x, real), np.float64)[0]
+
+    first, second = run(60.0, None)[0], run(-60.0, None)[0]
+    apart = first - second
+    share_T = (run(1.0, jax.random.key(0)) - second) @ apart / (apart @ apart)
+    factor_T = np.log(share_T / (1 - share_T))
+    assert factor_T.min() > 0.699 and factor_T.max() < 1.301
+    assert factor_T.mean() == pytest.approx(1.0, abs=0.03)
+    assert factor_T.std() == pytest.approx(0.3 / 3**0.5, rel=0.1)
+    still = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(run(1.0, None)[0], second + still * apart, rtol=1e-4)
+
+
+def test_dropout_leaves_the_mean_and_is_off_without_a_key(
     tokens: tuple[jax.Array, jax.Array],
 ) -> None:
-    """Jitter moves gates alone: each stays within the bounds of the router's inputs."""
     x, real = tokens
-
-    def run(key: jax.Array | None, **form: Any) -> tuple[Any, ...]:
-        def forward(x_BTD: jax.Array, weights_BT: jax.Array) -> jax.Array:
-            module = SparseExperts(
-                ExpertsConfig(num_experts=4, dispatch="dropless", **form), d_ff=F, out_scale=1.0
-            )
-            return module(x_BTD, weights_BT=weights_BT)[0]
-
-        transformed = hk.transform(forward)
-        shapes = jax.eval_shape(transformed.init, jax.random.key(0), x, real)
-        rng = np.random.default_rng(2)
-        params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
-        return np.asarray(transformed.apply(params, key, x, real))
-
-    plain = run(None)
-    for form in ({"jitter": 0.5}, {"dropout": 0.5}):
-        np.testing.assert_array_equal(run(None, **form), plain)
-        assert not np.allclose(run(jax.random.key(0), **form)[real > 0], plain[real > 0])
-    almost = run(jax.random.key(0), jitter=1e-6)
-    np.testing.assert_allclose(almost, plain, rtol=1e-3, atol=1e-3)
+    module = noisy(num_experts=4, top_k=2, dropout=0.25)
+    params = random_weights(module, x, real)
+    plain = noisy(num_experts=4, top_k=2).apply(params, None, x, real)
+    np.testing.assert_array_equal(module.apply(params, None, x, real), plain)
+    keys = jax.random.split(jax.random.key(0), 300)
+    drawn = np.asarray(jax.vmap(lambda key: module.apply(params, key, x, real))(keys))
+    deviation = drawn.std(0)
+    assert (deviation[np.asarray(real) > 0] > 0).all()
+    assert (np.abs(drawn.mean(0) - plain) <= 5 * deviation / 300**0.5).all()
 
 
 def test_a_bias_chooses_and_moves_no_gate() -> None:
