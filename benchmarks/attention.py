@@ -46,6 +46,9 @@ ByKind = Mapping[str, Sequence[Answer]]
 def add_flags(parser: ArgumentParser) -> None:
     """Adds what only this benchmark takes."""
     parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="those to measure (all)"
+    )
+    parser.add_argument(
         "--gib", type=float, default=8.0, metavar="G",
         help="leave out a case that would allocate more (default: 8)",
     )  # fmt: skip
@@ -65,7 +68,7 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
                 title = f"T {length}, {precision}, {threads_named(threads)}"
                 cases = _cases(title, length, precision, threads, plan, flags)
                 answers = interleave(cases, repeats=plan.repeats)
-                found[length] = _measured(title, answers, limit=flags.gib)
+                found[length] = _measured(title, answers, flags.kinds, limit=flags.gib)
                 results += _quantities(title, found[length])
             at = lengths[0] if plan.smoke else AT
             results += _ratios(found, at, precision, threads)
@@ -83,7 +86,7 @@ def _cases(
         "seconds": 0.01 if plan.smoke else flags.seconds,
         "limit": flags.gib * 2**30,
     }
-    return {f"{title}/{kind}": _case({**common, "kind": kind}, threads) for kind in KINDS}
+    return {f"{title}/{kind}": _case({**common, "kind": kind}, threads) for kind in flags.kinds}
 
 
 def _case(spec: Mapping[str, Any], threads: int) -> Case:
@@ -93,10 +96,12 @@ def _case(spec: Mapping[str, Any], threads: int) -> Case:
     return Case("benchmarks.sides.our_attention", spec, threads, many)
 
 
-def _measured(title: str, answers: Mapping[str, Sequence[Answer]], *, limit: float) -> ByKind:
+def _measured(
+    title: str, answers: Mapping[str, Sequence[Answer]], kinds: Sequence[str], *, limit: float
+) -> ByKind:
     """Answers by kind, without those of cases that were too large."""
     found = {}
-    for kind in KINDS:
+    for kind in kinds:
         of_kind = answers[f"{title}/{kind}"]
         if "wall" in of_kind[0]:
             found[kind] = of_kind

@@ -8,8 +8,8 @@ from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
 SEARCH = 35
 """What finding the best of all scores costs for each, at most, in multiplications with additions:
-32 passes of a comparison and an addition (`rtdlm.modules.memory.largest`, which searches a part of
-a large store), two of the softmax and one of the use that is noted."""
+32 passes of a comparison and an addition (`rtdlm.modules.primitives.largest`, which searches a part
+of a large store), two of the softmax and one of the use that is noted."""
 
 
 def memory_products(config: AGIConfig) -> int:

@@ -15,12 +15,14 @@ from rtdlm.models import TMSModel
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS, TOKENIZER = DATA / "stories260K.bin", DATA / "tok512.bin"
-# What llama2.c's run prints for this model at temperature 0.
+# The 200 tokens that llama2.c's run prints for this model at temperature 0, by its own test_all.py.
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
     "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
     "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. "
     'She said, "I want to play with your ball, but I can\'t find it."\n'
+    "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
+    "do.\"\nLily didn't want to help her mom, so she"
 )
 HEADER = (8, 12, 2, 2, 1, 5, 16)
 
@@ -37,7 +39,7 @@ def test_the_greedy_story_is_that_of_the_reference(stories: Pretrained) -> None:
     logits = jax.jit(TMSModel(stories.config, precision={"compute": "float32"}).logits)
     ids, length = [1], len(stories.tokenizer.encode(STORY))
     for _ in range(length):
-        row = np.zeros((1, 160), np.int32)
+        row = np.zeros((1, 256), np.int32)
         row[0, : len(ids)] = ids
         ids.append(int(np.asarray(logits(stories.params, row))[0, len(ids) - 1].argmax()))
     assert stories.tokenizer.decode(ids) == STORY
@@ -52,7 +54,7 @@ def test_generation_tells_it_too(stories: Pretrained, prompt: str) -> None:
     generator = Generator(model, jax.device_put(stories.params), stories.tokenizer)
     greedy = SamplingConfig(temperature=0.0, max_tokens=len(stories.tokenizer.encode(STORY)))
     [completion] = generator.generate([prompt], greedy)
-    assert (prompt + completion.text).startswith(STORY[:250])
+    assert (prompt + completion.text).startswith(STORY)
 
 
 @pytest.mark.parametrize("text", ["Once upon a time", "", "  two  spaces\n", "Zoë met 🦊."])

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.attention.dot_product import MASKED
-from rtdlm.modules.primitives import dot
+from rtdlm.modules.primitives import dot, largest
 
 
 def attend_topk(
@@ -45,19 +45,8 @@ def attend_topk(
     query_BTKGE = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
     scores_BKGTS = dot("BTKGE,BSKE->BKGTS", query_BTKGE, key_BSKE)
     may, always = may_BTS[:, None, None], always_BTS[:, None, None]
-    chosen = choose_keys(jnp.where(may & ~always, scores_BKGTS, MASKED), num_chosen=num_chosen)
-    read = always | (chosen & may)
+    chosen = largest(jnp.where(may & ~always, scores_BKGTS, -jnp.inf), num_chosen)
+    read = always | chosen
     weights = jax.nn.softmax(jnp.where(read, scores_BKGTS, MASKED), axis=-1)
     read_BTKGE = dot("BKGTS,BSKE->BTKGE", weights.astype(value_BSKE.dtype), value_BSKE)
     return read_BTKGE.reshape(query_BTHE.shape).astype(query_BTHE.dtype)
-
-
-def choose_keys(scores_NS: jax.Array, *, num_chosen: int) -> jax.Array:
-    """`[..., S]`: True for the `num_chosen` largest, of equal ones the first."""
-    scores_NS = jax.lax.stop_gradient(scores_NS)
-    num_chosen = min(num_chosen, scores_NS.shape[-1])
-    top_Nk, place_Nk = jax.lax.top_k(scores_NS, num_chosen)
-    least_N1, last_N1 = top_Nk[..., -1:], place_Nk[..., -1:]
-    # Equal scores come in the order of their places, so that the last of them says how many.
-    place_S = jax.lax.broadcasted_iota(jnp.int32, scores_NS.shape, scores_NS.ndim - 1)
-    return (scores_NS > least_N1) | ((scores_NS == least_N1) & (place_S <= last_N1))

@@ -6,8 +6,8 @@
 
 The null slot has a learned score and the value zero, so that an empty store reads exactly zero.
 Scores and weights are dense, float32 [B, H, T, M]: two products of 2 T M E operations a head, and
-passes that find the k best; see `largest`. Gathering the k rows instead costs more time up to 16
-thousand slots at least. Split more slots over devices, or the queries over calls.
+passes that find the k best; see `primitives.largest`. Gathering the k rows instead costs more time
+up to 16 thousand slots at least. Split more slots over devices, or the queries over calls.
 
 Axes: B batch, T query time, M slots, H heads, E head features.
 """
@@ -18,9 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.memory.largest import largest
 from rtdlm.modules.memory.store import Store
-from rtdlm.modules.primitives import dot
+from rtdlm.modules.primitives import dot, largest
 
 
 class Reading(NamedTuple):

@@ -5,7 +5,6 @@ import pytest
 
 from rtdlm.modules.attention import Heads
 from rtdlm.modules.attention.sparse_kinds import TopK
-from rtdlm.modules.attention.topk import choose_keys
 from tests.modules.attention.windows import draw, packed
 from tests.modules.reference import softmax
 
@@ -55,15 +54,6 @@ def test_equals_dense_on_its_own_mask(length):
     ours = results(lambda *x: read(*x, segments))
     expected = results(dense)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
-
-
-def test_equal_scores_are_chosen_in_their_order():
-    scores = jnp.asarray([[0.0, 2.0, 1.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0]])
-    assert choose_keys(scores, num_chosen=3).astype(int).tolist() == [
-        [0, 1, 1, 1, 0],
-        [1, 1, 1, 0, 0],
-    ]
-    assert choose_keys(scores, num_chosen=9).all()
 
 
 def test_bfloat16_is_near():

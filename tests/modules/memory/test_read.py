@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from rtdlm.modules.memory import Reading, Store, mark_used, read_store
-from rtdlm.modules.memory.largest import largest
+from rtdlm.modules.primitives.largest import largest
 from tests.modules.memory.stores import BATCH, HEADS, SLOTS, WIDTH, filled, read_slowly, unit
 
 TIME = 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rtdlm.modules.memory.largest import _candidates, largest
+from rtdlm.modules.primitives.largest import _candidates, largest
 
 
 def expected(x: np.ndarray, k: int) -> np.ndarray:
