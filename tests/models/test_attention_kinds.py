@@ -11,6 +11,7 @@ from rtdlm.config import MeshConfig
 from rtdlm.models import TMSModel
 from rtdlm.modules.attention import KINDS as REGISTERED
 from rtdlm.parallel import make_mesh, partition_spec, path_name
+from tests.models import test_decode, test_masking
 from tests.models.small import KINDS, random_params, small_config
 
 IDS = np.random.default_rng(4).integers(64, size=(4, 12), dtype=np.int32)
@@ -76,6 +77,12 @@ def test_a_state_does_not_grow_with_the_row(kind: str) -> None:
     assert numbers(8192) == 1024 * numbers(8)
 
 
-def test_a_model_of_every_type_is_here() -> None:
-    types = {TMSModel(small_config(**form)).config.attention_type for form in KINDS.values()}
-    assert types == set(REGISTERED)
+# What is elsewhere: decoding of `sliding` in test_sliding.py.
+@pytest.mark.parametrize(
+    ("forms", "elsewhere"),
+    [(KINDS, set()), (test_masking.FORMS, set()), (test_decode.FORMS, {"sliding"})],
+    ids=["kinds", "masking", "decode"],
+)
+def test_every_type_is_among_the_forms(forms: dict[str, Any], elsewhere: set[str]) -> None:
+    types = {small_config(**form).attention_type for form in forms.values()}
+    assert types | elsewhere == set(REGISTERED)
