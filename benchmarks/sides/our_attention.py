@@ -82,8 +82,8 @@ def _kind(spec: Spec, segments: jax.Array) -> Read:
     def topk(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         may = causal_mask(segments)
         place = jnp.arange(spec["length"])
-        near = place[:, None] - place < spec["window"]
-        always = may & (near | (place < spec["first"]))
+        near = place[:, None] - place[None] < spec["window"]
+        always = may & (near | (place < spec["first"])[None])[None]
         return attend_topk(query, key, value, may, always, num_chosen=spec["chosen_keys"])
 
     def spiking(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
