@@ -35,11 +35,11 @@ def draw_attention(results: Sequence[Result]) -> bytes:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 3.4), dpi=150, layout="constrained")
+        figure = Figure(figsize=(8.8, 3.4), dpi=150, layout="constrained")
         time, memory = figure.subplots(1, 2)
         _panel(time, curves(results, "CPU"), "Forward and backward, one core [CPU ms]")
         _panel(memory, curves(results, "memory"), "Working memory [MiB]")
-        time.legend(fontsize=8)
+        figure.legend(*time.get_legend_handles_labels(), loc="outside right center", fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
