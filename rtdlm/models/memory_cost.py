@@ -4,12 +4,13 @@ from math import prod
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.convs import memory_conv_features
+from rtdlm.modules.primitives import PASSES
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
-SEARCH = 35
+SEARCH = PASSES + 3
 """What finding the best of all scores costs for each, at most, in multiplications with additions:
-32 passes of a comparison and an addition (`rtdlm.modules.primitives.largest`, which searches a part
-of a large store), two of the softmax and one of the use that is noted."""
+the passes of `largest`, which searches a part of a large store, two of the softmax and one of the
+use that is noted."""
 
 
 def memory_products(config: AGIConfig) -> int:

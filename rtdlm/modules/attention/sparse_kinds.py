@@ -18,7 +18,7 @@ from rtdlm.modules.attention.mask import cache_mask, causal_mask, first_tokens
 from rtdlm.modules.attention.sliding import keys_computed
 from rtdlm.modules.attention.sparse import NUM_BRANCHES, sparse_branches
 from rtdlm.modules.attention.topk import attend_topk
-from rtdlm.modules.primitives import TILE, Projection, most_tiles
+from rtdlm.modules.primitives import PASSES, TILE, Projection, most_tiles
 from rtdlm.parallel import on_own_heads
 
 
@@ -130,7 +130,8 @@ class TopK:
         return KVCache.empty(*shape, dtype=dtype)
 
     def keys_computed(self, length: int, *, head_dim: int) -> int:
-        return length
+        """All keys, and the search of their scores; a key is 2 x head_dim multiplications."""
+        return length + round(length * PASSES / (2 * head_dim))
 
 
 def _gates(heads: Heads) -> jax.Array:

@@ -21,6 +21,9 @@ from math import isqrt
 import jax
 import jax.numpy as jnp
 
+PASSES = 32
+"""Over all numbers, at most, each a comparison and an addition."""
+
 
 def largest(x_N: jax.Array, k: int, *, axis: str | None = None) -> jax.Array:
     """`[..., N]`: True for the k largest, all if there are fewer; no gradient.
