@@ -5,9 +5,10 @@
     bpe             byte-level BPE (arXiv 1508.07909), trained    `train_bpe`
     tokenizer.json  whatever the file holds                       `read_tokenizer`
 
-One special token, the *document token*, stands at the start of every document and nowhere else. It
-is therefore also what the last token of a document predicts: the end. It never comes from text:
-text that spells it is encoded as ordinary characters.
+One special token, the *document token*, stands between documents and nowhere else, so that it is
+what the last token of a document predicts: the end. A document begins with it, or behind it with
+what the file's template puts before a text. Neither ever comes from text: text that spells them is
+encoded as ordinary characters.
 """
 
 import json

@@ -43,7 +43,9 @@ def on_own_heads(
     batch, ways = len(heads[0]), axis_size("tensor")
     over_rows = BATCH_AXES if row_groups(batch) > 1 else None
     over_heads = None
-    if split_heads and heads_split(*(x.shape[2] for x in heads), ways=ways, groups=split_groups):
+    if split_heads and heads_split(
+        *(x.shape[2] for x in heads), ways=ways, split_groups=split_groups
+    ):
         over_heads, heads = "tensor", tuple(_repeated(x, ways) for x in heads)
     # Rows are whole here, so that `context` has one device; unnamed, it would be summed over.
     of_heads = PartitionSpec(over_rows, "context", over_heads)
@@ -54,16 +56,16 @@ def on_own_heads(
     return local(heads, rows)
 
 
-def heads_split(queries: int, *others: int, ways: int, groups: bool = True) -> bool:
+def heads_split(queries: int, *others: int, ways: int, split_groups: bool = True) -> bool:
     """Whether each of `ways` devices computes heads of its own.
 
     Args:
         queries: number of query heads.
         others: numbers of heads that divide it.
         ways: devices.
-        groups: whether the queries of a key-value head may lie on several devices.
+        split_groups: whether the queries of a key-value head may lie on several devices.
     """
-    return queries % ways == 0 and (groups or all(count % ways == 0 for count in others))
+    return queries % ways == 0 and (split_groups or all(count % ways == 0 for count in others))
 
 
 def _repeated(x: jax.Array, ways: int) -> jax.Array:

@@ -55,7 +55,7 @@ def test_each_device_computes_its_share(
         found = compiled(*qkv)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(alone(*qkv)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert heads_split(queries, others, others, ways=4, groups=groups) == (share < 1)
+    assert heads_split(queries, others, others, ways=4, split_groups=groups) == (share < 1)
     whole, own = (
         product_flops(parse_program(program.as_text()))
         for program in (alone.lower(*qkv).compile(), compiled)

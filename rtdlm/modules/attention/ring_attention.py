@@ -102,7 +102,7 @@ def _forward(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> tuple[jax.A
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
         block, *softmax = state
 
-        def read(tile: tuple[Queries, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
+        def meet_tile(tile: tuple[Queries, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
             own, (top, total, read) = tile
             scores = _scores(scoring, own, block)[0]
             higher = jnp.maximum(top, jnp.max(scores, axis=-1))
@@ -112,7 +112,7 @@ def _forward(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> tuple[jax.A
             found = _dot("BKGQS,BSKE->BKGQE", weights, block.value_BSKE)
             return higher, total, read * kept[..., None] + found
 
-        return (_handed_on(block), *jax.lax.map(read, (queries, tuple(softmax)))), None
+        return (_handed_on(block), *jax.lax.map(meet_tile, (queries, tuple(softmax)))), None
 
     # Nothing read yet, as a value of its own on each device.
     nothing = jnp.zeros_like(jnp.einsum("IBQKGE->IBKGQE", queries.x_IBQKGE), jnp.float32)
@@ -134,7 +134,7 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
         block, dkey, dvalue, dquery = state
 
-        def read(
+        def meet_tile(
             sums: tuple[jax.Array, jax.Array], tile: tuple[Any, ...]
         ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
             (own, dy, inner, log_sum), dquery = tile
@@ -147,7 +147,7 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
             dvalue = sums[1] + _dot("BKGQS,BQKGE->BSKE", weights.astype(dtype), dy)
             return (dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, block.key_BSKE)
 
-        (dkey, dvalue), dquery = jax.lax.scan(read, (dkey, dvalue), (tiles, dquery))
+        (dkey, dvalue), dquery = jax.lax.scan(meet_tile, (dkey, dvalue), (tiles, dquery))
         return (*_handed_on((block, dkey, dvalue)), dquery), None
 
     dkey, dvalue, dquery = (

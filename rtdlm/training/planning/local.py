@@ -46,7 +46,8 @@ def local_config(config: AGIConfig, mesh: Mesh | AbstractMesh) -> AGIConfig:
         }
         # Attention is apart on its heads or whole on each device, see `on_own_heads`.
         native = config.attention_type == "sparse" and config.attention.sparse_form == "native"
-        if heads_split(config.num_heads, config.kv_heads, ways=tensor, groups=not native):
+        apart = not native and config.attention_type != "spiking"
+        if heads_split(config.num_heads, config.kv_heads, ways=tensor, split_groups=apart):
             overrides["num_heads"] = config.num_heads // tensor
             if config.num_kv_heads is not None:
                 overrides["num_kv_heads"] = lcm(config.kv_heads, tensor) // tensor
