@@ -1,9 +1,9 @@
 """`python -m studies graph_text`: one graph block in a language model, on real text.
 
 The small model of `kinds`, and the same with a learned graph in its second layer: with one, two and
-four hops, with all earlier tokens as neighbours, and without halting. As in `recipe`, all get the
-same CPU time, and differences are paired by seed; a side of as many parameters, with a wider
-feed-forward layer in place of the graph, tells what of a gain is size.
+four hops, with attention along its edges, with all earlier tokens as neighbours, and without
+halting. As in `recipe`, all get the same CPU time, and differences are paired by seed; a side of as
+many parameters, with a wider feed-forward layer in place of the graph, tells what of a gain is size.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -44,6 +44,8 @@ def variants(base: Tree) -> Iterator[Variant]:
     graph: Tree = {"hops": 2, "every": base["num_layers"] // 2 + 1}
     for hops in (1, 2, 4):
         yield Variant(f"graph: {hops} hops", {"graph": {**graph, "hops": hops}})
+    along: Tree = {**graph, "messages": "attention"}
+    yield Variant("graph: 2 hops, attention along edges", {"graph": along})
     yield Variant("graph: 2 hops, all neighbours", {"graph": {**graph, "selection": "dense"}})
     yield Variant("graph: 2 hops, no halting", {"graph": {**graph, "halting": False}})
     yield Variant("no graph: as many parameters", {"d_ff": as_wide(base, {"graph": graph})})

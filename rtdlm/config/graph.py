@@ -6,6 +6,7 @@ from typing import Literal
 from rtdlm.config.effect import require, require_finite
 
 Selection = Literal["straight_through", "top_k", "dense"]
+Messages = Literal["sum", "attention"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class GraphConfig:
     """Features of a token in the graph; None is half of `d_model` [features]."""
     key_dim: int | None = None
     """Features by which tokens are compared; None is 32 [features]."""
+    messages: Messages | None = None
+    """What a hop is: the sum over neighbours through a copy gate (`sum`, arXiv 2110.07732), or a
+    transformer block whose attention goes along edges (`attention`, arXiv 2105.14491); None is
+    `sum`."""
+    heads: int | None = None
+    """Heads of that attention; None is 4 [heads]."""
     halting: bool | None = None
     """Each token stops when it has come far enough (arXiv 2107.05407); None is True."""
     hop_price: float | None = None
@@ -48,9 +55,14 @@ class GraphConfig:
                 f"graph.{item.name}={value!r} has no effect with graph.hops=0; set graph.hops, for "
                 "instance to 2, or remove it",
             )
-        for name in ("every", "neighbours", "kinds", "dim", "key_dim"):
+        for name in ("every", "neighbours", "kinds", "dim", "key_dim", "heads"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"graph.{name}={value} must be at least 1")
+        require(
+            self.heads is None or self.hears == "attention",
+            f"graph.heads={self.heads} has no effect with graph.messages='{self.hears}', which has "
+            "no heads; remove it or set graph.messages to 'attention'",
+        )
         require(
             self.hop_price is None or self.hop_price >= 0,
             f"graph.hop_price={self.hop_price} must not be negative",
@@ -90,6 +102,20 @@ class GraphConfig:
     def chosen_by(self) -> str:
         """How neighbours are chosen."""
         return "straight_through" if self.selection is None else self.selection
+
+    @property
+    def hears(self) -> Messages:
+        """What a hop is."""
+        return "sum" if self.messages is None else self.messages
+
+    @property
+    def num_heads(self) -> int:
+        """Of attention along edges."""
+        return 4 if self.heads is None else self.heads
+
+    def head_dim(self, width: int) -> int:
+        """Features of a head of attention along edges, of `width` in the graph."""
+        return max(1, width // self.num_heads)
 
     @property
     def query_dim(self) -> int:

@@ -2,38 +2,53 @@
 
 from rtdlm.config import AGIConfig
 from rtdlm.models.layers import LayerPlan
+from rtdlm.modules.graph.layer import WIDER
+
+SCORED = 7
+"""Operations of a score along an edge, per feature: two sums, three to bend it, a product and its
+sum; a product elsewhere is two."""
 
 
 def graph_products(config: AGIConfig) -> int:
-    """Parameters that multiply a token's features; of a neuron's they do so once a hop."""
+    """Parameters that multiply a token's features; those of a hop do so at every one."""
     graph, d = config.graph, config.d_model
     width = graph.width(d)
-    return (
-        2 * d * graph.num_kinds * graph.query_dim + 2 * d * width + _neuron(config) + _halt(config)
-    )
+    return 2 * d * graph.num_kinds * graph.query_dim + 2 * d * width + _hop(config) + _halt(config)
 
 
 def graph_vectors(config: AGIConfig) -> int:
     """Parameters of biases and sharpness, the layer's own norm apart."""
     graph = config.graph
-    return graph.num_kinds + 2 * graph.width(config.d_model) + graph.halts
+    # Two biases of a neuron; of a block two norms, and directions that edges are scored by.
+    scored = (graph.num_kinds + 1) * _inner(config) if graph.hears == "attention" else 0
+    return graph.num_kinds + 2 * graph.width(config.d_model) + scored + graph.halts
 
 
 def graph_reads(config: AGIConfig, plan: LayerPlan, *, slots: int) -> int:
-    """Products of a token with `slots` others, and those of a neuron at every hop but the first."""
+    """Products of a token with `slots` others, and its own at every hop but the first."""
     graph = config.graph
     width = graph.width(config.d_model)
     compared = graph.num_kinds * graph.query_dim * slots
     heard = graph.hops * graph.num_kinds * width * slots
-    again = (graph.hops - 1) * (_neuron(config) + _halt(config))
+    if graph.hears == "attention":
+        heard = graph.hops * (SCORED * graph.num_kinds + 2) * _inner(config) * slots // 2
+    again = (graph.hops - 1) * (_hop(config) + _halt(config))
     routed = graph.num_kinds * config.experts.num_experts * slots
     summed = (graph.hops + 1) * width if graph.halts else 0
     return compared + heard + again + summed + (routed if graph.routes and plan.experts else 0)
 
 
-def _neuron(config: AGIConfig) -> int:
+def _hop(config: AGIConfig) -> int:
     width = config.graph.width(config.d_model)
+    if config.graph.hears == "attention":
+        return 3 * width * _inner(config) + 2 * width * WIDER * width
     return config.graph.num_kinds * width**2 + 2 * 3 * width**2
+
+
+def _inner(config: AGIConfig) -> int:
+    """Features of all heads of attention along edges."""
+    graph = config.graph
+    return graph.num_heads * graph.head_dim(graph.width(config.d_model))
 
 
 def _halt(config: AGIConfig) -> int:

@@ -69,6 +69,12 @@ RULES: dict[str, Axes] = {
     r"graph/reasoner/neuron/message/w": (None, "fsdp", None),
     r"graph/reasoner/neuron/(gate|candidate)/w": ("fsdp", None),
     r"graph/reasoner/neuron/(gate|candidate)/b": (None,),
+    r"graph_block/graph_attention/(reader|read)/w": ("fsdp", None, None),
+    r"graph_block/graph_attention/output/w": (None, None, "fsdp"),
+    r"graph_block/graph_attention/direction": (None, None),
+    r"graph_block/graph_attention/kind": (None, None, None),
+    r"graph_block/up/w": ("fsdp", None),
+    r"graph_block/down/w": (None, "fsdp"),
     r"graph/reasoner/halt/logit/w": (None, None),
     r"graph/reasoner/halt/logit/b": (None,),
     # States of a circuit are small and tokens are many: only rows are apart.

@@ -50,6 +50,9 @@ MUON_MATRICES: dict[str, MatrixAxes] = {
     r"overlap/(query|key|value)/w": ((-3,), (-2, -1)),
     r"overlap/output/w": ((-3, -2), (-1,)),
     r"graph/(input|output|reasoner/neuron/(message|gate|candidate))/w": ((-2,), (-1,)),
+    r"graph_block/(up|down)/w": ((-2,), (-1,)),
+    r"graph_attention/(reader|read)/w": ((-3,), (-2, -1)),
+    r"graph_attention/output/w": ((-3, -2), (-1,)),
 }
 UNDECAYED = (
     r"norm/(scale|bias)$",
@@ -65,6 +68,7 @@ UNDECAYED = (
     r"_conv/kernel$",
     r"memory/(episodic_|summary_|(summary_)?probe_)?(scale|slope|nothing)$",
     r"graph/edges/sharpness$",
+    r"graph_attention/(direction|kind)$",
     r"(circuit|overlap)/angles$",
     r"memory/(decay_(rate|shifts?)|forget|put)$",
 )

@@ -32,6 +32,11 @@ from rtdlm.config import (
             "remove one",
         ),
         (
+            {"graph": {"hops": 2, "heads": 2}},
+            "graph.heads=2 has no effect with graph.messages='sum', which has no heads; remove it "
+            "or set graph.messages to 'attention'",
+        ),
+        (
             {"graph": {"hops": 2, "neighbours": 4, "selection": "dense"}},
             "graph.neighbours=4 has no effect with graph.selection='dense', which reads all; "
             "remove one",

@@ -29,6 +29,7 @@ from tests.models.small import (
     CIRCUIT,
     CONTROLLED,
     GRAPH,
+    GRAPH_ATTENTION,
     HASHED,
     KEYS,
     OVERLAP,
@@ -94,8 +95,14 @@ def test_bytes_are_what_the_kind_says(kind: Kind) -> None:
     assert 8 * small.nbytes / (4 * 256 * 512) == BITS[kind] + overhead
 
 
+FORMS: tuple[dict[str, Any], ...] = (
+    *({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, GRAPH_ATTENTION),
+    *(CIRCUIT, OVERLAP, CONTROLLED),
+)
+
+
 def test_matrices_and_tables_are_quantized_and_nothing_else_is_changed() -> None:
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED):
+    for form in FORMS:
         model = TMSModel(small_config(**form))
         params = random_params(model)
         small = quantize_params(params, "int8")
@@ -124,14 +131,15 @@ def test_matrices_and_tables_are_quantized_and_nothing_else_is_changed() -> None
 
 KEPT = (
     *("norm/scale", "router/w", "_conv/kernel", "_mix/weights", "decoder/position", "/b"),
-    *("graph/edges", "graph/reasoner/halt", "circuit/angles", "overlap/angles"),
+    *("graph/edges", "graph/reasoner/halt", "graph_attention/direction", "graph_attention/kind"),
+    *("circuit/angles", "overlap/angles"),
     *("core/controller", "copy_gate/steps", "core/log_prices"),
 )
 
 
 def test_every_pattern_names_some_parameter() -> None:
     paths = set()
-    for form in ({}, RICH, {"experts": ROOMY}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CONTROLLED):
+    for form in FORMS:
         shapes = TMSModel(small_config(**form)).shapes
         paths |= {f"{module}/{name}" for module, leaves in shapes.items() for name in leaves}
     matched = {p for p in INPUTS for path in paths if re.search(rf"(^|/){p}$", path)}

@@ -75,6 +75,9 @@ HASHED: dict[str, Any] = {
 GRAPH: dict[str, Any] = {
     "graph": {"hops": 2, "every": 1, "neighbours": 2, "kinds": 2, "dim": 12, "key_dim": 6},
 }
+GRAPH_ATTENTION: dict[str, Any] = {
+    "graph": {**GRAPH["graph"], "messages": "attention", "heads": 2},
+}
 # A quantum circuit in the second of two layers: turned by features, and compared.
 CIRCUIT: dict[str, Any] = {"quantum_layers": 1, "quantum": {"num_qubits": 3}}
 OVERLAP: dict[str, Any] = {

@@ -81,6 +81,9 @@ FORMS: dict[str, dict[str, Any]] = {
         "knowledge": {"kind": "ngram", "rows": 100, "heads": 2, "orders": [2, 4], "dim": 24},
     },
     "graph": {"graph": {"hops": 2, "kinds": 3, "dim": 48}},
+    "attention along a graph's edges": {
+        "graph": {"hops": 2, "messages": "attention", "heads": 3, "dim": 48},
+    },
     "dense graph in every layer that routes experts": {
         "graph": {
             "hops": 1, "every": 1, "selection": "dense", "halting": False, "route_experts": True,

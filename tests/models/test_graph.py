@@ -10,14 +10,22 @@ import pytest
 from rtdlm.models import TMSModel
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_sums, loss_terms
-from tests.models.small import GRAPH, ROOMY, packed_batch, random_params, small_config
+from tests.models.small import (
+    GRAPH,
+    GRAPH_ATTENTION,
+    ROOMY,
+    packed_batch,
+    random_params,
+    small_config,
+)
 
 ROUTED: dict[str, Any] = {"graph": {**GRAPH["graph"], "route_experts": True}, "experts": ROOMY}
 
 
+@pytest.mark.parametrize("form", [GRAPH, GRAPH_ATTENTION], ids=["sum", "attention"])
 @pytest.mark.parametrize("selection", ["straight_through", "top_k", "dense"])
-def test_every_parameter_of_a_graph_has_a_gradient(selection: str) -> None:
-    own = {**GRAPH["graph"], "selection": selection}
+def test_every_parameter_of_a_graph_has_a_gradient(selection: str, form: dict[str, Any]) -> None:
+    own = {**form["graph"], "selection": selection}
     if selection == "dense":
         del own["neighbours"]
     model = TMSModel(small_config(graph=own))
@@ -25,7 +33,7 @@ def test_every_parameter_of_a_graph_has_a_gradient(selection: str) -> None:
     ids, labels = jnp.asarray(batch.input_ids), jnp.asarray(batch.labels)
     slopes = jax.jit(jax.grad(lambda p: jnp.sum(model.scores(p, ids, labels).tokens.nll)))(params)
     graph = {path: leaves for path, leaves in slopes.items() if "/graph" in path}
-    assert len(graph) == 10
+    assert len(graph) == (10 if form is GRAPH else 15)
     for path, leaves in graph.items():
         for name, leaf in leaves.items():
             assert np.asarray(leaf).any(axis=tuple(range(1, leaf.ndim))).all(), (path, name)
@@ -44,9 +52,10 @@ def test_a_fresh_graph_is_ready_to_learn() -> None:
         assert np.abs(slopes[f"{edges}/{name}"]["w"]).max() > 1e-5
 
 
-def test_a_graph_adds_to_the_stream() -> None:
+@pytest.mark.parametrize("form", [GRAPH, GRAPH_ATTENTION], ids=["sum", "attention"])
+def test_a_graph_adds_to_the_stream(form: dict[str, Any]) -> None:
     """With its last product at zero the model is the one without it."""
-    model, plain = TMSModel(small_config(**GRAPH)), TMSModel(small_config())
+    model, plain = TMSModel(small_config(**form)), TMSModel(small_config())
     params = random_params(model)
     ids = jnp.asarray(packed_batch(model.config).input_ids)
     without = {path: leaves for path, leaves in params.items() if "/graph" not in path}
@@ -63,13 +72,28 @@ def test_without_a_graph_nothing_is_made_of_it() -> None:
     assert model.empty_cache(1, 4).loops[0][0].graph is None
 
 
-def test_a_trained_model_may_run_with_more_hops() -> None:
-    few = TMSModel(small_config(**GRAPH))
+@pytest.mark.parametrize("form", [GRAPH, GRAPH_ATTENTION], ids=["sum", "attention"])
+def test_a_trained_model_may_run_with_more_hops(form: dict[str, Any]) -> None:
+    few = TMSModel(small_config(**form))
     many = TMSModel(few.config.replace(graph={"hops": 5}))
     assert jax.tree.map(jnp.shape, few.shapes) == jax.tree.map(jnp.shape, many.shapes)
     params, ids = random_params(few), jnp.asarray(packed_batch(few.config).input_ids)
     apart = jax.jit(many.logits)(params, ids) - jax.jit(few.logits)(params, ids)
     assert np.abs(apart).max() > 1e-3
+
+
+def test_attention_takes_the_hops_where_it_is_asked_for() -> None:
+    """It is the block of `rtdlm.modules.graph`, hop by hop, over the layer's own graph."""
+    model = TMSModel(small_config(**GRAPH_ATTENTION))
+    params, ids = random_params(model), jnp.asarray(packed_batch(model.config).input_ids)
+    block = "decoder/layers/block/graph/reasoner/graph_block"
+    assert {path for path in params if "neuron" in path} == set()
+    assert params[f"{block}/graph_attention"]["direction"].shape == (2, 2, 6)
+    expected = jax.jit(model.logits)(params, ids)
+    moved = {**params[f"{block}/graph_attention"]}
+    moved["direction"] = -moved["direction"]
+    found = jax.jit(model.logits)({**params, f"{block}/graph_attention": moved}, ids)
+    assert np.abs(found - expected).max() > 1e-3, "who is heard depends on both ends"
 
 
 def test_neighbours_choose_experts_together() -> None:

@@ -159,6 +159,18 @@ GRAPH = {
     f"{BLOCK}/graph/reasoner/halt/logit/w": ((3, 24, 1), P(None, None, None)),
     f"{BLOCK}/graph/reasoner/halt/logit/b": ((3, 1), P(None, None)),
 }
+GATV2 = f"{BLOCK}/graph/reasoner/graph_block"
+GRAPH_ATTENTION = {path: GRAPH[path] for path in GRAPH if "neuron" not in path} | {
+    f"{GATV2}/attention_norm/scale": ((3, 12), P(None, "fsdp")),
+    f"{GATV2}/graph_attention/reader/w": ((3, 12, 2, 6), P(None, "fsdp", None, None)),
+    f"{GATV2}/graph_attention/read/w": ((3, 12, 2, 6), P(None, "fsdp", None, None)),
+    f"{GATV2}/graph_attention/direction": ((3, 2, 6), P(None, None, None)),
+    f"{GATV2}/graph_attention/kind": ((3, 2, 2, 6), P(None, None, None, None)),
+    f"{GATV2}/graph_attention/output/w": ((3, 2, 6, 12), P(None, None, None, "fsdp")),
+    f"{GATV2}/feedforward_norm/scale": ((3, 12), P(None, "fsdp")),
+    f"{GATV2}/up/w": ((3, 12, 24), P(None, "fsdp", None)),
+    f"{GATV2}/down/w": ((3, 24, 12), P(None, None, "fsdp")),
+}
 CIRCUIT = {
     f"{BLOCK}/quantum_norm/scale": ((3, 16), P(None, "fsdp")),
     f"{BLOCK}/quantum/input/w": ((3, 16, 3), P(None, "fsdp", None)),
@@ -196,6 +208,7 @@ EVERY = (
     | KEYS
     | HASHED
     | GRAPH
+    | GRAPH_ATTENTION
     | CIRCUIT
     | OVERLAP
     | DEPTHS
@@ -236,10 +249,13 @@ def test_the_table_above_is_complete() -> None:
         "product keys": options.KEYS,
         "hashed memory": options.HASHED,
         "graph": options.GRAPH,
+        "attention along a graph's edges": options.GRAPH_ATTENTION,
         "quantum circuit": {**options.CIRCUIT, "quantum_layers": 3},
         "overlap of states": {**options.OVERLAP, "quantum_layers": 3},
     }
-    tables = (DEPTHS, DELTA, SPARSE, SPIKING, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP)
+    tables = (
+        DEPTHS, DELTA, SPARSE, SPIKING, KEYS, HASHED, GRAPH, GRAPH_ATTENTION, CIRCUIT, OVERLAP,
+    )  # fmt: skip
     for form, table in zip(forms.values(), tables, strict=True):
         found = paths(small_config(num_layers=3, **form))
         missing = {path: shape for path, shape in found.items() if path not in DENSE}

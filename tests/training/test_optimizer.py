@@ -27,6 +27,7 @@ from tests.models.small import (
     CIRCUIT,
     CONTROLLED,
     GRAPH,
+    GRAPH_ATTENTION,
     HASHED,
     KEYS,
     OVERLAP,
@@ -324,8 +325,11 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
 
 @pytest.mark.parametrize(
     "memory",
-    [{}, KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP, CALLED],
-    ids=["none", "product keys", "hashed", "graph", "circuit", "overlap", "controller"],
+    [{}, KEYS, HASHED, GRAPH, GRAPH_ATTENTION, CIRCUIT, OVERLAP, CALLED],
+    ids=[
+        *("none", "product keys", "hashed", "graph", "graph attention", "circuit", "overlap"),
+        "controller",
+    ],
 )
 def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:
     """With no gradient, decay alone moves a parameter."""
@@ -344,6 +348,7 @@ def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) 
 
 
 NEURON = f"{BLOCK}/graph/reasoner/neuron"
+GATV2 = f"{BLOCK}/graph/reasoner/graph_block"
 
 
 def test_muon_moves_exactly_these_paths() -> None:
@@ -356,12 +361,16 @@ def test_muon_moves_exactly_these_paths() -> None:
         *(f"{BLOCK}/knowledge/{name}/w" for name in ("query", "gate", "output", "key", "value")),
         *(f"{BLOCK}/graph/{name}/w" for name in ("input", "output")),
         *(f"{NEURON}/{name}/w" for name in ("message", "gate", "candidate")),
+        *(f"{GATV2}/{name}/w" for name in ("up", "down")),
+        *(f"{GATV2}/graph_attention/{name}/w" for name in ("reader", "read", "output")),
         *(f"{BLOCK}/quantum/{name}/w" for name in ("input", "output")),
         *(f"{BLOCK}/overlap/{name}/w" for name in ("query", "key", "value", "output")),
     }
     rest = {
         *(f"{BLOCK}/graph/edges/{name}" for name in ("query/w", "key/w", "sharpness")),
         *(f"{NEURON}/{name}/b" for name in ("gate", "candidate")),
+        *(f"{GATV2}/{name}_norm/scale" for name in ("attention", "feedforward")),
+        *(f"{GATV2}/graph_attention/{name}" for name in ("direction", "kind")),
         *(f"{BLOCK}/graph/reasoner/halt/logit/{name}" for name in ("w", "b")),
         f"{BLOCK}/graph_norm/scale",
         f"{BLOCK}/quantum_norm/scale",
@@ -387,7 +396,7 @@ def test_muon_moves_exactly_these_paths() -> None:
         f"{BLOCK}/experts/router/w",
     }
     rich = small_config(position_encoding="learned", **RICH)
-    forms = (KEYS, HASHED, GRAPH, CIRCUIT, OVERLAP)
+    forms = (KEYS, HASHED, GRAPH, GRAPH_ATTENTION, CIRCUIT, OVERLAP)
     knowing = tuple(small_config(num_layers=1, **form) for form in forms)
     sparse = small_config(experts={"num_experts": 4})
     for config in (AGIConfig.from_preset("tiny"), sparse, rich, *knowing):

@@ -54,12 +54,15 @@ class GraphAttentionUnit(hk.Module):
         self.num_kinds = num_kinds
         self.out_scale = out_scale
 
-    def __call__(self, x_BND: jax.Array, graph: Graph) -> jax.Array:
-        """`[B, N, D]` -> `[B, N, D]`."""
+    def __call__(
+        self, x_BND: jax.Array, graph: Graph, *, read_BMD: jax.Array | None = None
+    ) -> jax.Array:
+        """`[B, N, D]` -> `[B, N, D]`; nodes read `read_BMD`, or one another where that is None."""
         heads, features, model = self.num_heads, self.head_dim, x_BND.shape[-1]
+        read_BMD = x_BND if read_BMD is None else read_BMD
         inner = (model, heads, features)
         reader_BNHE = Projection("BND,DHE->BNHE", shape=inner, name="reader")(x_BND)
-        read_BMHE = Projection("BMD,DHE->BMHE", shape=inner, name="read")(x_BND)
+        read_BMHE = Projection("BMD,DHE->BMHE", shape=inner, name="read")(read_BMD)
         spread = hk.initializers.RandomNormal(features**-0.5)
         direction_HE = hk.get_parameter("direction", (heads, features), jnp.float32, spread)
         zeros = hk.initializers.Constant(0.0)
@@ -128,7 +131,8 @@ def _over_edges(
 def _scores(seen: jax.Array, direction_HE: jax.Array) -> jax.Array:
     """a . leaky_relu(seen), in float32."""
     bent = jax.nn.leaky_relu(seen.astype(jnp.float32), SLOPE)
-    return jnp.einsum("...HE,HE->...H", bent, direction_HE)
+    # A sum, which is one loop with what it adds up: a product would first write all of `bent`.
+    return jnp.sum(bent * jnp.broadcast_to(direction_HE, bent.shape), axis=-1)
 
 
 def _finite(highest: jax.Array) -> jax.Array:

@@ -1,10 +1,10 @@
 """A transformer block whose attention goes along edges: x + GATv2(norm x), then x + f(norm x).
 
 Over the graph of all pairs it is a transformer without an order of nodes; over a sparse graph a
-node hears its neighbours only, and L blocks reach L hops. In a language model the block that has a
-graph beside its attention is `rtdlm.models.block` with `graph.hops`.
+node hears its neighbours only, and L blocks reach L hops. In a language model it is what takes the
+hops of a layer's graph with `graph.messages="attention"`.
 
-Axes: B batch, N nodes, D features.
+Axes: B batch, N nodes, M nodes that are read, D features.
 """
 
 import haiku as hk
@@ -36,15 +36,19 @@ class GraphTransformerBlock(hk.Module):
         self.num_kinds = num_kinds
         self.out_scale = out_scale
 
-    def __call__(self, x_BND: jax.Array, graph: Graph) -> jax.Array:
-        """`[B, N, D]` -> `[B, N, D]`."""
+    def __call__(
+        self, x_BND: jax.Array, graph: Graph, *, read_BMD: jax.Array | None = None
+    ) -> jax.Array:
+        """`[B, N, D]` -> `[B, N, D]`; nodes read `read_BMD`, or one another where that is None."""
         unit = GraphAttentionUnit(
             num_heads=self.num_heads,
             head_dim=self.head_dim,
             num_kinds=self.num_kinds,
             out_scale=self.out_scale,
         )
-        x_BND += unit(RMSNorm(name="attention_norm")(x_BND), graph)
+        norm = RMSNorm(name="attention_norm")
+        read_BMD = None if read_BMD is None else norm(read_BMD)
+        x_BND += unit(norm(x_BND), graph, read_BMD=read_BMD)
         shape, scale = (x_BND.shape[-1], self.d_ff), self.out_scale
         up = Projection("BND,DF->BNF", shape=shape, name="up")
         down = Projection("BNF,FD->BND", shape=shape[::-1], scale=scale, name="down")

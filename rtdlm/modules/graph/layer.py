@@ -12,6 +12,7 @@ Axes: B batch, T new tokens, S slots, R edge types, E key features, K hops, G fe
 D model, X experts.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import haiku as hk
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import GraphConfig
+from rtdlm.modules.graph.block import GraphTransformerBlock
 from rtdlm.modules.graph.builder import DynamicGraphBuilder
 from rtdlm.modules.graph.cache import GraphCache, Slots
 from rtdlm.modules.graph.experts import with_neighbours
@@ -26,6 +28,10 @@ from rtdlm.modules.graph.graph import Dense
 from rtdlm.modules.graph.reasoner import MultiHopGraphReasoner, Reasoning
 from rtdlm.modules.graph.select import SELECTIONS
 from rtdlm.modules.primitives import Projection
+
+WIDER = 2
+"""Hidden features of a transformer block over edges, over those in the graph: with it a block has
+about the parameters of a neuron of two edge types."""
 
 
 class GraphStatistics(NamedTuple):
@@ -109,13 +115,20 @@ class GraphLayer(hk.Module):
         graph = builder.weigh(query_BTRE, slots.keys(key_BTRE), allowed_BTS)
         shape = (model, self.features)
         given_BTG = Projection("BTD,DG->BTG", shape=shape, name="input")(x_BTD)
-        reasoner = MultiHopGraphReasoner(num_kinds=config.num_kinds, halts=config.halts)
-        thought = reasoner(
-            given_BTG,
-            graph,
-            hops=config.hops,
-            hear=lambda hop, h_BTG: graph.read(slots.states(hop, h_BTG)),
+        block = None
+        if config.hears == "attention":
+            block = partial(
+                GraphTransformerBlock,
+                num_heads=config.num_heads,
+                head_dim=config.head_dim(self.features),
+                d_ff=WIDER * self.features,
+                # As in a stack of layers: what all hops write together is of the size of one.
+                out_scale=(2 * config.hops) ** -0.5,
+            )
+        reasoner = MultiHopGraphReasoner(
+            num_kinds=config.num_kinds, halts=config.halts, block=block
         )
+        thought = reasoner(given_BTG, graph, hops=config.hops, recall=slots.states)
         output = Projection("BTG,GD->BTD", shape=shape[::-1], scale=self.out_scale, name="output")
         statistics = _statistics(thought, graph, positions_BT, hops=config.hops)
         return GraphOutput(output(thought.state_BND), Spread(graph, slots), statistics)

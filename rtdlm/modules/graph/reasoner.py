@@ -2,11 +2,13 @@
 
     h_0 = x;   h_(k+1) = neuron(h_k, x, A);   y = sum_k p_k h_k   (see `neuron` and `halt`)
 
+or, with `block`, h_(k+1) = block(h_k, A), a transformer block whose attention goes along edges.
+
 The number of hops is an argument and no part of the parameters: a reasoner that was trained with
 three may be run with twelve. A caller may hold states of nodes that are not computed now, as a
-language model does in decoding: `hear` then says what nodes hear at each hop.
+language model does in decoding: `recall` then says what all nodes hold before each hop.
 
-Axes: B batch, R edge types, N nodes, D features, K hops (0 to the last).
+Axes: B batch, N nodes, M nodes that are read, D features, K hops (0 to the last).
 """
 
 from collections.abc import Callable
@@ -16,13 +18,14 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.graph.block import GraphTransformerBlock
 from rtdlm.modules.graph.graph import Graph
 from rtdlm.modules.graph.halt import HaltGate
 from rtdlm.modules.graph.neuron import GraphNeuron
 from rtdlm.modules.primitives import halting
 
-Hear = Callable[[int, jax.Array], jax.Array]
-"""(hop, states `[B, N, D]` before it) -> what nodes hear, `[B, R, N, D]`."""
+Recall = Callable[[int, jax.Array], jax.Array]
+"""(hop, states `[B, N, D]` before it) -> those of all nodes that may be read, `[B, M, D]`."""
 
 
 class Reasoning(NamedTuple):
@@ -42,29 +45,43 @@ class Reasoning(NamedTuple):
 
 
 class MultiHopGraphReasoner(hk.Module):
-    """Runs one `GraphNeuron` again and again."""
+    """Runs one `GraphNeuron`, or one transformer block, again and again."""
 
-    def __init__(self, *, num_kinds: int, halts: bool, name: str = "reasoner") -> None:
-        """`num_kinds` is of the graph's edges; `halts` lets each node stop on its own."""
+    def __init__(
+        self,
+        *,
+        num_kinds: int,
+        halts: bool,
+        block: Callable[..., GraphTransformerBlock] | None = None,
+        name: str = "reasoner",
+    ) -> None:
+        """
+        Args:
+            num_kinds: types of the graph's edges.
+            halts: each node stops on its own.
+            block: makes what takes the hops, given `num_kinds`; None is a `GraphNeuron`.
+            name: module name, part of the parameters' paths.
+        """
         super().__init__(name=name)
         self.num_kinds = num_kinds
         self.halts = halts
+        self.block = block
 
     def __call__(
-        self, x_BND: jax.Array, graph: Graph, *, hops: int, hear: Hear | None = None
+        self, x_BND: jax.Array, graph: Graph, *, hops: int, recall: Recall | None = None
     ) -> Reasoning:
         """
         Args:
             x_BND: what each node is given.
             graph: who reads whom.
             hops: rounds of messages, at least 1.
-            hear: what nodes hear, where they are not all here; None is all of `graph`.
+            recall: states of all that are read, where not all are here; None is `x_BND`'s.
         """
-        neuron, gate = GraphNeuron(num_kinds=self.num_kinds), HaltGate(name="halt")
-        hear = hear or (lambda hop, h_BND: graph.read(h_BND))
+        take, gate = self._hop(), HaltGate(name="halt")
+        recall = recall or (lambda hop, h_BND: h_BND)
         h_BND, states = x_BND, [x_BND]
         for hop in range(hops):
-            h_BND = neuron.update(h_BND, x_BND, hear(hop, h_BND))
+            h_BND = take(h_BND, x_BND, graph, recall(hop, h_BND))
             states.append(h_BND)
         if not self.halts:
             return Reasoning(h_BND, None)
@@ -73,3 +90,12 @@ class MultiHopGraphReasoner(hk.Module):
         state_BNKD = jnp.stack(states, axis=2)
         share_BNK = halt_BNK.astype(x_BND.dtype)
         return Reasoning(jnp.einsum("BNK,BNKD->BND", share_BNK, state_BNKD), halt_BNK)
+
+    @hk.transparent
+    def _hop(self) -> Callable[..., jax.Array]:
+        """(states, what nodes were given, graph, states of all that are read) -> states."""
+        if self.block is not None:
+            block = self.block(num_kinds=self.num_kinds)
+            return lambda h_BND, x_BND, graph, all_BMD: block(h_BND, graph, read_BMD=all_BMD)
+        neuron = GraphNeuron(num_kinds=self.num_kinds)
+        return lambda h_BND, x_BND, graph, all_BMD: neuron.update(h_BND, x_BND, graph.read(all_BMD))

@@ -1,5 +1,6 @@
 """Graphs in both forms against NumPy loops and networkx; modules over them against one another."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -276,6 +277,40 @@ def test_a_reasoner_is_its_neuron_again_and_again() -> None:
     np.testing.assert_allclose(apply(params, x, graph).state_BND, h, atol=1e-6)
     edges = both(graph)[1]
     np.testing.assert_allclose(apply(params, x, edges).state_BND, h, atol=1e-5)
+
+
+def test_a_reasoner_may_be_a_block_again_and_again() -> None:
+    graph, x = random_graph(), nodes()
+    form = {"num_heads": HEADS, "head_dim": FEATURES, "d_ff": 8}
+
+    def many(x: jax.Array, graph: Dense | EdgeList) -> Any:
+        block = partial(GraphTransformerBlock, **form)
+        return MultiHopGraphReasoner(num_kinds=R, halts=False, block=block)(x, graph, hops=3)
+
+    def once(x: jax.Array, graph: Dense) -> jax.Array:
+        return GraphTransformerBlock(**form, num_kinds=R)(x, graph)
+
+    params, apply = made(many, x, graph)
+    own = {name.removeprefix("reasoner/"): value for name, value in params.items()}
+    block, h = hk.without_apply_rng(hk.transform(once)).apply, x
+    for _ in range(3):
+        h = block(own, h, graph)
+    for form_of_graph in both(graph):
+        np.testing.assert_allclose(apply(params, x, form_of_graph).state_BND, h, atol=1e-5)
+
+
+def test_nodes_may_read_others_than_themselves() -> None:
+    """As in decoding: the last node alone, over states of all."""
+    graph, x = random_graph(), nodes()
+    last = Dense(graph.weight_BRNM[:, :, -1:])
+
+    def build(x: jax.Array, graph: Dense, read: jax.Array | None) -> jax.Array:
+        block = GraphTransformerBlock(num_heads=HEADS, head_dim=FEATURES, d_ff=8, num_kinds=R)
+        return block(x, graph, read_BMD=read)
+
+    params, apply = made(build, x, graph, None)
+    expected = apply(params, x, graph, None)[:, -1:]
+    np.testing.assert_allclose(apply(params, x[:, -1:], last, x), expected, atol=1e-6)
 
 
 def test_halting_is_a_distribution_over_hops() -> None:
