@@ -2,8 +2,8 @@
 
 The small model of `kinds`, and the same with a learned graph in its second layer: with one, two and
 four hops, with attention along its edges, with all earlier tokens as neighbours, and without
-halting. As in `recipe`, all get the same CPU time, and differences are paired by seed; a side of as
-many parameters, with a wider feed-forward layer in place of the graph, tells what of a gain is size.
+halting. As in `recipe`, all get the same CPU time, and differences are paired by seed; a side of
+as many parameters, with a wider feed-forward layer for the graph, tells what of a gain is size.
 """
 
 from argparse import ArgumentParser, Namespace
