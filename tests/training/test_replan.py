@@ -12,7 +12,7 @@ from rtdlm.models import TMSModel
 from rtdlm.training.loop import metric_values
 from rtdlm.training.replan import add_expert, prune_expert
 from tests.models.small import DROPLESS, random_params, small_config
-from tests.training.runs import Run, flat
+from tests.training.runs import PLAIN, Run, flat
 
 BLOCK = "decoder/layers/block/experts"
 # At 0.25 the biases meet within a few steps.
@@ -58,6 +58,27 @@ def test_an_expert_is_split_wakes_up_and_is_pruned() -> None:
         idle, metrics = larger.go(idle)
     usage_LE = np.asarray(metrics.means.experts.usage_LE)
     assert (usage_LE[:, 4] > 0.0).all(), "the copies are used"
+
+
+def test_a_split_divides_the_load_of_the_most_used_expert() -> None:
+    """Only biases move, so that the two stay equal: they take turns until gradients part them."""
+    still = PLAIN | {"learning_rate": 1e-12}
+    run = Run(small_config(experts={**DROPLESS, "bias_rate": 0.03}, optimizer=still))
+    state, metrics = run.go(run.start())
+    usage_LE = np.asarray(metrics.means.experts.usage_LE)
+    hot_L, before_L = usage_LE.argmax(axis=1), usage_LE.max(axis=1)
+    assert (before_L > 1.5 * usage_LE.mean(axis=1)).all(), "some are crowded"
+    found = add_expert(run.config, state.params, state.optimizer, experts=list(hot_L))
+    larger = Run(found.config)
+    moved = state.replace(params=found.params, optimizer=found.optimizer)
+    split, told = jax.tree.map(jnp.copy, moved), []
+    for _ in range(60):
+        split, metrics = larger.go(split)
+        told.append(np.asarray(metrics.means.experts.usage_LE))
+    usage_LE = np.mean(told[30:], axis=0)
+    pair_L2 = np.stack([usage_LE[[0, 1], hot_L], usage_LE[:, -1]], axis=1)
+    assert (pair_L2.max(axis=1) < 0.7 * before_L).all()
+    assert (pair_L2.min(axis=1) > 0.3 * before_L).all()
 
 
 @pytest.mark.parametrize(("top_k", "atol"), [(2, 1e-5), (1, 1e-4)])
