@@ -12,7 +12,7 @@ from benchmarks.runner import Plan, cores, print_results, tell
 from benchmarks.tables import update_tables
 from rtdlm.config.command_line import leave, run
 from rtdlm.config.errors import UserError
-from rtdlm.evaluation.results import render_bars, stamped, write_results
+from rtdlm.evaluation.results import added, render_bars, stamped, write_results
 
 USAGE = """Times RT-DLM side by side with what people would use instead.
 
@@ -64,14 +64,20 @@ def _main(arguments: Sequence[str]) -> None:
 def _measure(name: str, arguments: Sequence[str]) -> None:
     module = find("benchmark", name, BENCHMARKS)
     flags = _parse(name, module, arguments)
+    out = flags.out or (None if flags.smoke else ROOT / "benchmarks" / "results" / f"{name}.json")
+    if flags.add:
+        if out is None:
+            raise UserError(
+                "--add has no effect with --smoke, which writes nothing; give --out too"
+            )
+        added(out, [])  # says now what it would say after an hour
     command = shlex.join(["python", "-m", "benchmarks", name, *arguments])
     results = stamped(module.measure(_plan(module, flags), flags), command=command, root=ROOT)
     print_results(results)
     if bars := render_bars(results):
         print(bars)
-    out = flags.out or (None if flags.smoke else ROOT / "benchmarks" / "results" / f"{name}.json")
     if out is not None:
-        write_results(out, results)
+        write_results(out, added(out, results) if flags.add else results)
         tell(f"written to {out}")
 
 
@@ -85,6 +91,10 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--threads", type=count, nargs="+", metavar="N",
         help="cores a side is given, where the benchmark can choose (default: 1 and all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--add", action="store_true",
+        help="keep rows of the result file that are not measured now; same machine and versions",
     )  # fmt: skip
     module.add_flags(parser)
     return parser.parse_args(arguments)

@@ -38,6 +38,9 @@ def add_flags(parser: ArgumentParser) -> None:
         "--seconds", type=float, default=3.0, metavar="S",
         help="timed in every child process, after its compilation (default: 3)",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="rows with this in their name (all)"
+    )
 
 
 def measure(plan: Plan, flags: Namespace) -> list[Result]:
@@ -50,10 +53,12 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
                 title = f"experts {hidden} wide, {precision}, {threads_named(threads)}"
                 sizes = SMOKE_SIZES if plan.smoke else SIZES
                 spec = {**sizes, "d_ff": hidden, "precision": precision, "seconds": seconds}
-                results += _experts(title, spec, threads, plan)
+                if flags.only in title:
+                    results += _experts(title, spec, threads, plan)
             for layers in SMOKE_LAYERS if plan.smoke else LAYERS:
                 title = f"depths, {layers} layers, {precision}, {threads_named(threads)}"
-                results += _depths(title, layers, precision, threads, plan, seconds=seconds)
+                if flags.only in title:
+                    results += _depths(title, layers, precision, threads, plan, seconds=seconds)
     return results
 
 

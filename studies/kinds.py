@@ -2,8 +2,10 @@
 
 A small model of grouped-query attention and dense feed-forward layers, and the same with one thing
 exchanged: its attention, its positions, or its feed-forward layers for experts or for layers that
-work on a share of the tokens. As in `recipe`, all get the same CPU time, and differences are paired
-by seed. Rows are short here, so that what is cheap in long ones shows its cost and not its gain.
+work on a share of the tokens; and with attention inside segments alone, behind which summaries of
+chunks stand for the rest of the row. As in `recipe`, all get the same CPU time, and differences are
+paired by seed. Rows are short here, so that what is cheap in long ones shows its cost and not its
+gain.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -87,6 +89,11 @@ def _attention(base: Tree) -> Iterator[Variant]:
     }  # fmt: skip
     yield Variant("attention: delta as published", {**delta, **published})
     yield Variant("attention: gqa with delta's convolutions", published)
+    chunk, segment = window // 8, {"segment": window}
+    summaries: Tree = {**segment, "summary_chunk": chunk, "summary_slots": 4 * window // chunk}
+    yield Variant(f"segments of {window}, nothing behind them", {"memory": segment})
+    name = f"segments of {window}, chunks of {chunk} in summaries"
+    yield Variant(name, {"memory": summaries})
 
 
 def _positions() -> Iterator[Variant]:

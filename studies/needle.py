@@ -112,8 +112,10 @@ def kinds(size: Size) -> dict[str, Mapping[str, Any]]:
     """Each kind's own fields of the configuration."""
     window = {"window": size.window}
     blocks = {**window, "block": size.block, "chosen": size.chosen}
+    keys = {**window, "sparse_form": "topk", "chosen": size.chosen}
     return {
         "sparse": {"attention_type": "sparse", "attention": blocks},
+        "sparse, topk": {"attention_type": "sparse", "attention": keys},
         "sliding": {"attention_type": "sliding", "attention": window},
         "gqa": {"attention_type": "gqa"},
     }

@@ -135,6 +135,27 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
     replace_file(path, f"{text}\n".encode())
 
 
+def added(path: Path, results: Sequence[Result]) -> list[Result]:
+    """`results` and, of the result file at `path`, whatever else it tells of the same machine.
+
+    A row that is measured again stands where it stood.
+
+    Raises:
+        UserError: the file is none, or is of another machine or other versions.
+    """
+    file, own = read_results(path), machine()
+    apart = [name for name in own if name != "date" and file.machine.get(name) != own[name]]
+    if apart:
+        told = ", ".join(f"{name} {file.machine.get(name)} (now {own[name]})" for name in apart)
+        raise UserError(
+            f"{path} was measured elsewhere: {told}; rows of two machines do not stand side by "
+            "side, so measure all of them here or write to another file"
+        )
+    again = {result.name: result for result in results}
+    kept = [again.pop(result.name, result) for result in file.results]
+    return [*kept, *again.values()]
+
+
 def read_results(path: Path) -> ResultFile:
     """Reads a result file.
 

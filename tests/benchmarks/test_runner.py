@@ -147,6 +147,10 @@ def test_mistakes_are_told_in_one_sentence(capsys: pytest.CaptureFixture[str]) -
         f"error: --threads 1000 is more than the {len(cores())} cores that this process may use; "
         "ask for fewer\n"
     )
+    assert main(["sparse", "--smoke", "--add"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --add has no effect with --smoke, which writes nothing; give --out too\n"
+    )
 
 
 def test_alone_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

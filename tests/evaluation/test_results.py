@@ -9,6 +9,7 @@ from rtdlm.config import UserError
 from rtdlm.evaluation.results import (
     Result,
     ResultFile,
+    added,
     commit,
     fill_tables,
     machine,
@@ -67,6 +68,19 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [row["holds"] for row in tree["results"]] == [True, None, False]
     assert tree["machine"] == machine()
+
+
+def test_rows_may_be_added_to_a_file_of_the_same_machine(tmp_path: Path) -> None:
+    path, first = tmp_path / "step.json", ROWS[0]
+    write_results(path, ROWS)
+    again, new = replace(first, value=first.value, commit="abc"), Result("new", 1.0, "s")
+    assert added(path, [new, again]) == [again, *ROWS[1:], new]
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"machine": machine() | {"date": "2020-01-01"}}))
+    assert added(path, [new]) == [*ROWS, new]
+    path.write_text(json.dumps(tree | {"machine": machine() | {"cpu": "abacus"}}))
+    with pytest.raises(UserError, match=r"measured elsewhere: cpu abacus \(now .*measure all"):
+        added(path, [new])
 
 
 def test_the_machine_is_described_without_names_or_paths() -> None:
