@@ -8,7 +8,7 @@ asks, since queries in the last one alone do not start the learning; a test asks
     rule      examples of one of several hidden maps in segment 0; other inputs ask for their images
     sessions  the same in two sessions, between which tiers of memory may be cleared
     passkey   five digits somewhere in real text; asked for at the end (arXiv 2305.16300)
-    turns     lessons of one table of a cue after another; each entry is asked, then told
+    turns     lessons of tasks, one behind another; images are asked, then the map is named
 
 Axes: B batch, T time, P pairs, Q queries of a segment, X inputs of a map, R maps, N a text.
 """
@@ -22,8 +22,6 @@ TELLS = b" The pass key is #"
 TOLD = b"#. Keep it in mind. "
 ASKS = b" Once more, the pass key is #"
 """What stands before and behind a key where it is told, and before it where it is asked for."""
-LESSON_START = 1
-"""Tokens of a lesson before its first pair: the cue."""
 
 
 class Asked(NamedTuple):
@@ -211,83 +209,90 @@ class Passkey(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """Lessons of random tables: a segment is a cue and, in any order, every input with its image.
+    """Lessons of tasks: a cue stands for one of several maps, and which one is to be remembered.
 
-    An input is asked before its image is told, and stands in a segment once, so that what is not
-    known from before can only be guessed. Tokens are cues, inputs, outputs, noise.
+    Map m sends x to base[(x + m) mod X]. A lesson, one segment, first asks for images under the map
+    of its cue, then names the map, then asks for more. Every input stands behind the cue. What is
+    asked before the map is named can be known from earlier lessons alone. Tokens are cues, inputs,
+    images, names.
     """
 
-    segment: int = 32
     inputs: int = 8
-    outputs: int = 16
-    noise: int = 8
+    """As many as maps."""
+    before: int = 3
+    """Questions of a lesson before the map is named."""
+    behind: int = 2
     cues: int = 8
+    hidden: int = 0
+    """Seed of the base, which is the same in all rows of a study."""
+
+    @property
+    def segment(self) -> int:
+        """Tokens of a lesson: two for each question, and for the name."""
+        return 2 * (self.before + 1 + self.behind)
 
     @property
     def vocab_size(self) -> int:
         """All tokens."""
-        return self.cues + self.inputs + self.outputs + self.noise
+        return self.cues + 3 * self.inputs
 
     @property
     def chance(self) -> float:
-        """Share of right answers of who knows nothing."""
-        return 1 / self.outputs
+        """Share of right answers of who knows nothing of a task."""
+        return 1 / self.inputs
 
-    def tables(self, random: np.random.Generator, *, count: int) -> np.ndarray:
-        """Images `[count, X]` as outputs, with replacement: what is told excludes nothing else."""
-        return random.integers(self.outputs, size=(count, self.inputs))
+    def maps(self, random: np.random.Generator, *, count: int) -> np.ndarray:
+        """So many different ones, by number."""
+        return random.choice(self.inputs, size=count, replace=False)
 
-    def lesson(
-        self, random: np.random.Generator, *, rows: int, cue: int, table_X: np.ndarray
-    ) -> Asked:
-        """One segment a row, all of one table."""
-        return self._lessons(random, np.full((rows, 1), cue), table_X[None, None].repeat(rows, 0))
+    def lesson(self, random: np.random.Generator, *, rows: int, cue: int, number: int) -> Asked:
+        """One segment a row, all of one cue and its map."""
+        return self._lessons(random, np.full((rows, 1), cue), np.full((rows, 1), number))
 
     def draw(
         self, random: np.random.Generator, *, rows: int, segments: int, training: bool
     ) -> Sessions:
-        """Rows of lessons in which a few tables, new in every row, come and go under their cues.
+        """Rows of lessons in which cues, whose maps are drawn anew for every row, come and go.
 
-        All is asked in training; in a test, what a row's last segment asks of a table that an
-        earlier one had.
+        Two lessons are of one cue on average. All ask in training; in a test the last of a row
+        does, of a cue that was there before.
         """
-        few = min(3, self.cues)
+        few = min(self.cues, self.inputs, max(1, segments // 2))
         cue_BS = np.empty((rows, segments), np.int64)
-        table_BSX = np.empty((rows, segments, self.inputs), np.int64)
+        map_BS = np.empty((rows, segments), np.int64)
         for row in range(rows):
-            cues, tables = (
-                random.choice(self.cues, few, replace=False),
-                self.tables(random, count=few),
-            )
             order_S = random.integers(few, size=segments)
             order_S[-1] = random.choice(order_S[:-1]) if segments > 1 else order_S[-1]
-            cue_BS[row], table_BSX[row] = cues[order_S], tables[order_S]
-        found = self._lessons(random, cue_BS, table_BSX)
+            cue_BS[row] = random.choice(self.cues, few, replace=False)[order_S]
+            map_BS[row] = self.maps(random, count=few)[order_S]
+        found = self._lessons(random, cue_BS, map_BS)
         if not training:
             found.asked_BT[:, : -self.segment] = False
             found.weights_BT[:, : -self.segment] = 0.0
         return (found,)
 
     def _lessons(
-        self, random: np.random.Generator, cue_BS: np.ndarray, table_BSX: np.ndarray
+        self, random: np.random.Generator, cue_BS: np.ndarray, map_BS: np.ndarray
     ) -> Asked:
-        rows, segments = cue_BS.shape
-        first_noise = self.vocab_size - self.noise
-        ids = random.integers(
-            first_noise, self.vocab_size, size=(rows, segments * self.segment + 1), dtype=np.int32
+        base_X = np.random.default_rng(self.hidden).permutation(self.inputs)
+        places = self.before + 1 + self.behind
+        x_BSP = random.integers(self.inputs, size=(*cue_BS.shape, places))
+        second_BSP = self.cues + x_BSP
+        second_BSP[..., self.before] = self.cues + 2 * self.inputs + map_BS
+        ids_BSP2 = np.stack([cue_BS[..., None].repeat(places, -1), second_BSP], axis=-1)
+        image_BSP = self.cues + self.inputs + base_X[(x_BSP + map_BS[..., None]) % self.inputs]
+        labels_BSP2 = np.stack([second_BSP, image_BSP], axis=-1)
+        counts_BSP2 = np.zeros(ids_BSP2.shape, bool)
+        counts_BSP2[..., 1] = True
+        counts_BSP2[..., self.before, :] = False
+        asked_BSP2 = counts_BSP2.copy()
+        asked_BSP2[..., self.before :, :] = False
+        ids, labels, counts, asked = (
+            x.reshape(len(cue_BS), -1) for x in (ids_BSP2, labels_BSP2, counts_BSP2, asked_BSP2)
         )
-        asked_BT = np.zeros((rows, segments * self.segment), bool)
-        for row in range(rows):
-            for segment in range(segments):
-                start = segment * self.segment
-                x_X = random.permutation(self.inputs)
-                places_X = start + LESSON_START + 2 * np.arange(self.inputs)
-                ids[row, start] = cue_BS[row, segment]
-                ids[row, places_X] = self.cues + x_X
-                told = table_BSX[row, segment][x_X]
-                ids[row, places_X + 1] = self.cues + self.inputs + told
-                asked_BT[row, places_X] = True
-        return _as_asked(ids, asked_BT)
+        return Asked(
+            ids.astype(np.int32), labels.astype(np.int32), counts.astype(np.float32), asked
+        )
 
 
 class Text(NamedTuple):

@@ -1,12 +1,13 @@
 """`python -m studies memory_turns`: tasks in turn, with and without a memory of tasks (MTM).
 
-Eight tables (`studies.memory_tasks.Turns`) are taught one after the other, for three passes; every
-step changes the weights. One side has an MTM with a slot a task, which goes along from step to
-step, the other none and wider feed-forward layers. Before, both learn by the same rows of lessons
-of ever new tables what a lesson is, so that a memory knows what it is for.
+Eight tasks, each a cue that stands for one of eight maps (`studies.memory_tasks.Turns`), are taught
+one after the other, for three passes; every step changes the weights. One side has an MTM with a
+slot a task, which goes along from step to step, the other none and wider feed-forward layers.
+Before, both learn by the same rows of lessons of ever new tasks what a lesson is, so that a memory
+knows what it is for.
 
-    examples    told until 90 % of a step's are right before they are told, when a task returns; all
-                of a visit's where they never are
+    examples    asked until 90 % of a step's are right before the map is named, when a task returns;
+                all of a visit's where they never are
     forgetting  right at the end of a visit, less right at the beginning of the next
     earlier     right after each visit, of the tasks that were taught before it
 """
@@ -54,10 +55,10 @@ class Size(NamedTuple):
 
 WHOLE = Size(
     Turns(), merged(side.BASE, {"num_layers": 2}),
-    stages=(Stage(4, 32, 500), Stage(16, 8, 200)), passes=3, steps=60, rows=4,
+    stages=(Stage(6, 32, 200), Stage(32, 8, 150)), passes=3, steps=60, rows=8,
 )  # fmt: skip
 SMOKE = Size(
-    Turns(segment=16, inputs=3, outputs=4, noise=2, cues=3),
+    Turns(inputs=4, before=2, behind=1, cues=3),
     side.SMALL,
     stages=(Stage(2, 2, 2),), passes=2, steps=3, rows=2,
 )  # fmt: skip
@@ -135,7 +136,7 @@ class Teacher:
         """`model` takes rows of one segment; `remembers` if its memory goes from step to step."""
         self._model, self._size, self._remembers = model, size, remembers
         self._random = np.random.default_rng([seed, 1])
-        self._tables = size.task.tables(self._random, count=size.task.cues)
+        self._maps = size.task.maps(self._random, count=size.task.cues)
         self._optimizer = make_optimizer(model.config.optimizer)
         self._step, self._judge = jax.jit(self._make_step()), jax.jit(self._scored)
 
@@ -163,7 +164,7 @@ class Teacher:
 
     def _lesson(self, cue: int) -> Asked:
         task, rows = self._size.task, self._size.rows
-        return task.lesson(self._random, rows=rows, cue=cue, table_X=self._tables[cue])
+        return task.lesson(self._random, rows=rows, cue=cue, number=int(self._maps[cue]))
 
     def _known(self, params: Any, memory: Any, cue: int) -> float:
         """Share of a task's that is right; nothing is learned or kept of it."""
@@ -206,9 +207,9 @@ def _right(scores: Any, lesson: Asked) -> jax.Array:
 
 
 def examples(visit: Visit, size: Size) -> int:
-    """Told until enough were right, those of that step included."""
+    """Asked until enough were right, those of that step included."""
     enough = [number for number, share in enumerate(visit.right, 1) if share >= ENOUGH]
-    return (enough[0] if enough else len(visit.right)) * size.rows * size.task.inputs
+    return (enough[0] if enough else len(visit.right)) * size.rows * size.task.before
 
 
 def summed(size: Size, visits: Sequence[Visit]) -> Ran:

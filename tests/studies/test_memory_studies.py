@@ -98,7 +98,7 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
         assert "none/below every seed without memory" not in found
 
 
-SIZE = memory_turns.SMOKE  # 3 cues, 3 inputs, 2 rows
+SIZE = memory_turns.SMOKE  # 3 cues, 2 questions a lesson, 2 rows
 SHARES = {0: 1.0, 1: 0.5, 2: 0.25}
 
 
@@ -108,7 +108,7 @@ def visit(cue: int, *right: float, after: dict[int, float]) -> Visit:
 
 def test_examples_are_counted_up_to_the_step_that_shows_them_known() -> None:
     for right, steps in (((0.95, 1.0), 1), ((0.1, 0.9, 0.2), 2), ((0.1, 0.89, 0.2), 3)):
-        assert examples(visit(0, *right, after={}), SIZE) == steps * 2 * 3
+        assert examples(visit(0, *right, after={}), SIZE) == steps * 2 * 2
 
 
 def test_what_is_forgotten_is_what_a_task_lost_between_visits() -> None:
@@ -121,8 +121,8 @@ def test_what_is_forgotten_is_what_a_task_lost_between_visits() -> None:
         visit(2, 0.3, 0.95, 1.0, after={0: 0.5, 1: 0.5, 2: 1.0}),
     ]
     ran = summed(SIZE, visits)
-    assert ran.first == 6 * (2 + 3 + 3) / 3
-    assert ran.again == 6 * 2
+    assert ran.first == 4 * (2 + 3 + 3) / 3
+    assert ran.again == 4 * 2
     assert ran.forgetting == pytest.approx((0.8 + 0.6 + 0.45) / 3)
     earlier = [0.5, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert ran.earlier == pytest.approx(np.mean(earlier))
@@ -197,7 +197,7 @@ def test_what_is_taught_is_learned() -> None:
     visits = list(Teacher(run.model(1), size, 0, remembers=False).teach(params))
     assert visits[0].right[0] < 0.9
     assert visits[0].after[0] > 0.95
-    assert examples(visits[0], size) < 80 * 8 * 3
+    assert examples(visits[0], size) < 80 * 8 * 2
 
 
 def test_keys_are_judged_in_text_that_was_not_trained_on() -> None:

@@ -202,43 +202,43 @@ def test_the_text_around_the_key_is_the_text() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "test"])
-def test_a_lesson_tells_what_it_asked_and_agrees_with_those_before(training: bool) -> None:
+def test_a_lesson_asks_then_names_the_map_and_agrees_with_those_before(training: bool) -> None:
     task = Turns()
+    base_X = np.random.default_rng(task.hidden).permutation(task.inputs)
     (rows,) = drawn(task, training=training, segments=6)
-    returned = 0
-    for row in range(6):
-        known: dict[tuple[int, int], int] = {}
-        for segment in range(6):
-            cut = slice(segment * task.segment, (segment + 1) * task.segment)
-            ids, labels = rows.ids_BT[row, cut], rows.labels_BT[row, cut]
-            cue = int(ids[0])
-            assert cue < task.cues
-            places = np.flatnonzero((ids >= task.cues) & (ids < task.cues + task.inputs))
-            assert len({int(ids[place]) for place in places}) == task.inputs == len(places)
-            before = {key for key in known if key[0] == cue}
-            if segment == 5:
-                assert len(before) == task.inputs, "the last one returns"
-                returned += 1
-            for place in places:
-                assert labels[place] == ids[place + 1]
-                told = known.setdefault((cue, int(ids[place])), int(labels[place]))
-                assert told == labels[place]
-            if training or segment == 5:
-                assert np.flatnonzero(rows.asked_BT[row, cut]).tolist() == places.tolist()
-    assert returned == 6
+    known: list[dict[int, int]] = [{} for _ in range(6)]
+    for row, segment in np.ndindex(6, 6):
+        cut = slice(segment * task.segment, (segment + 1) * task.segment)
+        ids, labels = rows.ids_BT[row, cut], rows.labels_BT[row, cut]
+        asked, counts = rows.asked_BT[row, cut], rows.weights_BT[row, cut] > 0
+        (cue,) = set(ids[::2].tolist())
+        assert cue < task.cues
+        name = int(ids[2 * task.before + 1]) - task.cues - 2 * task.inputs
+        assert 0 <= name < task.inputs
+        if segment == 5:
+            assert cue in known[row], "the last one returns"
+        assert known[row].setdefault(cue, name) == name
+        questions = [place for place in range(1, len(ids), 2) if place != 2 * task.before + 1]
+        for place in questions:
+            x, y = ids[place] - task.cues, labels[place] - task.cues - task.inputs
+            assert base_X[(x + name) % task.inputs] == y
+        if training or segment == 5:
+            assert np.flatnonzero(asked).tolist() == questions[: task.before]
+            assert np.flatnonzero(counts).tolist() == questions
+        else:
+            assert not asked.any() and not counts.any()
+    assert all(len(set(maps.values())) == len(maps) for maps in known), "cues differ in their map"
 
 
-def test_a_lesson_of_one_table() -> None:
+def test_a_lesson_of_one_map() -> None:
     task = Turns()
     random = np.random.default_rng(0)
-    table_X = task.tables(random, count=3)[2]
-    lesson = task.lesson(random, rows=5, cue=4, table_X=table_X)
+    number = int(task.maps(random, count=3)[2])
+    lesson = task.lesson(random, rows=5, cue=4, number=number)
     assert lesson.ids_BT.shape == (5, task.segment)
-    assert (lesson.ids_BT[:, 0] == 4).all()
-    assert lesson.asked_BT.sum() == 5 * task.inputs
-    x = lesson.ids_BT[lesson.asked_BT] - task.cues
-    y = lesson.labels_BT[lesson.asked_BT] - task.cues - task.inputs
-    assert (table_X[x] == y).all()
+    assert (lesson.ids_BT[:, ::2] == 4).all()
+    assert lesson.asked_BT.sum() == 5 * task.before
+    assert (lesson.ids_BT == task.cues + 2 * task.inputs + number).sum() == 5
 
 
 def test_text_is_read_whole_and_in_order() -> None:
