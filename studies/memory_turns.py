@@ -4,7 +4,8 @@ Eight tasks, each a cue that stands for one of eight maps (`studies.memory_tasks
 one after the other, for three passes; every step changes the weights. One side has an MTM with a
 slot a task, which goes along from step to step, the other none and wider feed-forward layers.
 Before, both learn by the same rows of lessons of ever new tasks what a lesson is, so that a memory
-knows what it is for.
+knows what it is for. Then the tasks are taught at several learning rates, and each side counts at
+the rate that suits it best.
 
     examples    asked until 90 % of a step's are right before the map is named, when a task returns;
                 all of a visit's where they never are
@@ -34,6 +35,8 @@ from studies.variants import Tree, merged
 
 DESCRIPTION = "eight tasks in turn: examples until one that returns is known again, forgetting"
 SEEDS = 3
+RATES = (1.0, 0.3, 0.1, 0.02)
+"""At which tasks are taught, as shares of the rate before."""
 ENOUGH = 0.9
 JUDGED = 8
 """Batches by which a task is judged between visits."""
@@ -51,16 +54,18 @@ class Size(NamedTuple):
     """Of a visit to a task."""
     rows: int
     """Of a step; lessons of one segment."""
+    rates: Sequence[float]
+    """Of teaching, as shares of the rate before."""
 
 
 WHOLE = Size(
     Turns(), merged(side.BASE, {"num_layers": 2}),
-    stages=(Stage(6, 32, 200), Stage(32, 8, 150)), passes=3, steps=60, rows=8,
+    stages=(Stage(6, 32, 200), Stage(32, 8, 150)), passes=3, steps=60, rows=8, rates=RATES,
 )  # fmt: skip
 SMOKE = Size(
     Turns(inputs=4, before=2, behind=1, cues=3),
     side.SMALL,
-    stages=(Stage(2, 2, 2),), passes=2, steps=3, rows=2,
+    stages=(Stage(2, 2, 2),), passes=2, steps=3, rows=2, rates=RATES[:2],
 )  # fmt: skip
 
 
@@ -75,7 +80,7 @@ class Visit(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """One side with one seed."""
+    """One side with one seed, taught at one rate."""
 
     first: float
     """Examples until a task was known, in the first pass."""
@@ -85,6 +90,10 @@ class Ran(NamedTuple):
     """[fraction]"""
     earlier: float
     """[fraction]"""
+
+
+Rated = Mapping[float, Ran]
+"""One side with one seed, by the rate at which it was taught."""
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -98,7 +107,7 @@ def file_name(flags: Namespace) -> str | None:
 
 def tiers(size: Size) -> dict[str, Sequence[Tree]]:
     """What each side remembers with."""
-    slots: Tree = {"task_tokens": size.task.inputs, "task_slots": size.task.cues}
+    slots: Tree = {"task_tokens": 4, "task_slots": size.task.cues}
     return {"none": (), "MTM": (side.TASK, slots)}
 
 
@@ -117,24 +126,48 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
         yield results(ran, parameters=parameters)
 
 
-def judged(size: Size, name: str, run: Run, seed: int) -> Ran:
-    """Trains one side on lessons, then teaches it the tasks."""
+def judged(size: Size, name: str, run: Run, seed: int) -> Rated:
+    """Trains one side on lessons, then teaches it the tasks at every rate."""
     params, _ = run.train(seed, size.stages)
-    teacher = Teacher(run.model(1), size, seed, remembers=name != "none")
-    return summed(size, list(teacher.teach(params)))
+    found = {}
+    for rate in size.rates:
+        teacher = Teacher(run.model(1), size, seed, remembers=name != "none", rate=rate)
+        found[rate] = summed(size, list(teacher.teach(params)))
+    return found
 
 
-def told(ran: Ran) -> str:
+def told(ran: Rated) -> str:
     """What is printed of a side with a seed."""
-    return f"{ran.again:.0f} examples when a task returned, {ran.forgetting:.1%} forgotten"
+    rate = best_rate([ran])
+    again, forgetting = ran[rate].again, ran[rate].forgetting
+    return (
+        f"{again:.0f} examples when a task returned, {forgetting:.1%} forgotten, at rate {rate:g}"
+    )
+
+
+def best_rate(runs: Sequence[Rated]) -> float:
+    """The one at which a returning task is known after the fewest examples, on average."""
+    return min(runs[0], key=lambda rate: (mean(run[rate].again for run in runs), rate))
 
 
 class Teacher:
     """Teaches all tasks in turn and asks for what is left of them."""
 
-    def __init__(self, model: Any, size: Size, seed: int, *, remembers: bool) -> None:
-        """`model` takes rows of one segment; `remembers` if its memory goes from step to step."""
+    def __init__(
+        self, model: Any, size: Size, seed: int, *, remembers: bool, rate: float = 1.0
+    ) -> None:
+        """
+        Args:
+            model: takes rows of one segment.
+            size: tasks, passes, steps of a visit, rows of a step.
+            seed: of the maps and lessons.
+            remembers: its memory goes from step to step.
+            rate: learning rate, as a share of the highest.
+        """
         self._model, self._size, self._remembers = model, size, remembers
+        assert model.config.optimizer.schedule == "linear"
+        # A linear schedule is at that share of its peak when so much is still to come.
+        self._spent = 1.0 - rate
         self._random = np.random.default_rng([seed, 1])
         self._maps = size.task.maps(self._random, count=size.task.cues)
         self._optimizer = make_optimizer(model.config.optimizer)
@@ -151,8 +184,7 @@ class Teacher:
                 taught += [] if cue in taught else [cue]
                 right = []
                 for _ in range(size.steps):
-                    # The rate stands at its peak.
-                    progress = Progress(jnp.int32(number), jnp.float32(0.0))
+                    progress = Progress(jnp.int32(number), jnp.float32(self._spent))
                     lesson = self._lesson(cue)
                     params, moved, memory, share = self._step(
                         params, moved, memory, lesson, progress
@@ -228,26 +260,29 @@ def summed(size: Size, visits: Sequence[Visit]) -> Ran:
     )
 
 
-def results(ran: Mapping[str, Sequence[Ran]], *, parameters: Mapping[str, int]) -> list[Result]:
-    """Everything that is told of both sides."""
+def results(ran: Mapping[str, Sequence[Rated]], *, parameters: Mapping[str, int]) -> list[Result]:
+    """Everything that is told of both sides, and of each at its best beside the other."""
     found = []
     for name, runs in ran.items():
-        found += [
-            Result.mean(f"{name}/examples, first pass", [run.first for run in runs], ""),
-            Result.mean(f"{name}/examples when it returns", [run.again for run in runs], ""),
-            Result.mean(f"{name}/forgetting", [100 * run.forgetting for run in runs], "%"),
-            Result.mean(f"{name}/earlier tasks right", [100 * run.earlier for run in runs], "%"),
-            Result(f"{name}/parameters", float(parameters[name]), ""),
-        ]
+        for rate in runs[0]:
+            at = [run[rate] for run in runs]
+            title = f"{name}, rate {rate:g}"
+            found += [
+                Result.mean(f"{title}/examples, first pass", [run.first for run in at], ""),
+                Result.mean(f"{title}/examples when it returns", [run.again for run in at], ""),
+                Result.mean(f"{title}/forgetting", [100 * run.forgetting for run in at], "%"),
+                Result.mean(f"{title}/earlier tasks right", [100 * run.earlier for run in at], "%"),
+            ]
+        found.append(Result(f"{name}/parameters", float(parameters[name]), ""))
     without, with_it = (ran.get(name, ()) for name in ("none", "MTM"))
     if len(without) != len(with_it):
         return found
-    fewer = [a.again / b.again for a, b in zip(without, with_it, strict=True)]
-    less = min(run.forgetting for run in without) - max(run.forgetting for run in with_it)
+    none, mtm = ([run[best_rate(runs)] for run in runs] for runs in (without, with_it))
+    fewer = [a.again / b.again for a, b in zip(none, mtm, strict=True)]
+    less = min(run.forgetting for run in none) - max(run.forgetting for run in mtm)
+    title = f"MTM at {best_rate(with_it):g} beside none at {best_rate(without):g}"
     return [
         *found,
-        Result.mean("MTM beside none/examples fewer", fewer, "x", bar=(">=", 2.0)),
-        Result(
-            "MTM beside none/forgotten less than in every seed", 100 * less, "%", bar=(">=", 0.0)
-        ),
+        Result.mean(f"{title}/examples fewer", fewer, "x", bar=(">=", 2.0)),
+        Result(f"{title}/forgotten less than in every seed", 100 * less, "%", bar=(">=", 0.0)),
     ]

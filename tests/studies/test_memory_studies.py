@@ -132,11 +132,16 @@ def test_turns_are_compared_seed_by_seed() -> None:
     def of(again: float, forgetting: float) -> memory_turns.Ran:
         return memory_turns.Ran(100.0, again, forgetting, 0.5)
 
-    ran = {"none": [of(100, 0.5), of(60, 0.6)], "MTM": [of(50, 0.1), of(20, 0.4)]}
+    worse = of(200, 0.0)
+    ran = {
+        "none": [{1.0: of(100, 0.5), 0.1: worse}, {1.0: of(60, 0.6), 0.1: worse}],
+        "MTM": [{1.0: worse, 0.1: of(50, 0.1)}, {1.0: worse, 0.1: of(20, 0.4)}],
+    }
     found = named(memory_turns.results(ran, parameters=dict.fromkeys(ran, 7)))
-    fewer = found["MTM beside none/examples fewer"]
+    title = "MTM at 0.1 beside none at 1"
+    fewer = found[f"{title}/examples fewer"]
     assert (fewer.value, fewer.spread, fewer.holds) == (2.5, (2.0, 3.0), True)
-    less = found["MTM beside none/forgotten less than in every seed"]
+    less = found[f"{title}/forgotten less than in every seed"]
     assert less.value == pytest.approx(10.0)
     assert less.holds
 
