@@ -24,6 +24,8 @@ from rtdlm.modules.primitives import Projection
 
 HIGHEST = 20.0
 """By how much the score of an edge that is not there may be above all that are."""
+PAIRS = 2**14
+"""Of a row, scored at a time in the dense form."""
 SLOPE = 0.2
 """Of the leaky ReLU below zero, the paper's."""
 
@@ -82,9 +84,7 @@ def _over_pairs(
     direction_HE: jax.Array,
     graph: Dense,
 ) -> jax.Array:
-    seen = reader_BNHE[:, None, :, None] + read_BMHE[:, None, None]
-    seen_BRNMHE = seen + kind_RHE[None, :, None, None].astype(seen.dtype)
-    score_BRNMH = _scores(seen_BRNMHE, direction_HE)
+    score_BRNMH = _pair_scores(reader_BNHE, read_BMHE, kind_RHE, direction_HE)
     prior_BRNM1 = graph.weight_BRNM[..., None]
     there = prior_BRNM1 > 0
     highest = jnp.max(jnp.where(there, score_BRNMH, -jnp.inf), axis=(1, 3), keepdims=True)
@@ -94,6 +94,26 @@ def _over_pairs(
     total_BNH = jnp.sum(share_BRNMH, axis=(1, 3))
     y_BNHE = jnp.einsum("BRNMH,BMHE->BNHE", share_BRNMH, read_BMHE.astype(jnp.float32))
     return _over(y_BNHE, total_BNH).astype(read_BMHE.dtype)
+
+
+def _pair_scores(
+    reader_BNHE: jax.Array, read_BMHE: jax.Array, kind_RHE: jax.Array, direction_HE: jax.Array
+) -> jax.Array:
+    """`[B, R, N, M, H]`, for some readers after the others.
+
+    What is seen of a pair, R E numbers a head, is neither there for all pairs at once nor kept for
+    the backward pass.
+    """
+
+    @jax.checkpoint
+    def of_one(reader_BHE: jax.Array) -> jax.Array:
+        seen = reader_BHE[:, None] + read_BMHE
+        seen_BRMHE = seen[:, None] + kind_RHE[None, :, None].astype(seen.dtype)
+        return _scores(seen_BRMHE, direction_HE)
+
+    readers = max(1, PAIRS // read_BMHE.shape[1])
+    score_NBRMH = jax.lax.map(of_one, jnp.moveaxis(reader_BNHE, 1, 0), batch_size=readers)
+    return jnp.moveaxis(score_NBRMH, 0, 2)
 
 
 def _over_edges(

@@ -31,6 +31,7 @@ from rtdlm.modules.graph import (
     to_edges,
     walk,
 )
+from rtdlm.modules.graph.attention import PAIRS
 from rtdlm.modules.primitives import halting
 
 B, R, N, D = 2, 2, 7, 6
@@ -111,8 +112,13 @@ def gatv2(params: Any, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return out
 
 
+@pytest.mark.parametrize("pairs", [PAIRS, 3 * N])
 @pytest.mark.parametrize("weights", ["zeros and ones", "weights"])
-def test_attention_over_a_graph_is_gatv2(weights: str) -> None:
+def test_attention_over_a_graph_is_gatv2(
+    weights: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where three readers are scored at a time, then three, then the last."""
+    monkeypatch.setattr("rtdlm.modules.graph.attention.PAIRS", pairs)
     graph, x = random_graph(), nodes()
     if weights == "zeros and ones":
         graph = Dense((graph.weight_BRNM > 0).astype(jnp.float32))
