@@ -238,7 +238,7 @@ class Turns(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """Share of right answers of who knows nothing of a task."""
+        """Share of right answers of who knows nothing; that cues of a row differ tells a little."""
         return 1 / self.inputs
 
     def maps(self, random: np.random.Generator, *, count: int) -> np.ndarray:
@@ -254,8 +254,8 @@ class Turns(NamedTuple):
     ) -> Sessions:
         """Rows of lessons in which cues, whose maps are drawn anew for every row, come and go.
 
-        Two lessons are of one cue on average. All ask in training; in a test the last of a row
-        does, of a cue that was there before.
+        At least two lessons are of one cue on average. All ask in training; in a test the last of
+        a row does, of a cue that was there before.
         """
         few = min(self.cues, self.inputs, max(1, segments // 2))
         cue_BS = np.empty((rows, segments), np.int64)

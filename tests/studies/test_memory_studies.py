@@ -123,6 +123,7 @@ def test_what_is_forgotten_is_what_a_task_lost_between_visits() -> None:
     ran = summed(SIZE, visits)
     assert ran.first == 4 * (2 + 3 + 3) / 3
     assert ran.again == 4 * 2
+    assert ran.learned == pytest.approx((1.0 + 1.0 + 0.75 + 1.0 + 1.0 + 1.0) / 6)
     assert ran.forgetting == pytest.approx((0.8 + 0.6 + 0.45) / 3)
     earlier = [0.5, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert ran.earlier == pytest.approx(np.mean(earlier))
@@ -130,7 +131,7 @@ def test_what_is_forgotten_is_what_a_task_lost_between_visits() -> None:
 
 def test_turns_are_compared_seed_by_seed() -> None:
     def of(again: float, forgetting: float) -> memory_turns.Ran:
-        return memory_turns.Ran(100.0, again, forgetting, 0.5)
+        return memory_turns.Ran(100.0, again, 0.9, forgetting, 0.5)
 
     worse = of(200, 0.0)
     ran = {
@@ -138,7 +139,8 @@ def test_turns_are_compared_seed_by_seed() -> None:
         "MTM": [{1.0: worse, 0.1: of(50, 0.1)}, {1.0: worse, 0.1: of(20, 0.4)}],
     }
     found = named(memory_turns.results(ran, parameters=dict.fromkeys(ran, 7)))
-    title = "MTM at 0.1 beside none at 1"
+    assert (found["none/best rate"].value, found["MTM/best rate"].value) == (1.0, 0.1)
+    title = "MTM beside none, each at its best rate"
     fewer = found[f"{title}/examples fewer"]
     assert (fewer.value, fewer.spread, fewer.holds) == (2.5, (2.0, 3.0), True)
     less = found[f"{title}/forgotten less than in every seed"]
@@ -193,13 +195,16 @@ def test_a_teacher_visits_all_tasks_in_every_pass_and_only_steps_are_remembered(
 
 @pytest.mark.slow
 def test_what_is_taught_is_learned() -> None:
-    """Weights alone learn a small table, so that a visit ends with the task known."""
+    """Weights alone learn a cue's map, so that a visit ends with the task known; not at rate 0."""
     size = SIZE._replace(
         task=SIZE.task._replace(cues=2), base={**TINY, "d_model": 32}, passes=1, steps=80, rows=8
     )
     run = Run(size.base, size.task)
     params, _ = run.train(0, [memory_side.Stage(2, 4, 1)])
-    visits = list(Teacher(run.model(1), size, 0, remembers=False).teach(params))
+    teacher = Teacher(run.model(1), size, 0, remembers=False)
+    still = list(teacher.teach(params, rate=0.0))
+    assert max(max(visit.after.values()) for visit in still) < 0.9
+    visits = list(teacher.teach(params))
     assert visits[0].right[0] < 0.9
     assert visits[0].after[0] > 0.95
     assert examples(visits[0], size) < 80 * 8 * 2
