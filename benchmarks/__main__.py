@@ -4,6 +4,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
@@ -12,7 +13,13 @@ from benchmarks.runner import Plan, cores, print_results, tell
 from benchmarks.tables import update_tables
 from rtdlm.config.command_line import leave, run
 from rtdlm.config.errors import UserError
-from rtdlm.evaluation.results import added, render_bars, stamped, write_results
+from rtdlm.evaluation.results import (
+    add_results,
+    render_bars,
+    require_same_machine,
+    stamped,
+    write_results,
+)
 
 USAGE = """Times RT-DLM side by side with what people would use instead.
 
@@ -65,20 +72,35 @@ def _measure(name: str, arguments: Sequence[str]) -> None:
     module = find("benchmark", name, BENCHMARKS)
     flags = _parse(name, module, arguments)
     out = flags.out or (None if flags.smoke else ROOT / "benchmarks" / "results" / f"{name}.json")
-    if flags.add:
-        if out is None:
-            raise UserError(
-                "--add has no effect with --smoke, which writes nothing; give --out too"
-            )
-        added(out, [])  # says now what it would say after an hour
+    adds = _adds(flags, out)
     command = shlex.join(["python", "-m", "benchmarks", name, *arguments])
     results = stamped(module.measure(_plan(module, flags), flags), command=command, root=ROOT)
     print_results(results)
     if bars := render_bars(results):
         print(bars)
     if out is not None:
-        write_results(out, added(out, results) if flags.add else results)
+        (add_results if adds else write_results)(out, results)
         tell(f"written to {out}")
+
+
+def _adds(flags: Namespace, out: Path | None) -> bool:
+    """Whether the rest of the result file stays, where a benchmark can measure a part of its rows.
+
+    Raises:
+        UserError: that cannot be, or a part would replace the whole.
+    """
+    if not hasattr(flags, "add"):
+        return False
+    if flags.add and out is None:
+        raise UserError("--add has no effect with --smoke, which writes nothing; give --out too")
+    if flags.add and out is not None:
+        require_same_machine(out)  # says now what it would say after an hour
+    if flags.only and not (flags.add or flags.out or flags.smoke):
+        raise UserError(
+            f"--only {flags.only!r} is a part and would replace all of {out}; give --add to keep "
+            "the other rows there, or --out to write elsewhere"
+        )
+    return bool(flags.add)
 
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
@@ -91,10 +113,6 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--threads", type=count, nargs="+", metavar="N",
         help="cores a side is given, where the benchmark can choose (default: 1 and all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--add", action="store_true",
-        help="keep rows of the result file that are not measured now; same machine and versions",
     )  # fmt: skip
     module.add_flags(parser)
     return parser.parse_args(arguments)

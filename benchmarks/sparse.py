@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.child import Answer
 from benchmarks.runner import Case, Plan, interleave, ratios, samples, threads_named
 from benchmarks.shapes import SMOKE, TINY, our_config
+from rtdlm.config.errors import UserError
 from rtdlm.evaluation.results import Bar, Result
 
 DESCRIPTION = "sparse experts and mixture of depths against the same model computing everything"
@@ -39,8 +40,13 @@ def add_flags(parser: ArgumentParser) -> None:
         help="timed in every child process, after its compilation (default: 3)",
     )  # fmt: skip
     parser.add_argument(
-        "--only", default="", metavar="WORD", help="rows with this in their name (all)"
-    )
+        "--only", default="", metavar="TEXT",
+        help="cases with this in their name, such as 'experts 1024' or bfloat16 (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--add", action="store_true",
+        help="keep rows of the result file that are not measured now; same machine and versions",
+    )  # fmt: skip
 
 
 def measure(plan: Plan, flags: Namespace) -> list[Result]:
@@ -59,6 +65,11 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
                 title = f"depths, {layers} layers, {precision}, {threads_named(threads)}"
                 if flags.only in title:
                     results += _depths(title, layers, precision, threads, plan, seconds=seconds)
+    if not results:
+        raise UserError(
+            f"no case has {flags.only!r} in its name; they begin with 'experts' or 'depths' and "
+            "end with their format and threads"
+        )
     return results
 
 

@@ -36,7 +36,7 @@ from studies.variants import Tree, merged
 
 DESCRIPTION = "eight tasks in turn: examples until one that returns is known again, forgetting"
 SEEDS = 3
-RATES = (2.0, 1.0, 0.3, 0.1, 0.02, 0.0)
+RATES = (8.0, 4.0, 2.0, 1.0, 0.3, 0.1, 0.02, 0.0)
 """At which tasks are taught, over the rate before; at 0 only a memory can learn."""
 ENOUGH = 0.9
 JUDGED = 8

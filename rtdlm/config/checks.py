@@ -127,6 +127,12 @@ def _stacked(config: "AGIConfig") -> tuple[int, str]:
 
 def _check_graph(config: "AGIConfig") -> None:
     graph, experts = config.graph, config.experts
+    width = graph.width(config.d_model)
+    require(
+        graph.heads is None or width % graph.heads == 0,
+        f"graph.heads={graph.heads} does not divide the {width} features of a token in the graph "
+        "(graph.dim, or half of d_model); change one",
+    )
     count, told = _stacked(config)
     require(
         graph.stride <= count,

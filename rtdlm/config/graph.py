@@ -36,7 +36,8 @@ class GraphConfig:
     transformer block whose attention goes along edges (`attention`, arXiv 2105.14491); None is
     `sum`."""
     heads: int | None = None
-    """Heads of that attention; None is 4 [heads]."""
+    """Heads of that attention, a divisor of `dim`; None is 4, or the most below it that divide
+    [heads]."""
     halting: bool | None = None
     """Each token stops when it has come far enough (arXiv 2107.05407); None is True."""
     hop_price: float | None = None
@@ -108,14 +109,14 @@ class GraphConfig:
         """What a hop is."""
         return "sum" if self.messages is None else self.messages
 
-    @property
-    def num_heads(self) -> int:
-        """Of attention along edges."""
-        return 4 if self.heads is None else self.heads
+    def num_heads(self, width: int) -> int:
+        """Of attention along edges, where a token has `width` features in the graph."""
+        usual = next(heads for heads in (4, 3, 2, 1) if width % heads == 0)
+        return usual if self.heads is None else self.heads
 
     def head_dim(self, width: int) -> int:
-        """Features of a head of attention along edges, of `width` in the graph."""
-        return max(1, width // self.num_heads)
+        """Features of each of them."""
+        return width // self.num_heads(width)
 
     @property
     def query_dim(self) -> int:

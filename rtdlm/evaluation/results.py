@@ -129,31 +129,50 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    rows = [asdict(result) | {"holds": result.holds} for result in results]
-    make_directory(path.parent)
-    text = json.dumps({"machine": machine(), "results": rows}, indent=1)
-    replace_file(path, f"{text}\n".encode())
+    _write(path, results, machine())
 
 
-def added(path: Path, results: Sequence[Result]) -> list[Result]:
-    """`results` and, of the result file at `path`, whatever else it tells of the same machine.
+def add_results(path: Path, results: Iterable[Result]) -> None:
+    """Writes `results` among the others of a result file; one measured again keeps its place.
 
-    A row that is measured again stands where it stood.
+    The file then tells both days.
 
     Raises:
-        UserError: the file is none, or is of another machine or other versions.
+        UserError: see `require_same_machine`.
+        StorageError: the disk refused.
+    """
+    file, own = require_same_machine(path), machine()
+    first = str(file.machine["date"]).partition(" to ")[0]
+    date = own["date"] if first == own["date"] else f"{first} to {own['date']}"
+    again = {result.name: result for result in results}
+    kept = [again.pop(result.name, result) for result in file.results]
+    _write(path, [*kept, *again.values()], own | {"date": date})
+
+
+def require_same_machine(path: Path) -> ResultFile:
+    """The result file at `path`, whose rows may stand beside some that are measured now.
+
+    Raises:
+        UserError: it is none, or is of another machine or other versions.
     """
     file, own = read_results(path), machine()
-    apart = [name for name in own if name != "date" and file.machine.get(name) != own[name]]
+    apart = [
+        name for name in ("cpu", "cores", "python", "jax") if file.machine.get(name) != own[name]
+    ]
     if apart:
         told = ", ".join(f"{name} {file.machine.get(name)} (now {own[name]})" for name in apart)
         raise UserError(
             f"{path} was measured elsewhere: {told}; rows of two machines do not stand side by "
             "side, so measure all of them here or write to another file"
         )
-    again = {result.name: result for result in results}
-    kept = [again.pop(result.name, result) for result in file.results]
-    return [*kept, *again.values()]
+    return file
+
+
+def _write(path: Path, results: Iterable[Result], on: Mapping[str, Any]) -> None:
+    rows = [asdict(result) | {"holds": result.holds} for result in results]
+    make_directory(path.parent)
+    text = json.dumps({"machine": on, "results": rows}, indent=1)
+    replace_file(path, f"{text}\n".encode())
 
 
 def read_results(path: Path) -> ResultFile:

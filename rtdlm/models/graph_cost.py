@@ -20,8 +20,9 @@ def graph_vectors(config: AGIConfig) -> int:
     """Parameters of biases and sharpness, the layer's own norm apart."""
     graph = config.graph
     # Two biases of a neuron; of a block two norms, and directions that edges are scored by.
-    scored = (graph.num_kinds + 1) * _inner(config) if graph.hears == "attention" else 0
-    return graph.num_kinds + 2 * graph.width(config.d_model) + scored + graph.halts
+    width = graph.width(config.d_model)
+    scored = (graph.num_kinds + 1) * width if graph.hears == "attention" else 0
+    return graph.num_kinds + 2 * width + scored + graph.halts
 
 
 def graph_reads(config: AGIConfig, plan: LayerPlan, *, slots: int) -> int:
@@ -31,7 +32,7 @@ def graph_reads(config: AGIConfig, plan: LayerPlan, *, slots: int) -> int:
     compared = graph.num_kinds * graph.query_dim * slots
     heard = graph.hops * graph.num_kinds * width * slots
     if graph.hears == "attention":
-        heard = graph.hops * (SCORED * graph.num_kinds + 2) * _inner(config) * slots // 2
+        heard = graph.hops * (SCORED * graph.num_kinds + 2) * width * slots // 2
     again = (graph.hops - 1) * (_hop(config) + _halt(config))
     routed = graph.num_kinds * config.experts.num_experts * slots
     summed = (graph.hops + 1) * width if graph.halts else 0
@@ -41,14 +42,8 @@ def graph_reads(config: AGIConfig, plan: LayerPlan, *, slots: int) -> int:
 def _hop(config: AGIConfig) -> int:
     width = config.graph.width(config.d_model)
     if config.graph.hears == "attention":
-        return 3 * width * _inner(config) + 2 * width * WIDER * width
+        return (3 + 2 * WIDER) * width**2
     return config.graph.num_kinds * width**2 + 2 * 3 * width**2
-
-
-def _inner(config: AGIConfig) -> int:
-    """Features of all heads of attention along edges."""
-    graph = config.graph
-    return graph.num_heads * graph.head_dim(graph.width(config.d_model))
 
 
 def _halt(config: AGIConfig) -> int:

@@ -2,15 +2,17 @@ import importlib.util
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import child, runner
+from benchmarks import child, runner, sparse
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.child import time_blocks
 from benchmarks.runner import Case, cores, interleave, ratios, run_all, run_case
 from benchmarks.timing import Timing, TrainingClock
+from rtdlm.evaluation.results import Result, read_results, write_results
 
 HERE = "tests.benchmarks.sides"
 
@@ -151,6 +153,30 @@ def test_mistakes_are_told_in_one_sentence(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         "error: --add has no effect with --smoke, which writes nothing; give --out too\n"
     )
+    assert main(["sparse", "--only", "bfloat16"]) == 2
+    assert "a part and would replace all of" in capsys.readouterr().err
+    assert main(["sparse", "--smoke", "--only", "typo"]) == 2
+    assert "error: no case has 'typo' in its name; they begin" in capsys.readouterr().err
+
+
+def test_a_part_is_measured_and_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+
+    def found(title: str, *_: Any, **__: Any) -> list[Result]:
+        titles.append(title)
+        return [Result(title, 1.0, "ms")]
+
+    monkeypatch.setattr(sparse, "_experts", found)
+    monkeypatch.setattr(sparse, "_depths", found)
+    path, other = tmp_path / "sparse.json", Result("other", 2.0, "s")
+    write_results(path, [other])
+    only = ["sparse", "--threads", "1", "--only", "depths", "--out", str(path)]
+    assert main([*only, "--add"]) == 0
+    assert len(titles) == len(sparse.LAYERS) * len(sparse.FORMATS)
+    assert all(title.startswith("depths, ") for title in titles)
+    assert [result.name for result in read_results(path).results] == ["other", *titles]
+    assert main(only) == 0
+    assert [result.name for result in read_results(path).results] == titles[len(titles) // 2 :]
 
 
 def test_alone_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,11 @@ from rtdlm.config import (
             "remove one",
         ),
         (
+            {"graph": {"hops": 2, "messages": "attention", "dim": 12, "heads": 5}},
+            "graph.heads=5 does not divide the 12 features of a token in the graph (graph.dim, or "
+            "half of d_model); change one",
+        ),
+        (
             {"graph": {"hops": 2, "heads": 2}},
             "graph.heads=2 has no effect with graph.messages='sum', which has no heads; remove it "
             "or set graph.messages to 'attention'",

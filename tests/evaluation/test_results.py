@@ -9,7 +9,7 @@ from rtdlm.config import UserError
 from rtdlm.evaluation.results import (
     Result,
     ResultFile,
-    added,
+    add_results,
     commit,
     fill_tables,
     machine,
@@ -72,15 +72,19 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_rows_may_be_added_to_a_file_of_the_same_machine(tmp_path: Path) -> None:
     path, first = tmp_path / "step.json", ROWS[0]
+    again, new = replace(first, commit="def"), Result("new", 1.0, "s")
     write_results(path, ROWS)
-    again, new = replace(first, value=first.value, commit="abc"), Result("new", 1.0, "s")
-    assert added(path, [new, again]) == [again, *ROWS[1:], new]
+    add_results(path, [new, again])
+    assert read_results(path).results == (again, *ROWS[1:], new)
+    assert read_results(path).machine == machine()
     tree = json.loads(path.read_text())
     path.write_text(json.dumps(tree | {"machine": machine() | {"date": "2020-01-01"}}))
-    assert added(path, [new]) == [*ROWS, new]
+    for _ in range(2):
+        add_results(path, [new])
+        assert read_results(path).machine["date"] == f"2020-01-01 to {machine()['date']}"
     path.write_text(json.dumps(tree | {"machine": machine() | {"cpu": "abacus"}}))
     with pytest.raises(UserError, match=r"measured elsewhere: cpu abacus \(now .*measure all"):
-        added(path, [new])
+        add_results(path, [new])
 
 
 def test_the_machine_is_described_without_names_or_paths() -> None:

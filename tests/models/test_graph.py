@@ -40,9 +40,10 @@ def test_every_parameter_of_a_graph_has_a_gradient(selection: str, form: dict[st
             assert np.isfinite(leaf).all(), (path, name)
 
 
-def test_a_fresh_graph_is_ready_to_learn() -> None:
+@pytest.mark.parametrize("form", [GRAPH, GRAPH_ATTENTION], ids=["sum", "attention"])
+def test_a_fresh_graph_is_ready_to_learn(form: dict[str, Any]) -> None:
     """Unlike random parameters, fresh ones begin with equal queries and keys and shut biases."""
-    model = TMSModel(small_config(**GRAPH))
+    model = TMSModel(small_config(**form))
     params, batch = jax.jit(model.init)(jax.random.key(0)), packed_batch(model.config, rows=2)
     ids, labels = jnp.asarray(batch.input_ids), jnp.asarray(batch.labels)
     slopes = jax.jit(jax.grad(lambda p: jnp.sum(model.scores(p, ids, labels).tokens.nll)))(params)
@@ -83,7 +84,7 @@ def test_a_trained_model_may_run_with_more_hops(form: dict[str, Any]) -> None:
 
 
 def test_attention_takes_the_hops_where_it_is_asked_for() -> None:
-    """It is the block of `rtdlm.modules.graph`, hop by hop, over the layer's own graph."""
+    """There is a block in place of the neuron, and what scores edges matters."""
     model = TMSModel(small_config(**GRAPH_ATTENTION))
     params, ids = random_params(model), jnp.asarray(packed_batch(model.config).input_ids)
     block = "decoder/layers/block/graph/reasoner/graph_block"
@@ -93,7 +94,7 @@ def test_attention_takes_the_hops_where_it_is_asked_for() -> None:
     moved = {**params[f"{block}/graph_attention"]}
     moved["direction"] = -moved["direction"]
     found = jax.jit(model.logits)({**params, f"{block}/graph_attention": moved}, ids)
-    assert np.abs(found - expected).max() > 1e-3, "who is heard depends on both ends"
+    assert np.abs(found - expected).max() > 1e-3
 
 
 def test_neighbours_choose_experts_together() -> None:

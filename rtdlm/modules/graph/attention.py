@@ -151,8 +151,7 @@ def _over_edges(
 def _scores(seen: jax.Array, direction_HE: jax.Array) -> jax.Array:
     """a . leaky_relu(seen), in float32."""
     bent = jax.nn.leaky_relu(seen.astype(jnp.float32), SLOPE)
-    # A sum, which is one loop with what it adds up: a product would first write all of `bent`.
-    return jnp.sum(bent * jnp.broadcast_to(direction_HE, bent.shape), axis=-1)
+    return jnp.einsum("...HE,HE->...H", bent, direction_HE)
 
 
 def _finite(highest: jax.Array) -> jax.Array:

@@ -119,11 +119,11 @@ class GraphLayer(hk.Module):
         if config.hears == "attention":
             block = partial(
                 GraphTransformerBlock,
-                num_heads=config.num_heads,
+                num_heads=config.num_heads(self.features),
                 head_dim=config.head_dim(self.features),
                 d_ff=WIDER * self.features,
-                # As in a stack of layers: what all hops write together is of the size of one.
-                out_scale=(2 * config.hops) ** -0.5,
+                # All hops write with the same weights, so that what they write adds up.
+                out_scale=1 / config.hops,
             )
         reasoner = MultiHopGraphReasoner(
             num_kinds=config.num_kinds, halts=config.halts, block=block
