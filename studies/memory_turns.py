@@ -36,7 +36,7 @@ from studies.variants import Tree, merged
 
 DESCRIPTION = "eight tasks in turn: examples until one that returns is known again, forgetting"
 SEEDS = 3
-RATES = (8.0, 4.0, 2.0, 1.0, 0.3, 0.1, 0.02, 0.0)
+RATES = (8.0, 2.0, 0.5, 0.1, 0.02, 0.0)
 """At which tasks are taught, over the rate before; at 0 only a memory can learn."""
 ENOUGH = 0.9
 JUDGED = 8
@@ -61,7 +61,7 @@ class Size(NamedTuple):
 
 WHOLE = Size(
     Turns(), merged(side.BASE, {"num_layers": 2}),
-    stages=(Stage(6, 32, 200), Stage(32, 8, 150)), passes=3, steps=60, rows=8, rates=RATES,
+    stages=(Stage(6, 32, 400), Stage(32, 8, 150)), passes=3, steps=60, rows=8, rates=RATES,
 )  # fmt: skip
 SMOKE = Size(
     Turns(inputs=4, before=2, behind=1, cues=3),
