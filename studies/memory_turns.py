@@ -150,6 +150,26 @@ def best_rate(runs: Sequence[Rated]) -> float:
     return min(runs[0], key=lambda rate: (mean(run[rate].again for run in runs), -rate))
 
 
+class Lessons(NamedTuple):
+    """What is taught with one seed, drawn as it goes."""
+
+    size: Size
+    random: np.random.Generator
+    map_C: np.ndarray
+    """Number of each cue's map."""
+
+    @classmethod
+    def of_seed(cls, size: Size, seed: int) -> "Lessons":
+        """From the first lesson on."""
+        random = np.random.default_rng([seed, 1])
+        return cls(size, random, size.task.maps(random, count=size.task.cues))
+
+    def draw(self, cue: int) -> Asked:
+        """Rows of one step."""
+        task, rows = self.size.task, self.size.rows
+        return task.lesson(self.random, rows=rows, cue=cue, number=int(self.map_C[cue]))
+
+
 class Teacher:
     """Teaches all tasks in turn and asks for what is left of them."""
 
@@ -162,9 +182,7 @@ class Teacher:
 
     def teach(self, params: Any, *, rate: float = 1.0) -> Iterator[Visit]:
         """All visits of all passes, in order, at a learning rate of so many times the highest."""
-        size = self._size
-        self._random = np.random.default_rng([self._seed, 1])
-        self._maps = size.task.maps(self._random, count=size.task.cues)
+        size, lessons = self._size, Lessons.of_seed(self._size, self._seed)
         knobs = Knobs.from_config(self._model.config)
         knobs = knobs._replace(learning_rate_scale=jnp.float32(rate))
         moved = jax.jit(self._optimizer.init)(params)
@@ -178,22 +196,18 @@ class Teacher:
                     # The schedule stands at its peak.
                     progress = Progress(jnp.int32(number), jnp.float32(0.0))
                     params, moved, memory, share = self._step(
-                        params, moved, memory, self._lesson(cue), progress, knobs
+                        params, moved, memory, lessons.draw(cue), progress, knobs
                     )
                     right.append(float(share))
                     number += 1
-                after = {task: self._known(params, memory, task) for task in taught}
+                after = {task: self._known(params, memory, lessons, task) for task in taught}
                 yield Visit(cue, right, after)
 
-    def _lesson(self, cue: int) -> Asked:
-        task, rows = self._size.task, self._size.rows
-        return task.lesson(self._random, rows=rows, cue=cue, number=int(self._maps[cue]))
-
-    def _known(self, params: Any, memory: Any, cue: int) -> float:
+    def _known(self, params: Any, memory: Any, lessons: Lessons, cue: int) -> float:
         """Share of a task's that is right; nothing is learned or kept of it."""
         found = []
         for _ in range(JUDGED):
-            lesson = self._lesson(cue)
+            lesson = lessons.draw(cue)
             found.append(float(_right(self._judge(params, memory, lesson), lesson)))
         return mean(found)
 
