@@ -1,6 +1,7 @@
 """Pictures of studies in docs/images/, a panel a study or a task.
 
 memory.png       what each tier of memory finds, by how far back it stands
+turns.png        how soon a returning task is known, and what is forgotten, by the rate of learning
 controller.png   right answers by the compute that is allowed
 """
 
@@ -26,10 +27,12 @@ class Panel(NamedTuple):
     across: str
     names: str
     """Regular expression of a result's name, with groups `side` and `at`."""
-    scale: Literal["log", "linear"] = "log"
-    """Of what is across."""
-    legend: Literal["center left", "center right", "lower right"] = "center left"
+    scale: Literal["log", "symlog", "linear"] = "log"
+    """Of what is across; `symlog` is linear below a hundredth."""
+    legend: Literal["center left", "center right", "lower right", "upper right"] = "center left"
     """Where it is."""
+    percent: bool = True
+    """Whether what is up is a share; else any positive number, in a logarithmic scale."""
 
 
 MEMORY = (
@@ -46,6 +49,18 @@ MEMORY = (
         r"(?P<side>[^/]+)/keys found, (?P<at>\d+) segments",
     ),
 )  # fmt: skip
+RATE = "rate of learning, as multiple of that before"
+TURNS = (
+    Panel(
+        "memory_turns", "Questions until a returning task is known", RATE,
+        r"(?P<side>[^,]+), rate (?P<at>[\d.]+)/examples when it returns", "symlog",
+        legend="upper right", percent=False,
+    ),
+    Panel(
+        "memory_turns", "Forgotten by the end [%]", RATE,
+        r"(?P<side>[^,]+), rate (?P<at>[\d.]+)/forgetting", "symlog",
+    ),
+)  # fmt: skip
 SIDES = "controller|random exits|one depth for all"
 CONTROLLER = tuple(
     Panel(
@@ -56,16 +71,17 @@ CONTROLLER = tuple(
 )  # fmt: skip
 PICTURES: Mapping[str, Sequence[Panel]] = {
     "docs/images/memory.png": MEMORY,
+    "docs/images/turns.png": TURNS,
     "docs/images/controller.png": CONTROLLER,
 }
 
 
-def lines(results: Sequence[Result], names: str) -> dict[str, dict[int, Result]]:
-    """Side -> distance -> result."""
-    found: dict[str, dict[int, Result]] = {}
+def lines(results: Sequence[Result], names: str) -> dict[str, dict[float, Result]]:
+    """Side -> place across -> result."""
+    found: dict[str, dict[float, Result]] = {}
     for result in results:
         if match := re.fullmatch(names, result.name):
-            found.setdefault(match["side"], {})[int(match["at"])] = result
+            found.setdefault(match["side"], {})[float(match["at"])] = result
     return found
 
 
@@ -84,7 +100,7 @@ def draw_panels(panels: Sequence[Panel], studies: Mapping[str, Sequence[Result]]
     return buffer.getvalue()
 
 
-def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[int, Result]]) -> None:
+def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[float, Result]]) -> None:
     """Means, with the smallest and largest of the seeds."""
     for mark, (side, by_place) in zip(MARKS, found.items(), strict=False):
         places = sorted(by_place)
@@ -99,7 +115,13 @@ def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[int, Result]])
             markersize=4, capsize=2,
         )  # fmt: skip
     places = sorted({place for by_place in found.values() for place in by_place})
-    axes.set(title=panel.title, xlabel=panel.across, xscale=panel.scale, ylim=(-4, 104))
-    axes.set_xticks(places, [str(place) for place in places], minor=False)
+    axes.set(title=panel.title, xlabel=panel.across)
+    axes.set_xscale(panel.scale, **({"linthresh": 0.01} if panel.scale == "symlog" else {}))
+    if panel.percent:
+        axes.set_ylim(-4, 104)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
     axes.minorticks_off()
     axes.legend(fontsize=7, loc=panel.legend)
