@@ -203,6 +203,8 @@ class Passkey(NamedTuple):
                 later = later[-1:]
             for segment in later:
                 end = int(segment + 1) * self.segment
+                if training:
+                    end -= int(random.integers(self.segment - len(key) - len(ASKS) + 1))
                 _write(ids[row], end - len(key) - len(ASKS), ASKS + key)
                 asked_BT[row, end - len(key) - 1 : end - 1] = True
         return (_as_asked(ids, asked_BT),)
