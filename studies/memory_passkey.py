@@ -2,8 +2,9 @@
 
 The digits stand at a random depth in the sources of Python's library and are asked for at the end
 of a row of up to 64 segments (`studies.memory_tasks.Passkey`; after arXiv 2305.16300). A side is a
-tier of memory; all have the same number of parameters and learn from the same rows, which grow to a
-quarter of the longest in the test. A key is right if all its digits are.
+tier of memory; all have the same number of parameters and learn from the same rows, which grow to
+an eighth of the longest in the test. Rows of training have three segments at least, so that a key
+is told across a segment's end, too. A key is right if all its digits are.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -20,7 +21,7 @@ from studies.library_text import library_text
 from studies.memory_side import Run, Stage
 from studies.memory_tasks import Passkey
 from studies.sides import add_only, each, shares_told, whole_name
-from studies.variants import Tree, merged
+from studies.variants import Tree
 
 DESCRIPTION = "a passkey in real text, 16 to 64 windows behind"
 SEEDS = 3
@@ -39,9 +40,8 @@ class Size(NamedTuple):
 
 
 WHOLE = Size(
-    characters=4_000_000, segment=128, base=merged(side.BASE, {"num_layers": 2}),
-    stages=(Stage(2, 16, 300), Stage(4, 16, 300), Stage(16, 6, 150)),
-    segments=(16, 32, 64), rows=64,
+    characters=4_000_000, segment=128, base=side.BASE,
+    stages=(Stage(3, 16, 350), Stage(8, 6, 200)), segments=(16, 32, 64), rows=32,
 )  # fmt: skip
 SMOKE = Size(
     characters=20_000, segment=64, base=side.SMALL,

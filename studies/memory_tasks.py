@@ -182,7 +182,11 @@ class Passkey(NamedTuple):
     def draw(
         self, random: np.random.Generator, *, rows: int, segments: int, training: bool
     ) -> Sessions:
-        """The key anywhere before the last segment, each segment that asks at its end."""
+        """The key anywhere before the last segment; who asks does so at its segment's end.
+
+        In training anywhere in its segment: who learns that what stands late is a question does not
+        keep a key that is told late.
+        """
         assert segments >= 2, segments
         length = segments * self.segment
         said = len(TELLS) + self.digits + len(TOLD)
