@@ -17,8 +17,8 @@ DESCRIPTION = """Writes a trained model in a form that other programs read.
   onnx   model.onnx (input_ids -> logits, batch and length free) and tokenizer.json
   gguf   model.gguf for llama.cpp, the tokenizer within
 
-The model has to be one of the families that transformers knows; a preset as it ships is a Qwen3,
-and with qk_norm=false a Llama."""
+The model has to be one of the families that transformers knows: a preset trained with
+--set short_conv=0 value_residual=false is a Qwen3, with qk_norm=false too a Llama."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,16 +34,16 @@ def _main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
-        help="format of the weights (default: float32)",
+        "--dtype", choices=("float32", "float16", "bfloat16"),
+        help="format of the weights (default: that of a Hugging Face folder, else float32)",
     )  # fmt: skip
     flags = parser.parse_args(arguments)
     from rtdlm.interop import export_checkpoint
 
-    family = export_checkpoint(
+    family, dtype = export_checkpoint(
         flags.checkpoint, flags.out, form=flags.to, dtype=flags.dtype, notice=tell
     )
-    print(f"{flags.out}: a {family.model_type} model in {flags.dtype}")
+    print(f"{flags.out}: a {family.model_type} model in {dtype}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,12 @@ from rtdlm.checkpoint.reading import Notice
 from rtdlm.config import UserError
 from rtdlm.disk import make_directory, replace_file
 from rtdlm.interop.family import Family
-from rtdlm.interop.hugging_face import foreign_config, write_pretrained
+from rtdlm.interop.hugging_face import (
+    CONFIG_FILE,
+    foreign_config,
+    stored_dtype,
+    write_pretrained,
+)
 from rtdlm.interop.load import load_any_model
 from rtdlm.interop.roles import save_tokenizer
 from rtdlm.models.load import LoadedModel
@@ -21,25 +27,31 @@ ONNX_LIMIT = 2**31
 """A file of ONNX's format ends here [bytes]."""
 
 
+class Exported(NamedTuple):
+    """What was written."""
+
+    family: Family
+    """The Hugging Face family that the model is one of."""
+    dtype: str
+    """Format of the weights."""
+
+
 def export_checkpoint(
     checkpoint: str | Path,
     out: str | Path,
     *,
     form: str = "hf",
-    dtype: str = "float32",
+    dtype: str | None = None,
     notice: Notice = warnings.warn,
-) -> Family:
+) -> Exported:
     """Writes the model in `checkpoint`, and its tokenizer, to the folder `out`.
 
     Args:
         checkpoint: what `load_any_model` reads.
         out: a folder that is new or empty.
         form: `hf`, `onnx` or `gguf`.
-        dtype: format of the weights.
+        dtype: format of the weights; None is that of a Hugging Face folder, else float32.
         notice: told of damaged checkpoints that were passed over.
-
-    Returns:
-        The Hugging Face family that it is.
 
     Raises:
         UserError: there is no complete checkpoint, no family can express its model, the folder has
@@ -50,6 +62,9 @@ def export_checkpoint(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a new or an empty folder")
     loaded = load_any_model(checkpoint, notice=notice)
+    if dtype is None:
+        foreign = form != "onnx" and (Path(checkpoint) / CONFIG_FILE).is_file()
+        dtype = stored_dtype(checkpoint) if foreign else "float32"
     if dtype == "float16":
         limit = float(np.finfo(np.float16).max)
         largest = max(
@@ -62,7 +77,7 @@ def export_checkpoint(
                 f"a weight of size {largest:.3g} does not fit float16, which ends at {limit:g}; "
                 "use bfloat16"
             )
-    return FORMS[form](folder, loaded, dtype)
+    return Exported(FORMS[form](folder, loaded, dtype), dtype)
 
 
 def _write_hf(folder: Path, loaded: LoadedModel, dtype: str) -> Family:

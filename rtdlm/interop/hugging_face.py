@@ -4,12 +4,13 @@
     write_pretrained("path/to/copy", config, params)
 
 Families are Llama (2 and 3.x), Mistral, Mixtral, Qwen2, Qwen3, Gemma 2 and GPT-2. Numbers are
-moved, never changed: importing a float32 checkpoint and exporting it gives the same bytes in every
-tensor.
+moved, never changed: importing a checkpoint and exporting it in the format in which it was stored
+gives the same bytes in every tensor.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,21 @@ def hash_pretrained(path: str | Path) -> str:
     folder = Path(path).expanduser()
     files = [folder / CONFIG_FILE, *_weight_files(folder)]
     return hash_bytes("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode())
+
+
+def stored_dtype(path: str | Path) -> str:
+    """The format of all weights in a folder that `read_pretrained` reads; float32 if they differ.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    kinds = set()
+    for file in _weight_files(Path(path).expanduser()):
+        with _opened(file) as opened:
+            names = opened.keys()
+            kinds |= {opened.get_slice(name).get_dtype() for name in names}
+    known = {"F16": "float16", "BF16": "bfloat16"}
+    return known.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
 def _describe(folder: Path) -> tuple[Family, AGIConfig, Tokenizer | None]:
@@ -228,17 +244,23 @@ def _read_tensors(folder: Path) -> Arrays:
     """All tensors of the folder in float32."""
     tensors: Arrays = {}
     for file in _weight_files(folder):
-        try:
-            # Through NumPy, which knows bfloat16 by ml_dtypes.
-            with safe_open(file, framework="numpy") as opened:
-                names = opened.keys()
-                for name in names:
-                    tensors[name] = opened.get_tensor(name).astype(np.float32)
-        except FileNotFoundError:
-            raise UserError(f"{file} is missing; the weights must be safetensors") from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from None
+        with _opened(file) as opened:
+            names = opened.keys()
+            for name in names:
+                tensors[name] = opened.get_tensor(name).astype(np.float32)
     return tensors
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The tensors of a file, as NumPy arrays, which know bfloat16 by ml_dtypes."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            yield opened
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; the weights must be safetensors") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def _named(tensors: Arrays, config: AGIConfig) -> Arrays:

@@ -46,6 +46,15 @@ def test_an_exported_run_is_the_same_model(
     for name in ("model.safetensors", "config.json", "tokenizer.json", "generation_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     capsys.readouterr()
+    # Whatever the format, a folder that is read and written again is the same bytes.
+    half, copy = tmp_path / "half", tmp_path / "copy"
+    asked = ["--checkpoint", str(out), "--to", "hf", "--dtype", "bfloat16", "--out", str(half)]
+    assert export.main(asked) == 0
+    assert export.main(["--checkpoint", str(half), "--to", "hf", "--out", str(copy)]) == 0
+    assert capsys.readouterr().out.endswith(f"{copy}: a qwen3 model in bfloat16\n")
+    weights = (half / "model.safetensors").read_bytes()
+    assert weights == (copy / "model.safetensors").read_bytes()
+    assert len(weights) < 0.55 * (out / "model.safetensors").stat().st_size
     assert export.main(flags) == 2
     assert capsys.readouterr().err == (
         f"error: {out} is there already; name a new or an empty folder\n"

@@ -3,6 +3,7 @@
 What llama.cpp makes of them was compared by hand, see docs/interop.md.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,31 +20,79 @@ from tests.models.small import random_params, small_config
 
 gguf = pytest.importorskip("gguf", reason="the files are written with gguf")
 
-# Case -> llama.cpp's architecture, and a few of its tensors by the name of the foreign one.
 CASES = {
-    "llama 3": ("llama", {"output_norm.weight": "model.norm.weight"}),
-    "mixtral": (
-        "llama", {"blk.1.ffn_gate_inp.weight": "model.layers.1.block_sparse_moe.gate.weight"},
-    ),
-    "qwen2": ("qwen2", {"blk.2.attn_q.bias": "model.layers.2.self_attn.q_proj.bias"}),
-    "qwen3": (
-        "qwen3",
-        {
-            "blk.0.attn_q.weight": "model.layers.0.self_attn.q_proj.weight",
-            "blk.2.attn_k_norm.weight": "model.layers.2.self_attn.k_norm.weight",
-            "blk.1.ffn_down.weight": "model.layers.1.mlp.down_proj.weight",
-            "token_embd.weight": "model.embed_tokens.weight",
-            "output.weight": "lm_head.weight",
-        },
-    ),
-    "gpt-2": (
-        "gpt2",
-        {
-            "blk.0.attn_qkv.bias": "transformer.h.0.attn.c_attn.bias",
-            "position_embd.weight": "transformer.wpe.weight",
-        },
-    ),
+    "llama 2": "llama", "llama 3": "llama", "llama, linear": "llama",
+    "llama, mqa and wide heads": "llama", "mistral, no window": "llama", "mixtral": "llama",
+    "qwen2": "qwen2", "qwen3": "qwen3", "gemma 2": "gemma2", "gpt-2": "gpt2",
 }  # fmt: skip
+"""Case -> llama.cpp's architecture."""
+# The ends of Hugging Face's names, and llama.cpp's name for each.
+NAMES = {
+    "embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight", "self_attn.q_proj.bias": "attn_q.bias",
+    "self_attn.k_proj.weight": "attn_k.weight", "self_attn.k_proj.bias": "attn_k.bias",
+    "self_attn.v_proj.weight": "attn_v.weight", "self_attn.v_proj.bias": "attn_v.bias",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight", "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+    "block_sparse_moe.gate.weight": "ffn_gate_inp.weight", "w1.weight": "ffn_gate_exps.weight",
+    "w2.weight": "ffn_down_exps.weight", "w3.weight": "ffn_up_exps.weight",
+    "wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight",
+    "ln_f.weight": "output_norm.weight", "ln_f.bias": "output_norm.bias",
+    "ln_1.weight": "attn_norm.weight", "ln_1.bias": "attn_norm.bias",
+    "ln_2.weight": "ffn_norm.weight", "ln_2.bias": "ffn_norm.bias",
+    "attn.c_attn.weight": "attn_qkv.weight", "attn.c_attn.bias": "attn_qkv.bias",
+    "attn.c_proj.weight": "attn_output.weight", "attn.c_proj.bias": "attn_output.bias",
+    "mlp.c_fc.weight": "ffn_up.weight", "mlp.c_fc.bias": "ffn_up.bias",
+    "mlp.c_proj.weight": "ffn_down.weight", "mlp.c_proj.bias": "ffn_down.bias",
+}  # fmt: skip
+ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
+GEMMA = {
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
+}
+
+
+def expected(case: str) -> dict[str, np.ndarray]:
+    """Every tensor of llama.cpp's file, from Hugging Face's."""
+    tree, theirs, _ = golden.read()[case]
+    architecture = CASES[case]
+    names = NAMES | (GEMMA if architecture == "gemma2" else {})
+    found: dict[str, Any] = {}
+    for name, tensor in theirs.items():
+        (end,) = {end for end in names if name == end or name.endswith(f".{end}")}
+        layer = re.search(r"\.(?:layers|h)\.(\d+)\.", name)
+        own = f"blk.{layer[1]}.{names[end]}" if layer else names[end]
+        if architecture == "llama" and end in (
+            "self_attn.q_proj.weight",
+            "self_attn.k_proj.weight",
+        ):
+            heads = tree["num_attention_heads" if ".q_" in end else "num_key_value_heads"]
+            half = len(tensor) // heads // 2
+            # Of each head the rows 0, half, 1, half + 1, ...
+            rows = [
+                head * 2 * half + place + side * half
+                for head in range(heads) for place in range(half) for side in (0, 1)
+            ]  # fmt: skip
+            tensor = tensor[rows]
+        if architecture == "gemma2" and "norm" in end:
+            tensor = tensor + 1
+        if architecture == "gpt2" and "c_" in end and end.endswith("weight"):
+            tensor = tensor.T
+        if expert := re.search(r"\.experts\.(\d+)\.", name):
+            found.setdefault(own, {})[int(expert[1])] = tensor
+        else:
+            found[own] = tensor
+    for name, value in found.items():
+        if isinstance(value, dict):
+            found[name] = np.stack([value[expert] for expert in sorted(value)])
+    return found
 
 
 def tensors_of(file: Path) -> dict[str, np.ndarray]:
@@ -70,20 +119,29 @@ def written(tmp_path: Path, case: str, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tensors_are_those_of_the_family(case: str, tmp_path: Path) -> None:
-    architecture, names = CASES[case]
-    file = written(tmp_path, case)
-    found = tensors_of(file)
-    theirs = golden.read()[case][1]
-    for name, foreign in names.items():
-        expected = theirs[foreign]
-        np.testing.assert_array_equal(found[name][: len(expected)], expected, err_msg=name)
+def test_every_tensor_is_that_of_the_family(case: str, tmp_path: Path) -> None:
+    changes = {}
+    if case == "gemma 2":
+        # With the scale of the stored one llama.cpp would compute otherwise.
+        config = golden.pretrained(case)[0]
+        changes["attention"] = replace(config.attention, scale=config.head_dim**-0.5)
+    file = written(tmp_path, case, **changes)
+    found, wanted = tensors_of(file), expected(case)
+    assert found.keys() - wanted.keys() == ({"rope_freqs.weight"} if case == "llama 3" else set())
+    assert not wanted.keys() - found.keys()
+    for name, tensor in wanted.items():
+        table = name in ("token_embd.weight", "output.weight")
+        held = found[name][: len(tensor)] if table else found[name]
+        np.testing.assert_array_equal(held, tensor, err_msg=name)
+    architecture = CASES[case]
     assert field(file, "general.architecture") == architecture
     assert field(file, f"{architecture}.block_count") == 3
     assert field(file, f"{architecture}.attention.head_count") == 4
     tokens = field(file, "tokenizer.ggml.tokens")
     assert len(tokens) == len(found["token_embd.weight"]) == 300
     assert (tokens[65], tokens[32], tokens[256]) == ("A", "\u0120", "<|document|>")
+    linear = (field(file, "llama.rope.scaling.type"), field(file, "llama.rope.scaling.factor"))
+    assert linear == (("linear", 2.0) if case == "llama, linear" else (None, None))
 
 
 def test_what_llama_cpp_keeps_in_another_way(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.config.build import build_config
 from rtdlm.interop import foreign_config, read_pretrained, write_pretrained
+from rtdlm.interop.hugging_face import stored_dtype
 from rtdlm.models import TMSModel
 from tests.models.small import random_params, small_config
 
@@ -153,6 +154,12 @@ def test_shards_and_other_formats_are_read(tmp_path: Path) -> None:
     found = read_pretrained(half).params
     rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32), params)
     jax.tree.map(np.testing.assert_array_equal, found, rounded)
+    assert (stored_dtype(split), stored_dtype(half)) == ("float32", "bfloat16")
+    # Of two formats, only float32 holds both.
+    file = half / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, names[0]: tensors[names[0]].astype(np.float16)}, file)
+    assert stored_dtype(half) == "float32"
 
 
 def test_a_preset_without_what_is_ours_alone_is_some_family() -> None:
