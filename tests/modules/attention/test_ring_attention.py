@@ -87,10 +87,13 @@ def temporary(ways: int, read: Callable[..., jax.Array]) -> int:
     return int(lowered.compile().memory_analysis().temp_size_in_bytes)
 
 
-def test_a_device_holds_its_share_of_what_one_alone_holds_at_most() -> None:
-    alone = temporary(1, lambda q, k, v, segments: attend_causally(q, k, v, causal_mask(segments)))
+def test_a_device_holds_its_share_of_what_one_alone_holds() -> None:
+    alone = temporary(1, attend_round)
+    dense = temporary(1, lambda q, k, v, segments: attend_causally(q, k, v, causal_mask(segments)))
+    assert alone < dense
     for ways in (2, 4, 8):
-        assert temporary(ways, attend_round) <= alone / ways, ways
+        # A twentieth more for what does not split.
+        assert temporary(ways, attend_round) <= 1.05 * alone / ways, ways
 
 
 @pytest.mark.parametrize(
