@@ -9,16 +9,19 @@ device ever holds more than two blocks. What a query has read so far is a runnin
 and y / z in the end. The gradient goes round once more: weights are made again from the kept
 m + log z, and what belongs to a block of keys travels with it until it is home.
 
-Memory a device is 1 / n of the row's: queries meet a block tile by tile, at 128 x T / n scores.
-Every device works n times, whatever the causal mask leaves it to read: one that skipped would wait
-for the others.
+Memory a device is 1 / n of the row's: queries meet half a block tile by tile, at 64 x T / n scores.
+Halves that are wholly in a tile's future are not computed. In the order of the row the last device
+would have none of these, and the others would wait for it; therefore the row is dealt out first, in
+2 n halves, of which device d gets number d and number 2 n - 1 - d (as Llama 3 does, arXiv
+2407.21783, section 3.3.2): each computes 2 n + 1 of the 4 n pairs of halves.
 
-Axes: B batch, T time, S keys of a block, H heads, K key-value heads, G = H / K, E head features, I
-tiles of Q queries.
+Axes: B batch, T time, S keys of a half or, where nothing is dealt, of a block, H heads, K key-value
+heads, G = H / K, E head features, I tiles of Q queries, P parts of a block.
 """
 
 import functools
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +35,7 @@ AXIS = "context"
 TILE = 128
 """Queries whose scores are there at once."""
 Meeting = tuple["Block", jax.Array, jax.Array, jax.Array]
+T = TypeVar("T")
 _OF_ROWS = PartitionSpec(None, AXIS)
 
 
@@ -62,7 +66,7 @@ def attend_round(
     """
     place_T = jnp.arange(query_BTHE.shape[1], dtype=jnp.int32)
     local = jax.shard_map(
-        functools.partial(_attend, scoring),
+        functools.partial(_attend_dealt, scoring),
         in_specs=(_OF_ROWS, _tree(_OF_ROWS, _OF_ROWS, _OF_ROWS, PartitionSpec(AXIS))),
         out_specs=_OF_ROWS,
         axis_names={AXIS},
@@ -71,12 +75,47 @@ def attend_round(
     return jax.jit(local)(query_BTHE, Block(key_BTKE, value_BTKE, segment_ids_BT, place_T))
 
 
+def _attend_dealt(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> jax.Array:
+    """As `_attend`, of what lies in the order of the row."""
+    if _num_parts(query_BTHE.shape[1]) == 1:
+        return _attend(scoring, query_BTHE, own)
+    key, value, segments, place = own
+    query, key, value, segments = (_dealt(x) for x in (query_BTHE, key, value, segments))
+    own = Block(key, value, segments, _dealt(place[None])[0])
+    return _collected(_attend(scoring, query, own))
+
+
 class Queries(NamedTuple):
     """A device's own queries in tiles; inside of a loop, one tile, without the axis I."""
 
     x_IBQKGE: jax.Array
     segment_ids_IBQ: jax.Array
     place_IQ: jax.Array
+
+
+class _Softmax(NamedTuple):
+    """What queries have read so far, before it is divided by the sum of weights."""
+
+    top: jax.Array
+    total: jax.Array
+    read: jax.Array
+
+
+class _Slopes(NamedTuple):
+    """Of the loss by keys and values, float32."""
+
+    key_BSKE: jax.Array
+    value_BSKE: jax.Array
+
+
+class _Tile(NamedTuple):
+    """Queries and what the gradient knows of them; inside of a loop one tile, without axis I."""
+
+    own: Queries
+    dy_IBQKGE: jax.Array
+    inner_IBQKG: jax.Array
+    log_sum_IBKGQ: jax.Array
+    dquery_IBQKGE: jax.Array
 
 
 class _Kept(NamedTuple):
@@ -100,23 +139,21 @@ def _forward(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> tuple[jax.A
     queries = _tiles(query, own)
 
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
-        block, *softmax = state
+        parts, *given = state
 
-        def meet_tile(tile: tuple[Queries, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
-            own, (top, total, read) = tile
-            scores = _scores(scoring, own, block)[0]
-            higher = jnp.maximum(top, jnp.max(scores, axis=-1))
-            weights, kept = jnp.exp(scores - higher[..., None]), jnp.exp(top - higher)
-            total = total * kept + jnp.sum(weights, axis=-1)
-            weights = weights.astype(query.dtype)
-            found = _dot("BKGQS,BSKE->BKGQE", weights, block.value_BSKE)
-            return higher, total, read * kept[..., None] + found
+        def meet_part(softmax: _Softmax, part: Block) -> tuple[_Softmax, None]:
+            def meet_tile(tile: tuple[Queries, _Softmax]) -> _Softmax:
+                own, before = tile
+                return _unless_later(part, own, before, lambda: _read(scoring, own, part, before))
 
-        return (_handed_on(block), *jax.lax.map(meet_tile, (queries, tuple(softmax)))), None
+            return jax.lax.map(meet_tile, (queries, softmax)), None
+
+        softmax, _ = jax.lax.scan(meet_part, _Softmax(*given), parts)
+        return (_handed_on(parts), *softmax), None
 
     # Nothing read yet, as a value of its own on each device.
     nothing = jnp.zeros_like(jnp.einsum("IBQKGE->IBKGQE", queries.x_IBQKGE), jnp.float32)
-    start = (own, nothing[..., 0] + MASKED, nothing[..., 0], nothing)
+    start = (_parts(own), nothing[..., 0] + MASKED, nothing[..., 0], nothing)
     (_, top, total, read), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
     read_IBQKGE = jnp.einsum("IBKGQE->IBQKGE", read / total[..., None])
     read_BTHE = _row(read_IBQKGE, query_BTHE.shape).astype(query_BTHE.dtype)
@@ -132,34 +169,70 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
     tiles = (_tiles(query, own), _cut(dy), _cut(inner), kept.log_sum_IBKGQ)
 
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
-        block, dkey, dvalue, dquery = state
+        parts, dkeys, dvalues, dquery = state
 
-        def meet_tile(
-            sums: tuple[jax.Array, jax.Array], tile: tuple[Any, ...]
-        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            (own, dy, inner, log_sum), dquery = tile
-            scores, slope = _scores(scoring, own, block)
-            weights = jnp.exp(scores - log_sum[..., None])
-            dweights = _dot("BQKGE,BSKE->BKGQS", dy, block.value_BSKE)
-            inner_BKGQ1 = jnp.einsum("BQKG->BKGQ", inner)[..., None]
-            dscores = (weights * (dweights - inner_BKGQ1) * slope).astype(dtype)
-            dkey = sums[0] + _dot("BKGQS,BQKGE->BSKE", dscores, own.x_IBQKGE)
-            dvalue = sums[1] + _dot("BKGQS,BQKGE->BSKE", weights.astype(dtype), dy)
-            return (dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, block.key_BSKE)
+        def meet_part(dquery: jax.Array, given: tuple[Block, _Slopes]) -> tuple[jax.Array, _Slopes]:
+            part, slopes = given
 
-        (dkey, dvalue), dquery = jax.lax.scan(meet_tile, (dkey, dvalue), (tiles, dquery))
-        return (*_handed_on((block, dkey, dvalue)), dquery), None
+            def meet_tile(slopes: _Slopes, tile: _Tile) -> tuple[_Slopes, jax.Array]:
+                return _unless_later(
+                    part, tile.own, (slopes, tile.dquery_IBQKGE),
+                    lambda: _slopes(scoring, part, slopes, tile),
+                )  # fmt: skip
 
-    dkey, dvalue, dquery = (
-        jnp.zeros_like(x, jnp.float32) for x in (own.key_BSKE, own.value_BSKE, tiles[0].x_IBQKGE)
+            slopes, dquery = jax.lax.scan(meet_tile, slopes, _Tile(*tiles, dquery))
+            return dquery, slopes
+
+        dquery, slopes = jax.lax.scan(meet_part, dquery, (parts, _Slopes(dkeys, dvalues)))
+        return (*_handed_on((parts, *slopes)), dquery), None
+
+    parts = _parts(own)
+    dkeys, dvalues, dquery = (
+        jnp.zeros_like(x, jnp.float32)
+        for x in (parts.key_BSKE, parts.value_BSKE, tiles[0].x_IBQKGE)
     )
-    start: Meeting = (own, dkey, dvalue, dquery)
-    (_, dkey, dvalue, dquery), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
+    start: Meeting = (parts, dkeys, dvalues, dquery)
+    (_, dkeys, dvalues, dquery), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
     dquery_BTHE = _row(dquery * scale, dy_BTHE.shape).astype(dtype)
-    return dquery_BTHE, _tree(dkey.astype(dtype), dvalue.astype(dtype), None, None)
+    dkey, dvalue = (_joined(x).astype(dtype) for x in (dkeys, dvalues))
+    return dquery_BTHE, _tree(dkey, dvalue, None, None)
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _read(scoring: Scoring, own: Queries, part: Block, before: "_Softmax") -> "_Softmax":
+    """A tile's running softmax after it has met some keys."""
+    top, total, read = before
+    scores = _scores(scoring, own, part)[0]
+    higher = jnp.maximum(top, jnp.max(scores, axis=-1))
+    weights, kept = jnp.exp(scores - higher[..., None]), jnp.exp(top - higher)
+    total = total * kept + jnp.sum(weights, axis=-1)
+    found = _dot("BKGQS,BSKE->BKGQE", weights.astype(own.x_IBQKGE.dtype), part.value_BSKE)
+    return _Softmax(higher, total, read * kept[..., None] + found)
+
+
+def _slopes(
+    scoring: Scoring, part: Block, before: "_Slopes", tile: "_Tile"
+) -> tuple["_Slopes", jax.Array]:
+    """Slopes of some keys and values, and of a tile's queries, with what they do to each other."""
+    own, dy, inner_BQKG, log_sum, dquery = tile
+    dtype = own.x_IBQKGE.dtype
+    scores, slope = _scores(scoring, own, part)
+    weights = jnp.exp(scores - log_sum[..., None])
+    dweights = _dot("BQKGE,BSKE->BKGQS", dy, part.value_BSKE)
+    inner_BKGQ1 = jnp.einsum("BQKG->BKGQ", inner_BQKG)[..., None]
+    dscores = (weights * (dweights - inner_BKGQ1) * slope).astype(dtype)
+    dkey = before.key_BSKE + _dot("BKGQS,BQKGE->BSKE", dscores, own.x_IBQKGE)
+    dvalue = before.value_BSKE + _dot("BKGQS,BQKGE->BSKE", weights.astype(dtype), dy)
+    return _Slopes(dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, part.key_BSKE)
+
+
+def _unless_later(part: Block, own: Queries, before: T, meet: Callable[[], T]) -> T:
+    """`before` if all keys are later than all queries of the tile, else what `meet` gives."""
+    later = jnp.min(part.place_S) > jnp.max(own.place_IQ)
+    found: T = jax.lax.cond(later, lambda: before, meet)
+    return found
 
 
 def _scores(scoring: Scoring, own: Queries, block: Block) -> tuple[jax.Array, jax.Array | float]:
@@ -170,6 +243,55 @@ def _scores(scoring: Scoring, own: Queries, block: Block) -> tuple[jax.Array, ja
     same_BQS = own.segment_ids_IBQ[:, :, None] == block.segment_ids_BS[:, None]
     visible = (same_BQS & (back_BQS >= 0))[:, None, None]
     return jnp.where(visible, scores, MASKED), scoring.slope(bounded)
+
+
+def _parts(own: Block) -> Block:
+    """Every array in the halves that were dealt, `[P, ...]`; one where nothing was."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        batch, length, *rest = x.shape
+        count = _num_parts(length)
+        return jnp.moveaxis(x.reshape(batch, count, length // count, *rest), 1, 0)
+
+    key, value, segments, place = own
+    return Block(cut(key), cut(value), cut(segments), cut(place[None])[:, 0])
+
+
+def _num_parts(length: int) -> int:
+    """Of a device's tokens: the two halves it was dealt, or all if it is alone or they are odd."""
+    return 1 if axis_size(AXIS) == 1 or length % 2 else 2
+
+
+def _joined(x_PBS: jax.Array) -> jax.Array:
+    """`[B, S, ...]` of the whole block."""
+    parts, batch, length, *rest = x_PBS.shape
+    return jnp.moveaxis(x_PBS, 0, 1).reshape(batch, parts * length, *rest)
+
+
+def owners(half: int) -> list[tuple[int, int]]:
+    """From which device the first (0) or second (1) half of its block goes to which."""
+    size = axis_size(AXIS)
+    numbers = [2 * place + half for place in range(size)]
+    return [
+        (place, number if number < size else 2 * size - 1 - number)
+        for place, number in enumerate(numbers)
+    ]
+
+
+def _dealt(x_BT: jax.Array) -> jax.Array:
+    """`[B, T, ...]` of the row's halves that this device is to work on."""
+    halves = jnp.split(x_BT, 2, axis=1)
+    found = [jax.lax.ppermute(x, AXIS, owners(half)) for half, x in enumerate(halves)]
+    return jnp.concatenate(found, axis=1)
+
+
+def _collected(x_BT: jax.Array) -> jax.Array:
+    """`[B, T, ...]` in the order of the row again."""
+    found = []
+    for half, x in enumerate(jnp.split(x_BT, 2, axis=1)):
+        back = [(owner, place) for place, owner in owners(half)]
+        found.append(jax.lax.ppermute(x, AXIS, back))
+    return jnp.concatenate(found, axis=1)
 
 
 def _handed_on(tree: Any) -> Any:
@@ -184,19 +306,21 @@ def _tiles(query_BTKGE: jax.Array, own: Block) -> Queries:
 
 
 def _cut(x_BT: jax.Array) -> jax.Array:
-    """`[I, B, Q, ...]`; what fills the last tile up is left out of the row again."""
+    """`[I, B, Q, ...]`, a half after the other; what fills up its last tile is left out again."""
     batch, length, *rest = x_BT.shape
-    size = min(TILE, length)
-    widths = [(0, 0), (0, -length % size), *[(0, 0)] * len(rest)]
-    padded = jnp.pad(x_BT, widths)
+    parts = _num_parts(length)
+    size = min(TILE, length // parts)
+    widths = [(0, 0), (0, 0), (0, -(length // parts) % size), *[(0, 0)] * len(rest)]
+    padded = jnp.pad(x_BT.reshape(batch, parts, -1, *rest), widths)
     return jnp.moveaxis(padded.reshape(batch, -1, size, *rest), 1, 0)
 
 
 def _row(x_IBQKGE: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`[B, T, H, E]`, which is `shape`."""
     batch, length, heads, width = shape
-    x_BTHE = jnp.moveaxis(x_IBQKGE, 0, 1).reshape(batch, -1, heads, width)
-    return x_BTHE[:, :length]
+    parts = _num_parts(length)
+    x = jnp.moveaxis(x_IBQKGE, 0, 1).reshape(batch, parts, -1, heads, width)
+    return x[:, :, : length // parts].reshape(shape)
 
 
 def _grouped(x_BTHE: jax.Array, own: Block) -> jax.Array:

@@ -11,6 +11,7 @@ import pytest
 from rtdlm.config import AGIConfig, MeshConfig, UserError
 from rtdlm.modules.attention import attend_causally, attend_round, causal_mask
 from rtdlm.modules.attention.alibi import Places, alibi_slopes
+from rtdlm.modules.attention.ring_attention import owners
 from rtdlm.modules.attention.scoring import PLAIN, Scoring
 from rtdlm.parallel import batch_sharding, make_mesh
 from tests.modules.attention.windows import packed
@@ -35,6 +36,8 @@ def round_mesh(ways: int) -> jax.sharding.Mesh:
         # Three tiles of queries, of which the last is not full.
         (2, 600, PLAIN),
         (2, 600, Scoring(0.5, 1.5, alibi_slopes(HEADS))),
+        # Blocks that have no halves.
+        (3, 27, PLAIN),
     ],
     ids=str,
 )
@@ -70,6 +73,29 @@ def test_a_changed_future_leaves_the_past_bitwise_unchanged() -> None:
         after = read(*(x.at[:, 30:].add(1.0) for x in given), segments)
     np.testing.assert_array_equal(after[:, :30], before[:, :30])
     assert not np.allclose(after[:, 30:], before[:, 30:])
+
+
+def test_what_is_later_is_not_computed() -> None:
+    """Values that are no numbers would spoil what gives them no weight."""
+    query, key, value, _ = qkv(8 * 128)
+    segments = jnp.ones((BATCH, 8 * 128), jnp.int32)
+    with jax.set_mesh(round_mesh(4)):
+        read = jax.jit(attend_round)(query, key, value.at[:, -128:].set(jnp.nan), segments)
+    assert np.isfinite(read[:, :-128]).all()
+    assert np.isnan(read[:, -128:]).all()
+
+
+@pytest.mark.parametrize("ways", [2, 3, 8])
+def test_every_device_is_dealt_as_much_work(ways: int) -> None:
+    dealt: list[list[int]] = [[] for _ in range(ways)]
+    with jax.set_mesh(round_mesh(ways)):
+        for half in (0, 1):
+            sent = owners(half)
+            assert [place for place, _ in sent] == list(range(ways))
+            for place, owner in sent:
+                dealt[owner].append(2 * place + half)
+    # Half number h reads itself and the h halves before it.
+    assert [sum(half + 1 for half in halves) for halves in dealt] == [2 * ways + 1] * ways
 
 
 def temporary(ways: int, read: Callable[..., jax.Array]) -> int:
