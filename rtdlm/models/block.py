@@ -143,7 +143,7 @@ class Block(hk.Module):
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
         told = None
         if self.plan.memory:
-            told = self._memory(x_BTD, given, cache, memory, convolve)
+            told = self._memory(x_BTD, given, cache, memory)
             x_BTD = self._add(x_BTD, told.out_BTD, "memory")
         graph = None
         if self.plan.graph:
@@ -230,7 +230,6 @@ class Block(hk.Module):
         given: BlockInput,
         cache: LayerCache | None,
         memory: LayerMemory | None,
-        convolve: Convolutions,
     ) -> MemoryOutput:
         config = self.config
         memory, pending = (memory, None) if cache is None else (cache.memory, cache.pending)
@@ -242,7 +241,7 @@ class Block(hk.Module):
             out_scale=self.out_scale,
         )
         normed = make_norm(config, "memory_norm")(x_BTD)
-        return layer(normed, given.tokens, memory, pending, convolve=convolve)
+        return layer(normed, given.tokens, memory, pending)
 
     @hk.transparent
     def _graph(self, x_BTD: jax.Array, given: BlockInput, cache: LayerCache | None) -> GraphOutput:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.convs import States, conv_features, memory_conv_features
+from rtdlm.models.convs import States, conv_features
 from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.models.memory import empty_pending, layer_memory
 from rtdlm.modules.attention import KINDS, Cache, KVCache
@@ -68,15 +68,10 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
     # Attention keeps the tokens of a segment, and memory what is older.
     slots = slots if config.memory.segment is None else min(slots, config.memory.segment)
     rows = (batch_size, slots, config.kv_heads, config.head_dim)
-    of_memory = {
-        place: jnp.zeros((batch_size, config.memory.conv_width - 1, *shape), dtype)
-        for place, shape in memory_conv_features(config).items()
-    }
 
     def layer(plan: LayerPlan, repeats: int) -> LayerCache:
         kind = KINDS[plan.attention](config.attention)
-        own = convs | of_memory if plan.memory else convs
-        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in own.items()}
+        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in convs.items()}
         taken = jnp.zeros((repeats, batch_size, slots), bool) if plan.depth else None
         memory = pending = None
         if plan.memory:

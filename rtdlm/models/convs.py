@@ -9,9 +9,6 @@ States = dict[str, jax.Array]
 """Place -> the inputs that a convolution reads again, `[B, W - 1, ...]`."""
 
 
-MEMORY_PLACES = ("memory_queries", "memory_keys", "memory_values")
-
-
 def conv_features(config: AGIConfig) -> dict[str, tuple[int, ...]]:
     """Place -> the shape of one token there, for the convolutions that `config` has."""
     model, heads = (config.d_model,), (config.num_heads, config.head_dim)
@@ -21,13 +18,6 @@ def conv_features(config: AGIConfig) -> dict[str, tuple[int, ...]]:
         "queries": heads, "keys": kv_heads, "values": kv_heads,
     }  # fmt: skip
     return {place: shapes[place] for place in config.conv_places}
-
-
-def memory_conv_features(config: AGIConfig) -> dict[str, tuple[int, ...]]:
-    """`conv_features` of a layer that has memory, beside those of every layer."""
-    shape = (config.memory_heads, config.head_dim)
-    places = MEMORY_PLACES if config.memory.conv_width else ()
-    return dict.fromkeys(places, shape)
 
 
 class Convolutions:
@@ -46,18 +36,12 @@ class Convolutions:
 
     def __call__(self, place: str, x: jax.Array) -> jax.Array:
         """`x`, a `[B, T, ...]`, with its convolution."""
-        width = self._width(place)
-        if not width:
+        if place not in self._config.conv_places:
             return x
         assert self._past is not None
-        conv = ShortConv(width=width, name=f"{place}_conv")
+        conv = ShortConv(width=self._config.short_conv, name=f"{place}_conv")
         state = self.states[place] if self._decoding else None
         y, state = conv(x, past=self._past, state=state)
         if state is not None:
             self.states[place] = state
         return y
-
-    def _width(self, place: str) -> int:
-        if place in MEMORY_PLACES:
-            return self._config.memory.conv_width
-        return self._config.short_conv if place in self._config.conv_places else 0

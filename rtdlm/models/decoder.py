@@ -205,8 +205,7 @@ class Decoder(hk.Module):
         memory: MemoryState | None = None,
     ) -> Features:
         config = self.config
-        conv = config.memory.conv_width if config.memory.has_tiers else 0
-        reach = max(config.short_conv - 1, conv - 1, config.ngram_reach)
+        reach = max(config.short_conv - 1, config.ngram_reach)
         place_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1])[None], ids_BT.shape)
         reading = Reading(
             positions_BT=positions_BT,

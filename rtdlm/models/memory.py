@@ -21,7 +21,7 @@ from rtdlm.disk import replace_with
 from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.modules.memory import LayerMemory, Pending, Store
 
-TIERS = {"stm": ("stm",), "ltm": ("episodic", "recurrent", "summaries"), "mtm": ("mtm",)}
+TIERS = {"stm": ("stm", "recent"), "ltm": ("episodic", "recurrent", "summaries"), "mtm": ("mtm",)}
 """Name of a tier -> the fields of `LayerMemory` that it is made of."""
 
 

@@ -1,9 +1,6 @@
 """What a layer's memory costs: parameters and operations, counted as in `rtdlm.models.cost`."""
 
-from math import prod
-
 from rtdlm.config import AGIConfig
-from rtdlm.models.convs import memory_conv_features
 from rtdlm.modules.primitives import PASSES
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
@@ -19,7 +16,7 @@ def memory_products(config: AGIConfig) -> int:
     heads, features = config.memory_heads, config.head_dim
     tiers = len(memory.tiers)
     total = 4 * d * heads * features
-    total += sum(memory.conv_width * prod(x) for x in memory_conv_features(config).values())
+    total += 3 * memory.conv_width * heads * features
     if memory.fusion == "cross":
         total += heads * features * features
     else:

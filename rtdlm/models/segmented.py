@@ -1,8 +1,8 @@
 """Rows longer than a segment, read segment by segment with memory in between.
 
-Attention, convolutions and n-grams see a segment of S tokens, and positions count from its start,
-or from a document's within it. What is older reaches a token through memory alone, which is carried
-by a scan: compiling takes the time of one segment, however long the row.
+Attention, a layer's convolutions and n-grams see a segment of S tokens, and positions count from
+its start, or from a document's within it. What is older reaches a token through memory alone, which
+is carried by a scan: compiling takes the time of one segment, however long the row.
 
 Axes: B batch, T time, S tokens of a segment, N segments, V vocabulary.
 """

@@ -1,6 +1,6 @@
 """One layer's memory: three tiers behind one state, read by every token, written once a segment.
 
-    q, k, v = conv(x W_q), conv(x W_k), conv(x W_v)      q and k at length 1
+    q, k, v = conv(x W_q), conv(x W_k), conv(x W_v)      q and k at length 1; see `recent`
     y = fuse(what each tier reads for q) W_o
 
 Queries, keys and values are shared by the tiers. The recurrent matrix goes on from token to token;
@@ -11,7 +11,6 @@ part of one, whose keys and values wait in `Pending` until the segment is comple
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
@@ -23,6 +22,7 @@ from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.read import read_store
+from rtdlm.modules.memory.recent import Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
 from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
@@ -39,8 +39,6 @@ from rtdlm.modules.primitives import (
     where_rows,
 )
 
-Convolve = Callable[[str, jax.Array], jax.Array]
-
 
 class LayerMemory(NamedTuple):
     """What a layer remembers of a batch of rows; None where it has no such tier."""
@@ -50,6 +48,8 @@ class LayerMemory(NamedTuple):
     recurrent: Matrix | None
     summaries: ShortTerm | None
     mtm: Matrix | None
+    recent: Recent | None
+    """For the short convolutions; goes with short-term memory."""
 
     @classmethod
     def empty(
@@ -57,13 +57,14 @@ class LayerMemory(NamedTuple):
     ) -> "LayerMemory":
         """For `rows`: (layers,) batch."""
         shape, window, slots = (heads, features), config.stm_window, config.episodic_slots
-        kept = config.summary_slots
+        kept, back = config.summary_slots, config.conv_width - 1
         return cls(
             ShortTerm.empty(*rows, window, *shape, dtype=dtype) if window else None,
             Store.empty(*rows, slots, *shape, dtype=dtype) if slots else None,
             Matrix.empty(*rows, *shape) if config.recurrent != "none" else None,
             ShortTerm.empty(*rows, kept, *shape, dtype=dtype) if kept else None,
             Matrix.empty(*rows, *shape) if config.task_tokens else None,
+            Recent.empty(*rows, back, *shape, dtype=dtype) if back > 0 else None,
         )
 
 
@@ -151,16 +152,13 @@ class MemoryLayer(hk.Module):
         tokens: Tokens,
         memory: LayerMemory,
         pending: Pending | None,
-        *,
-        convolve: Convolve,
     ) -> MemoryOutput:
         """
         Args:
             x_BTD: normalised input.
-            tokens: what the call reads, all of one segment a row.
+            tokens: what the call reads, all of one segment a row; those that count come first.
             memory: what is remembered of earlier segments.
             pending: the earlier tokens of this segment; None if the call is a whole one.
-            convolve: applied to projected `memory_queries`, `memory_keys` and `memory_values`.
         """
         shape, model = (self.heads, self.features), x_BTD.shape[-1]
         query, key, value = project_all(
@@ -170,8 +168,11 @@ class MemoryLayer(hk.Module):
                 for name in ("query", "key", "value")
             ],
         )
-        query, key = convolve("memory_queries", query), convolve("memory_keys", key)
-        value = convolve("memory_values", value)
+        if memory.recent is not None:
+            own = {"queries": query, "keys": key, "values": value}
+            own, recent = convolved(own, memory.recent, tokens)
+            query, key, value = own.values()
+            memory = memory._replace(recent=recent)
         query, key = (unit(x).astype(x_BTD.dtype) for x in (query, key))
         reads, memory, found = self._read(x_BTD, query, key, value, tokens, memory)
         bank = self._modulation(x_BTD, tokens, memory)
@@ -277,7 +278,7 @@ class MemoryLayer(hk.Module):
         config = self.config
         key, value, label_BS, id_BS = segment
         merged_BS = (label_BS > 0).astype(jnp.int32)
-        stm, store, recurrent, kept, mtm = memory
+        stm, store, recurrent, kept, mtm, recent = memory
         if stm is not None:
             stm = write_window(stm, key, value, label_BS)
         if mtm is not None:
@@ -298,7 +299,7 @@ class MemoryLayer(hk.Module):
                 # Nobody asks how new a token is where the newest are kept.
                 surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
             )  # fmt: skip
-        return LayerMemory(stm, store, recurrent, kept, mtm)
+        return LayerMemory(stm, store, recurrent, kept, mtm, recent)
 
     def _statistics(
         self,

@@ -1,0 +1,78 @@
+"""Memory's convolutions over several calls are those of the whole row, document by document."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.modules.memory import Tokens
+from rtdlm.modules.memory.recent import Recent, convolved
+
+ROWS, TIME, HEADS, FEATURES, WIDTH = 3, 12, 2, 4, 4
+NAMES = ("queries", "keys", "values")
+
+
+def tokens(label_BT: np.ndarray) -> Tokens:
+    label = jnp.asarray(label_BT, jnp.int32)
+    return Tokens(label, label > 0, jnp.zeros_like(label), jnp.zeros_like(label))
+
+
+def empty() -> Recent:
+    return Recent.empty(ROWS, WIDTH - 1, HEADS, FEATURES, dtype=jnp.float32)
+
+
+def drawn() -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    shape = (ROWS, TIME, HEADS, FEATURES)
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in NAMES}
+
+
+def loop(x_BTHE: np.ndarray, kernel_WHE: np.ndarray, label_BT: np.ndarray) -> np.ndarray:
+    """y_t = x_t + sum_j k_j x_{t-j} of the same document."""
+    y = x_BTHE.copy()
+    for b, t, back in np.ndindex(ROWS, TIME, WIDTH):
+        if t >= back and label_BT[b, t] == label_BT[b, t - back]:
+            y[b, t] += kernel_WHE[back] * x_BTHE[b, t - back]
+    return y
+
+
+@pytest.mark.parametrize("cuts", [(), (4, 8), (1, 2, 9), tuple(range(1, TIME))], ids=str)
+def test_calls_one_after_another_are_the_whole_row(cuts: tuple[int, ...]) -> None:
+    # Documents that end within a call and at its end, and one that goes on throughout.
+    label_BT = np.array([[1] * 12, [1] * 4 + [2] * 3 + [3] * 5, [1] * 7 + [2] * 5])
+    x = drawn()
+    function = hk.transform(lambda x, recent, label: convolved(x, recent, tokens(label)))
+    shapes = jax.eval_shape(function.init, jax.random.key(0), x, empty(), label_BT)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+    recent, pieces = empty(), []
+    for start, end in zip((0, *cuts), (*cuts, TIME), strict=True):
+        own = {name: every[:, start:end] for name, every in x.items()}
+        found, recent = function.apply(params, None, own, recent, label_BT[:, start:end])
+        pieces.append(found)
+    for name in NAMES:
+        kernel = params[f"memory_{name}_conv"]["kernel"]
+        joined = np.concatenate([piece[name] for piece in pieces], axis=1)
+        expected = loop(np.asarray(x[name]), kernel, label_BT)
+        np.testing.assert_allclose(joined, expected, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(recent.key_BJHE, x["keys"][:, -3:])
+    np.testing.assert_array_equal(recent.label_BJ, label_BT[:, -3:])
+
+
+def test_what_does_not_count_leaves_no_trace() -> None:
+    """Each row goes on behind its own last token, whatever stands behind that."""
+    label_BT = np.zeros((ROWS, TIME), np.int32)
+    counts = (0, 2, 7)
+    for row, count in enumerate(counts):
+        label_BT[row, :count] = 1
+    before = empty()._replace(
+        key_BJHE=jnp.ones_like(empty().key_BJHE), label_BJ=jnp.ones((ROWS, 3), jnp.int32)
+    )
+    x = drawn()
+    function = hk.transform(lambda x: convolved(x, before, tokens(label_BT)))
+    _, recent = function.apply(function.init(jax.random.key(0), x), None, x)
+    for row, count in enumerate(counts):
+        every = np.concatenate([before.key_BJHE[row], x["keys"][row, :count]])
+        np.testing.assert_array_equal(recent.key_BJHE[row], every[-3:])
+    assert (np.asarray(recent.label_BJ) == 1).all()
