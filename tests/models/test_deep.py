@@ -88,7 +88,7 @@ def test_every_parameter_of_a_chosen_layer_gets_a_gradient(form: dict[str, Any])
 
 
 def test_operations_fall_as_declared() -> None:
-    """Of the objective, forward, by the compiler's count, for one token in eight of every second."""
+    """Of the objective, forward, by the compiler's count: one token in eight in every second."""
     wide: dict[str, Any] = {
         "vocab_size": 128, "d_model": 64, "num_heads": 4, "num_layers": 4, "d_ff": 256,
         "max_seq_len": 64, "layer_unroll": 4,
