@@ -35,7 +35,8 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"),
-        help="format of the weights (default: that of a Hugging Face folder, else float32)",
+        help="format of the weights (default: that of all weights of a Hugging Face folder, else "
+        "float32; ONNX is float32)",
     )  # fmt: skip
     flags = parser.parse_args(arguments)
     from rtdlm.interop import export_checkpoint

@@ -17,16 +17,16 @@ class MemoryConfig:
     """Memory in three tiers, carried from segment to segment of a row; see docs/memory.md."""
 
     segment: int | None = None
-    """Rows are read in segments of so many tokens, and attention, convolutions and n-grams stay
-    inside a segment: beyond it there is only memory; None reads whole rows and has no memory
-    [tokens]."""
+    """Rows are read in segments of so many tokens, and attention, a layer's convolutions and
+    n-grams stay inside a segment: beyond it there is only memory; None reads whole rows and has no
+    memory [tokens]."""
     every: int | None = None
     """Give every so-manyth layer memory; None is every layer [layers]."""
     heads: int | None = None
     """Heads of memory, as wide as those of attention; None is `num_heads` [heads]."""
     short_conv: int | None = None
-    """Width of the short convolutions on memory's queries, keys and values; None is 4, 0 is none
-    [tokens]."""
+    """Width of the short convolutions on memory's queries, keys and values, which go on from
+    segment to segment; None is 4, 0 is none [tokens]."""
     stm_window: int = 0
     """Short-term memory: keys and values of the last tokens before the segment (arXiv 1901.02860);
     0 is none [tokens]."""

@@ -50,7 +50,8 @@ def export_checkpoint(
         checkpoint: what `load_any_model` reads.
         out: a folder that is new or empty.
         form: `hf`, `onnx` or `gguf`.
-        dtype: format of the weights; None is that of a Hugging Face folder, else float32.
+        dtype: format of the weights; None is float32, but that of a Hugging Face folder whose
+            weights have all the same, for `hf` and `gguf`.
         notice: told of damaged checkpoints that were passed over.
 
     Raises:

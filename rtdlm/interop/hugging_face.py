@@ -4,8 +4,8 @@
     write_pretrained("path/to/copy", config, params)
 
 Families are Llama (2 and 3.x), Mistral, Mixtral, Qwen2, Qwen3, Gemma 2 and GPT-2. Numbers are
-moved, never changed: importing a checkpoint and exporting it in the format in which it was stored
-gives the same bytes in every tensor.
+moved, never changed: importing a checkpoint and exporting it in the one format in which it was
+stored gives the same bytes in every tensor.
 """
 
 import json
@@ -33,6 +33,8 @@ from rtdlm.models.tms import Params
 FAMILIES: tuple[Family, ...] = (*LLAMA_LIKE, GPT2())
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+NO_PARAMETERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
+"""Ends of the names of what some versions store beside the weights."""
 FORMATS: dict[str, Any] = {
     "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
 }  # fmt: skip
@@ -84,7 +86,8 @@ def stored_dtype(path: str | Path) -> str:
     for file in _weight_files(Path(path).expanduser()):
         with _opened(file) as opened:
             names = opened.keys()
-            kinds |= {opened.get_slice(name).get_dtype() for name in names}
+            weights = [name for name in names if not name.endswith(NO_PARAMETERS)]
+            kinds |= {opened.get_slice(name).get_dtype() for name in weights}
     known = {"F16": "float16", "BF16": "bfloat16"}
     return known.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
@@ -267,8 +270,7 @@ def _named(tensors: Arrays, config: AGIConfig) -> Arrays:
     """Tensors by the names of a whole language model, without what is none of its parameters."""
     if "wte.weight" in tensors:  # saved without its head
         tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
-    ignored = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
-    tensors = {name: x for name, x in tensors.items() if not name.endswith(ignored)}
+    tensors = {name: x for name, x in tensors.items() if not name.endswith(NO_PARAMETERS)}
     if config.tie_embeddings:
         tensors.pop("lm_head.weight", None)
     return tensors

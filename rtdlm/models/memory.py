@@ -21,8 +21,13 @@ from rtdlm.disk import replace_with
 from rtdlm.models.layers import LayerPlan, segments
 from rtdlm.modules.memory import LayerMemory, Pending, Store
 
-TIERS = {"stm": ("stm", "recent"), "ltm": ("episodic", "recurrent", "summaries"), "mtm": ("mtm",)}
-"""Name of a tier -> the fields of `LayerMemory` that it is made of."""
+TIERS = {
+    "stm": ("stm", "recent"),
+    "ltm": ("episodic", "recurrent", "summaries", "recent"),
+    "mtm": ("mtm",),
+}
+"""Name of a tier -> the fields of `LayerMemory` that it is made of; either of the first two goes on
+only with the tokens that were read last."""
 
 
 class MemoryState(NamedTuple):
@@ -145,7 +150,10 @@ def load_memory(
     def read(path: tuple[Any, ...], like: jax.Array) -> jax.Array:
         name = _name(path)
         if name not in found:
-            raise UserError(f"{file} holds no {name}; it is memory of another model, or of less")
+            raise UserError(
+                f"{file} holds no {name}; it is memory of another model or of less, or an earlier "
+                "version wrote it"
+            )
         got = found[name]
         if (got.shape, got.dtype) != (like.shape, like.dtype):
             raise UserError(

@@ -69,10 +69,7 @@ def expected(case: str) -> dict[str, np.ndarray]:
         (end,) = {end for end in names if name == end or name.endswith(f".{end}")}
         layer = re.search(r"\.(?:layers|h)\.(\d+)\.", name)
         own = f"blk.{layer[1]}.{names[end]}" if layer else names[end]
-        if architecture == "llama" and end in (
-            "self_attn.q_proj.weight",
-            "self_attn.k_proj.weight",
-        ):
+        if architecture == "llama" and end in ROTATED:
             heads = tree["num_attention_heads" if ".q_" in end else "num_key_value_heads"]
             half = len(tensor) // heads // 2
             # Of each head the rows 0, half, 1, half + 1, ...

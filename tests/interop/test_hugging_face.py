@@ -155,8 +155,12 @@ def test_shards_and_other_formats_are_read(tmp_path: Path) -> None:
     rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32), params)
     jax.tree.map(np.testing.assert_array_equal, found, rounded)
     assert (stored_dtype(split), stored_dtype(half)) == ("float32", "bfloat16")
-    # Of two formats, only float32 holds both.
+    # What is no weight says nothing of the weights.
     file = half / "model.safetensors"
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}
+    save_file(load_file(file) | extra, file)
+    assert stored_dtype(half) == "bfloat16"
+    # Of two formats, only float32 holds both.
     tensors = load_file(file)
     save_file({**tensors, names[0]: tensors[names[0]].astype(np.float16)}, file)
     assert stored_dtype(half) == "float32"

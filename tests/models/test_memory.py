@@ -36,10 +36,12 @@ ALL: dict[str, Any] = {
 FORMS: dict[str, dict[str, Any]] = {
     "segments alone": {"memory": {"segment": 4}},
     "short-term": {"memory": {"segment": 4, "stm_window": 6, "short_conv": 0}},
-    "recurrent": {"memory": {"segment": 4, "recurrent": "gated_delta"}},
-    "episodic, the newest": {"memory": {"segment": 4, "episodic_slots": 4}},
-    "summaries": {"memory": {"segment": 4, "summary_slots": 3, "summary_chunk": 2}},
-    "meta-task": {"memory": {"segment": 4, "task_tokens": 2}},
+    "recurrent": {"memory": {"segment": 4, "recurrent": "gated_delta", "short_conv": 0}},
+    "episodic, the newest": {"memory": {"segment": 4, "episodic_slots": 4, "short_conv": 0}},
+    "summaries": {
+        "memory": {"segment": 4, "summary_slots": 3, "summary_chunk": 2, "short_conv": 0},
+    },
+    "meta-task": {"memory": {"segment": 4, "task_tokens": 2, "short_conv": 0}},
     "short-term, a graph and a quantum circuit": {
         **OVERLAP, "memory": {"segment": 4, "stm_window": 6}, "experts": ROOMY,
         "graph": {**GRAPH["graph"], "route_experts": True},
@@ -62,7 +64,8 @@ FORMS: dict[str, dict[str, Any]] = {
         "position_encoding": "learned", "remat": "full",
     },
 }  # fmt: skip
-"""Every tier alone, and together in every form of fusion."""
+"""Every tier alone, without convolutions, which reach beyond a segment too; and together in every
+form of fusion."""
 LENGTH = 12
 
 
@@ -111,7 +114,8 @@ def test_decoding_in_pieces_of_any_size_equals_the_forward_pass(
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("gqa", "sliding")])
 def test_any_kind_of_attention_reads_within_its_segment(kind: str) -> None:
     """In one pass as in pieces that begin and end inside of segments."""
-    subject = Remembering(**KINDS[kind], memory={"segment": 4, "stm_window": 6})
+    memory = {"segment": 4, "stm_window": 6, "short_conv": 0}
+    subject = Remembering(**KINDS[kind], memory=memory)
     cache = subject.model.empty_cache(2, LENGTH)
     for start in (0, 6):
         here = slice(start, start + 6)
@@ -167,6 +171,22 @@ def test_only_memory_reaches_beyond_a_segment(form: str) -> None:
     after = np.asarray(of_form.read(of_form.params, changed)[0])
     is_same = np.array_equal(after[0, 4:], of_form.whole[0, 4:])
     assert is_same == (form == "segments alone")
+
+
+def test_convolutions_of_memory_reach_beyond_a_segment() -> None:
+    """With all tiers emptied, what was read last still changes what comes next, unless reset."""
+    of_form = remembering("all, rich")
+    [[was]] = of_form.after.loops
+    assert was is not None
+    kept = jax.tree.map(jnp.zeros_like, was)._replace(recent=was.recent)
+    empty, ids = of_form.model.empty_memory(2), of_form.ids_BT
+    read = [
+        np.asarray(of_form.read(of_form.params, ids, memory=memory)[0])
+        for memory in (empty, MemoryState(((kept,),)))
+    ]
+    assert not np.array_equal(read[0][:, :3], read[1][:, :3])
+    for tier in ("stm", "ltm"):
+        assert_trees_equal(reset(MemoryState(((kept,),)), (tier,)), empty)
 
 
 def test_documents_of_a_row_do_not_see_each_other(of_form: Remembering) -> None:
@@ -369,7 +389,9 @@ def test_a_plan_tells_how_much_is_remembered() -> None:
     memory = {"segment": 4, "stm_window": 100, "recurrent": "gated_delta"}
     model = TMSModel(small_config(memory=memory))
     window, matrix = 2 * 100 * 16 * 4 + 4 * 100, 4 * 4 * 4 * 4 + 4
-    assert 2 * (window + matrix) == 26_920 and remembered(model) == (
+    recent = 3 * 3 * 16 * 4 + 4 * 3
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(model.empty_memory(1)))
+    assert held == 2 * (window + matrix + recent) and remembered(model) == (
         "0.0 MB a row, in segments of 4 tokens: stm, recurrent"
     )
     wide = TMSModel(small_config(memory=memory | {"stm_window": 100_000}))

@@ -35,7 +35,7 @@ AXIS = "context"
 TILE = 128
 """Queries whose scores are there at once."""
 Meeting = tuple["Block", jax.Array, jax.Array, jax.Array]
-T = TypeVar("T")
+Tree = TypeVar("Tree")
 _OF_ROWS = PartitionSpec(None, AXIS)
 
 
@@ -86,7 +86,9 @@ def _attend_dealt(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> jax.Ar
 
 
 class Queries(NamedTuple):
-    """A device's own queries in tiles; inside of a loop, one tile, without the axis I."""
+    """A device's own queries in halves of tiles, `[P, I, ...]`; in a loop over these, one half
+    without the axis P, or one tile without I too.
+    """
 
     x_IBQKGE: jax.Array
     segment_ids_IBQ: jax.Array
@@ -94,22 +96,22 @@ class Queries(NamedTuple):
 
 
 class _Softmax(NamedTuple):
-    """What queries have read so far, before it is divided by the sum of weights."""
+    """What queries have read so far, before it is divided by the sum of weights; axes as there."""
 
-    top: jax.Array
-    total: jax.Array
-    read: jax.Array
+    top_IBKGQ: jax.Array
+    total_IBKGQ: jax.Array
+    read_IBKGQE: jax.Array
 
 
-class _Slopes(NamedTuple):
-    """Of the loss by keys and values, float32."""
+class _Gradients(NamedTuple):
+    """By keys and values, float32."""
 
     key_BSKE: jax.Array
     value_BSKE: jax.Array
 
 
-class _Tile(NamedTuple):
-    """Queries and what the gradient knows of them; inside of a loop one tile, without axis I."""
+class _Asked(NamedTuple):
+    """Queries and what the gradient knows of them; axes as there."""
 
     own: Queries
     dy_IBQKGE: jax.Array
@@ -142,20 +144,22 @@ def _forward(scoring: Scoring, query_BTHE: jax.Array, own: Block) -> tuple[jax.A
         parts, *given = state
 
         def meet_part(softmax: _Softmax, part: Block) -> tuple[_Softmax, None]:
-            def meet_tile(tile: tuple[Queries, _Softmax]) -> _Softmax:
-                own, before = tile
-                return _unless_later(part, own, before, lambda: _read(scoring, own, part, before))
+            def meet_half(half: tuple[Queries, _Softmax]) -> _Softmax:
+                def read() -> _Softmax:
+                    return jax.lax.map(lambda tile: _read(scoring, tile[0], tile[1], part), half)
 
-            return jax.lax.map(meet_tile, (queries, softmax)), None
+                return _unless_later(part, *half, read)
+
+            return jax.lax.map(meet_half, (queries, softmax)), None
 
         softmax, _ = jax.lax.scan(meet_part, _Softmax(*given), parts)
         return (_handed_on(parts), *softmax), None
 
     # Nothing read yet, as a value of its own on each device.
-    nothing = jnp.zeros_like(jnp.einsum("IBQKGE->IBKGQE", queries.x_IBQKGE), jnp.float32)
+    nothing = jnp.zeros_like(jnp.einsum("...QKGE->...KGQE", queries.x_IBQKGE), jnp.float32)
     start = (_parts(own), nothing[..., 0] + MASKED, nothing[..., 0], nothing)
     (_, top, total, read), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
-    read_IBQKGE = jnp.einsum("IBKGQE->IBQKGE", read / total[..., None])
+    read_IBQKGE = jnp.einsum("...KGQE->...QKGE", read / total[..., None])
     read_BTHE = _row(read_IBQKGE, query_BTHE.shape).astype(query_BTHE.dtype)
     return read_BTHE, _Kept(query_BTHE, own, read_BTHE, top + jnp.log(total))
 
@@ -166,30 +170,34 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
     query = _grouped(kept.query_BTHE, own) * jnp.asarray(scale, dtype)
     dy, read = _grouped(dy_BTHE, own), _grouped(kept.read_BTHE, own)
     inner = jnp.einsum("BTKGE,BTKGE->BTKG", dy, read, preferred_element_type=jnp.float32)
-    tiles = (_tiles(query, own), _cut(dy), _cut(inner), kept.log_sum_IBKGQ)
+    asked = (_tiles(query, own), _cut(dy), _cut(inner), kept.log_sum_IBKGQ)
 
     def meet(state: Meeting, _: None) -> tuple[Meeting, None]:
         parts, dkeys, dvalues, dquery = state
 
-        def meet_part(dquery: jax.Array, given: tuple[Block, _Slopes]) -> tuple[jax.Array, _Slopes]:
-            part, slopes = given
+        def meet_part(
+            dquery: jax.Array, given: tuple[Block, _Gradients]
+        ) -> tuple[jax.Array, _Gradients]:
+            part, sums = given
 
-            def meet_tile(slopes: _Slopes, tile: _Tile) -> tuple[_Slopes, jax.Array]:
-                return _unless_later(
-                    part, tile.own, (slopes, tile.dquery_IBQKGE),
-                    lambda: _slopes(scoring, part, slopes, tile),
-                )  # fmt: skip
+            def meet_half(sums: _Gradients, half: _Asked) -> tuple[_Gradients, jax.Array]:
+                def differentiate() -> tuple[_Gradients, jax.Array]:
+                    one = functools.partial(_differentiate, scoring, part)
+                    found: tuple[_Gradients, jax.Array] = jax.lax.scan(one, sums, half)
+                    return found
 
-            slopes, dquery = jax.lax.scan(meet_tile, slopes, _Tile(*tiles, dquery))
-            return dquery, slopes
+                return _unless_later(part, half.own, (sums, half.dquery_IBQKGE), differentiate)
 
-        dquery, slopes = jax.lax.scan(meet_part, dquery, (parts, _Slopes(dkeys, dvalues)))
-        return (*_handed_on((parts, *slopes)), dquery), None
+            sums, dquery = jax.lax.scan(meet_half, sums, _Asked(*asked, dquery))
+            return dquery, sums
+
+        dquery, sums = jax.lax.scan(meet_part, dquery, (parts, _Gradients(dkeys, dvalues)))
+        return (*_handed_on((parts, *sums)), dquery), None
 
     parts = _parts(own)
     dkeys, dvalues, dquery = (
         jnp.zeros_like(x, jnp.float32)
-        for x in (parts.key_BSKE, parts.value_BSKE, tiles[0].x_IBQKGE)
+        for x in (parts.key_BSKE, parts.value_BSKE, asked[0].x_IBQKGE)
     )
     start: Meeting = (parts, dkeys, dvalues, dquery)
     (_, dkeys, dvalues, dquery), _ = jax.lax.scan(meet, start, length=axis_size(AXIS))
@@ -201,7 +209,7 @@ def _backward(scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array) -> tuple[jax.Ar
 _attend.defvjp(_forward, _backward)
 
 
-def _read(scoring: Scoring, own: Queries, part: Block, before: "_Softmax") -> "_Softmax":
+def _read(scoring: Scoring, own: Queries, before: _Softmax, part: Block) -> _Softmax:
     """A tile's running softmax after it has met some keys."""
     top, total, read = before
     scores = _scores(scoring, own, part)[0]
@@ -212,10 +220,10 @@ def _read(scoring: Scoring, own: Queries, part: Block, before: "_Softmax") -> "_
     return _Softmax(higher, total, read * kept[..., None] + found)
 
 
-def _slopes(
-    scoring: Scoring, part: Block, before: "_Slopes", tile: "_Tile"
-) -> tuple["_Slopes", jax.Array]:
-    """Slopes of some keys and values, and of a tile's queries, with what they do to each other."""
+def _differentiate(
+    scoring: Scoring, part: Block, before: _Gradients, tile: _Asked
+) -> tuple[_Gradients, jax.Array]:
+    """Gradients of some keys and values, and of a tile's queries, with what they add to them."""
     own, dy, inner_BQKG, log_sum, dquery = tile
     dtype = own.x_IBQKGE.dtype
     scores, slope = _scores(scoring, own, part)
@@ -225,13 +233,13 @@ def _slopes(
     dscores = (weights * (dweights - inner_BKGQ1) * slope).astype(dtype)
     dkey = before.key_BSKE + _dot("BKGQS,BQKGE->BSKE", dscores, own.x_IBQKGE)
     dvalue = before.value_BSKE + _dot("BKGQS,BQKGE->BSKE", weights.astype(dtype), dy)
-    return _Slopes(dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, part.key_BSKE)
+    return _Gradients(dkey, dvalue), dquery + _dot("BKGQS,BSKE->BQKGE", dscores, part.key_BSKE)
 
 
-def _unless_later(part: Block, own: Queries, before: T, meet: Callable[[], T]) -> T:
-    """`before` if all keys are later than all queries of the tile, else what `meet` gives."""
+def _unless_later(part: Block, own: Queries, before: Tree, meet: Callable[[], Tree]) -> Tree:
+    """`before` if all keys are later than all queries of the half, else what `meet` gives."""
     later = jnp.min(part.place_S) > jnp.max(own.place_IQ)
-    found: T = jax.lax.cond(later, lambda: before, meet)
+    found: Tree = jax.lax.cond(later, lambda: before, meet)
     return found
 
 
@@ -302,24 +310,24 @@ def _handed_on(tree: Any) -> Any:
 
 
 def _tiles(query_BTKGE: jax.Array, own: Block) -> Queries:
-    return Queries(_cut(query_BTKGE), _cut(own.segment_ids_BS), _cut(own.place_S[None])[:, 0])
+    return Queries(_cut(query_BTKGE), _cut(own.segment_ids_BS), _cut(own.place_S[None])[:, :, 0])
 
 
 def _cut(x_BT: jax.Array) -> jax.Array:
-    """`[I, B, Q, ...]`, a half after the other; what fills up its last tile is left out again."""
+    """`[P, I, B, Q, ...]`; what fills up the last tile of a half is left out again."""
     batch, length, *rest = x_BT.shape
     parts = _num_parts(length)
     size = min(TILE, length // parts)
     widths = [(0, 0), (0, 0), (0, -(length // parts) % size), *[(0, 0)] * len(rest)]
     padded = jnp.pad(x_BT.reshape(batch, parts, -1, *rest), widths)
-    return jnp.moveaxis(padded.reshape(batch, -1, size, *rest), 1, 0)
+    return jnp.moveaxis(padded.reshape(batch, parts, -1, size, *rest), 0, 2)
 
 
-def _row(x_IBQKGE: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _row(x_PIBQKGE: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`[B, T, H, E]`, which is `shape`."""
     batch, length, heads, width = shape
-    parts = _num_parts(length)
-    x = jnp.moveaxis(x_IBQKGE, 0, 1).reshape(batch, parts, -1, heads, width)
+    parts = x_PIBQKGE.shape[0]
+    x = jnp.moveaxis(x_PIBQKGE, 2, 0).reshape(batch, parts, -1, heads, width)
     return x[:, :, : length // parts].reshape(shape)
 
 

@@ -3,10 +3,10 @@
     q, k, v = conv(x W_q), conv(x W_k), conv(x W_v)      q and k at length 1; see `recent`
     y = fuse(what each tier reads for q) W_o
 
-Queries, keys and values are shared by the tiers. The recurrent matrix goes on from token to token;
-the others are written at a segment's end, from all of its keys and values, so that what a token
-reads there is older than its segment. In training a call is a whole segment. In decoding it is a
-part of one, whose keys and values wait in `Pending` until the segment is complete.
+Queries, keys and values are shared by the tiers. Their convolutions and the recurrent matrix go on
+from token to token; the others are written at a segment's end, from all of its keys and values, so
+that what a token reads there is older than its segment. In training a call is a whole segment. In
+decoding it is a part of one, whose keys and values wait in `Pending` until the segment is complete.
 
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
@@ -22,7 +22,7 @@ from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.read import read_store
-from rtdlm.modules.memory.recent import Recent, convolved
+from rtdlm.modules.memory.recent import Heads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
 from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
@@ -41,7 +41,7 @@ from rtdlm.modules.primitives import (
 
 
 class LayerMemory(NamedTuple):
-    """What a layer remembers of a batch of rows; None where it has no such tier."""
+    """What a layer remembers of a batch of rows; None for what it does not have."""
 
     stm: ShortTerm | None
     episodic: Store | None
@@ -49,7 +49,7 @@ class LayerMemory(NamedTuple):
     summaries: ShortTerm | None
     mtm: Matrix | None
     recent: Recent | None
-    """For the short convolutions; goes with short-term memory."""
+    """For the short convolutions; emptied with short-term and with long-term memory."""
 
     @classmethod
     def empty(
@@ -156,7 +156,7 @@ class MemoryLayer(hk.Module):
         """
         Args:
             x_BTD: normalised input.
-            tokens: what the call reads, all of one segment a row; those that count come first.
+            tokens: what the call reads, all of one segment a row.
             memory: what is remembered of earlier segments.
             pending: the earlier tokens of this segment; None if the call is a whole one.
         """
@@ -169,9 +169,8 @@ class MemoryLayer(hk.Module):
             ],
         )
         if memory.recent is not None:
-            own = {"queries": query, "keys": key, "values": value}
-            own, recent = convolved(own, memory.recent, tokens)
-            query, key, value = own.values()
+            heads = Heads(query, key, value)
+            (query, key, value), recent = convolved(heads, memory.recent, tokens)
             memory = memory._replace(recent=recent)
         query, key = (unit(x).astype(x_BTD.dtype) for x in (query, key))
         reads, memory, found = self._read(x_BTD, query, key, value, tokens, memory)

@@ -4,10 +4,9 @@ What a memory is written under, and asked for with, is made of a token and those
 a segment's first tokens these stand in the segment before. So the last W - 1 projected queries,
 keys and values are carried along, with the document that each is of.
 
-Axes: B batch, T time, J = W - 1 tokens back, H heads, E head features.
+Axes: B batch, T time, J = W - 1 tokens back, L = J + T, H heads, E head features.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,12 +16,18 @@ from rtdlm.modules.memory.tokens import Tokens
 from rtdlm.modules.primitives import ShortConv, packed_past
 
 
+class Heads(NamedTuple):
+    """Of each token, as projected."""
+
+    query_BTHE: jax.Array
+    key_BTHE: jax.Array
+    value_BTHE: jax.Array
+
+
 class Recent(NamedTuple):
     """What stood last, newest at the end; zeros where nothing did."""
 
-    query_BJHE: jax.Array
-    key_BJHE: jax.Array
-    value_BJHE: jax.Array
+    heads_BJHE: Heads
     label_BJ: jax.Array
     """int32; document of each token, 0 where there is none."""
 
@@ -30,29 +35,31 @@ class Recent(NamedTuple):
     def empty(cls, *shape: int, dtype: jnp.dtype) -> "Recent":
         """For `shape`: (layers,) batch, tokens, heads, features."""
         heads = jnp.zeros(shape, dtype)
-        return cls(heads, heads, heads, jnp.zeros(shape[:-2], jnp.int32))
+        return cls(Heads(heads, heads, heads), jnp.zeros(shape[:-2], jnp.int32))
 
 
-def convolved(
-    x: Mapping[str, jax.Array], recent: Recent, tokens: Tokens
-) -> tuple[dict[str, jax.Array], Recent]:
-    """Queries, keys and values `[B, T, H, E]` with their convolutions, and what is then recent.
+def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Recent]:
+    """`heads` with their convolutions, and what is recent after them.
 
     Args:
-        x: `queries`, `keys` and `values`, as projected.
+        heads: of the tokens of a call.
         recent: what stood before them.
-        tokens: whose they are; those that count come first.
+        tokens: which they are.
     """
-    reach = recent.label_BJ.shape[1]
+    reach, length = recent.label_BJ.shape[1], tokens.label_BT.shape[1]
     label_BL = jnp.concatenate([recent.label_BJ, tokens.label_BT], axis=1)
     past = packed_past(label_BL, reach=reach)
-    count_B = jnp.sum(tokens.counts_BT, axis=1, dtype=jnp.int32)
+    # Behind the last token that counts there is nothing to go on from.
+    behind_B = jnp.max(jnp.where(tokens.counts_BT, jnp.arange(1, length + 1)[None], 0), axis=1)
     newest = jax.vmap(lambda own, start: jax.lax.dynamic_slice_in_dim(own, start, reach))
-    found, left = {}, []
-    for (name, own), before in zip(x.items(), recent[:3], strict=True):
-        row = jnp.concatenate([before.astype(own.dtype), own], axis=1)
-        conv = ShortConv(width=reach + 1, name=f"memory_{name}_conv")
-        found[name] = conv(row, past=past, state=None)[0][:, reach:]
-        left.append(newest(row, count_B).astype(before.dtype))
-    query, key, value = left
-    return found, Recent(query, key, value, newest(label_BL, count_B))
+
+    def convolve(name: str, x_BTHE: jax.Array, before_BJHE: jax.Array) -> tuple[jax.Array, ...]:
+        x_BLHE = jnp.concatenate([before_BJHE.astype(x_BTHE.dtype), x_BTHE], axis=1)
+        y_BLHE, _ = ShortConv(width=reach + 1, name=name)(x_BLHE, past=past, state=None)
+        return y_BLHE[:, reach:], newest(x_BLHE, behind_B).astype(before_BJHE.dtype)
+
+    query, last_query = convolve("memory_queries_conv", heads.query_BTHE, recent[0].query_BTHE)
+    key, last_key = convolve("memory_keys_conv", heads.key_BTHE, recent[0].key_BTHE)
+    value, last_value = convolve("memory_values_conv", heads.value_BTHE, recent[0].value_BTHE)
+    after = Recent(Heads(last_query, last_key, last_value), newest(label_BL, behind_B))
+    return Heads(query, key, value), after

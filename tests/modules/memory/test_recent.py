@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.memory import Tokens
-from rtdlm.modules.memory.recent import Recent, convolved
+from rtdlm.modules.memory.recent import Heads, Recent, convolved
 
 ROWS, TIME, HEADS, FEATURES, WIDTH = 3, 12, 2, 4, 4
-NAMES = ("queries", "keys", "values")
 
 
 def tokens(label_BT: np.ndarray) -> Tokens:
@@ -22,10 +21,9 @@ def empty() -> Recent:
     return Recent.empty(ROWS, WIDTH - 1, HEADS, FEATURES, dtype=jnp.float32)
 
 
-def drawn() -> dict[str, jax.Array]:
-    rng = np.random.default_rng(0)
-    shape = (ROWS, TIME, HEADS, FEATURES)
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in NAMES}
+def drawn() -> Heads:
+    x = np.random.default_rng(0).normal(size=(3, ROWS, TIME, HEADS, FEATURES))
+    return Heads(*jnp.asarray(x, jnp.float32))
 
 
 def loop(x_BTHE: np.ndarray, kernel_WHE: np.ndarray, label_BT: np.ndarray) -> np.ndarray:
@@ -48,15 +46,15 @@ def test_calls_one_after_another_are_the_whole_row(cuts: tuple[int, ...]) -> Non
     params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     recent, pieces = empty(), []
     for start, end in zip((0, *cuts), (*cuts, TIME), strict=True):
-        own = {name: every[:, start:end] for name, every in x.items()}
+        own = Heads(*(every[:, start:end] for every in x))
         found, recent = function.apply(params, None, own, recent, label_BT[:, start:end])
         pieces.append(found)
-    for name in NAMES:
+    for at, name in enumerate(("queries", "keys", "values")):
         kernel = params[f"memory_{name}_conv"]["kernel"]
-        joined = np.concatenate([piece[name] for piece in pieces], axis=1)
-        expected = loop(np.asarray(x[name]), kernel, label_BT)
+        joined = np.concatenate([piece[at] for piece in pieces], axis=1)
+        expected = loop(np.asarray(x[at]), kernel, label_BT)
         np.testing.assert_allclose(joined, expected, atol=1e-5, err_msg=name)
-    np.testing.assert_array_equal(recent.key_BJHE, x["keys"][:, -3:])
+        np.testing.assert_array_equal(recent.heads_BJHE[at], x[at][:, -3:])
     np.testing.assert_array_equal(recent.label_BJ, label_BT[:, -3:])
 
 
@@ -66,13 +64,14 @@ def test_what_does_not_count_leaves_no_trace() -> None:
     counts = (0, 2, 7)
     for row, count in enumerate(counts):
         label_BT[row, :count] = 1
-    before = empty()._replace(
-        key_BJHE=jnp.ones_like(empty().key_BJHE), label_BJ=jnp.ones((ROWS, 3), jnp.int32)
-    )
+    # Wherever it stands: the tokens of the last row begin late.
+    label_BT[2, :2] = 0
+    ones = jnp.ones_like(empty().heads_BJHE.key_BTHE)
+    before = Recent(Heads(ones, ones, ones), jnp.ones((ROWS, 3), jnp.int32))
     x = drawn()
     function = hk.transform(lambda x: convolved(x, before, tokens(label_BT)))
     _, recent = function.apply(function.init(jax.random.key(0), x), None, x)
     for row, count in enumerate(counts):
-        every = np.concatenate([before.key_BJHE[row], x["keys"][row, :count]])
-        np.testing.assert_array_equal(recent.key_BJHE[row], every[-3:])
+        every = np.concatenate([ones[row], x.key_BTHE[row, :count]])
+        np.testing.assert_array_equal(recent.heads_BJHE.key_BTHE[row], every[-3:])
     assert (np.asarray(recent.label_BJ) == 1).all()
