@@ -43,7 +43,8 @@ def test_every_row_goes_on_from_the_memory_it_is_given() -> None:
 def test_a_file_gives_it_to_another_process(tmp_path: Path) -> None:
     keep_memory(generator(), LIFE, None, tmp_path / "ada.memory")
     found = read_memory(generator(), tmp_path / "ada.memory")
-    assert_trees_equal(found, generator().remember(LIFE))
+    # The stores; what was read last stays behind.
+    assert_trees_equal(stores(found), stores(generator().remember(LIFE)))
     keep_memory(generator(), "and more", found, tmp_path / "ada.memory")
     later = stores(read_memory(generator(), tmp_path / "ada.memory"))
     # A document token and the letters, twice.

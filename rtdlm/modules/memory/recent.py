@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.memory.tokens import Tokens
-from rtdlm.modules.primitives import ShortConv, packed_past
+from rtdlm.modules.primitives import Past, ShortConv, look_back, packed_past
 
 
 class Heads(NamedTuple):
@@ -48,18 +48,21 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
     """
     reach, length = recent.label_BJ.shape[1], tokens.label_BT.shape[1]
     label_BL = jnp.concatenate([recent.label_BJ, tokens.label_BT], axis=1)
-    past = packed_past(label_BL, reach=reach)
+    same_BLJ = packed_past(label_BL, reach=reach).same_BTJ
+    assert same_BLJ is not None
     # Behind the last token that counts there is nothing to go on from.
     behind_B = jnp.max(jnp.where(tokens.counts_BT, jnp.arange(1, length + 1)[None], 0), axis=1)
-    newest = jax.vmap(lambda own, start: jax.lax.dynamic_slice_in_dim(own, start, reach))
+    past = Past(same_BLJ[:, reach:], behind_B)
 
-    def convolve(name: str, x_BTHE: jax.Array, before_BJHE: jax.Array) -> tuple[jax.Array, ...]:
-        x_BLHE = jnp.concatenate([before_BJHE.astype(x_BTHE.dtype), x_BTHE], axis=1)
-        y_BLHE, _ = ShortConv(width=reach + 1, name=name)(x_BLHE, past=past, state=None)
-        return y_BLHE[:, reach:], newest(x_BLHE, behind_B).astype(before_BJHE.dtype)
+    def convolve(name: str, x: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, after = ShortConv(width=reach + 1, name=name)(x, past=past, state=before)
+        assert after is not None
+        return y, after
 
-    query, last_query = convolve("memory_queries_conv", heads.query_BTHE, recent[0].query_BTHE)
-    key, last_key = convolve("memory_keys_conv", heads.key_BTHE, recent[0].key_BTHE)
-    value, last_value = convolve("memory_values_conv", heads.value_BTHE, recent[0].value_BTHE)
-    after = Recent(Heads(last_query, last_key, last_value), newest(label_BL, behind_B))
-    return Heads(query, key, value), after
+    before = recent.heads_BJHE
+    query, last_query = convolve("memory_queries_conv", heads.query_BTHE, before.query_BTHE)
+    key, last_key = convolve("memory_keys_conv", heads.key_BTHE, before.key_BTHE)
+    value, last_value = convolve("memory_values_conv", heads.value_BTHE, before.value_BTHE)
+    _, label_BJ = look_back(tokens.label_BT, past, reach=reach, state=recent.label_BJ)
+    assert label_BJ is not None
+    return Heads(query, key, value), Recent(Heads(last_query, last_key, last_value), label_BJ)

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 
 
 class Past(NamedTuple):
-    """Which earlier tokens belong to a token; the same for every module of a model."""
+    """Which earlier tokens belong to a token; the same for every module of a model.
+
+    Memory, which goes on from call to call and knows documents, has both.
+    """
 
     same_BTJ: jax.Array | None
     """bool; True where the token 1, 2, ... places back is of the same document. None in decoding,
@@ -51,10 +54,11 @@ def look_back(
     before = jnp.zeros_like(x, shape=(x.shape[0], reach, *x.shape[2:])) if state is None else state
     row = jnp.concatenate([before.astype(x.dtype), x], axis=1)
     seen = [row[:, reach - back : reach - back + length] for back in range(reach + 1)]
-    if state is None:
-        assert past.same_BTJ is not None
+    if past.same_BTJ is not None:
         same = past.same_BTJ.reshape(past.same_BTJ.shape + (1,) * (x.ndim - 2))
         seen[1:] = [jnp.where(same[:, :, back], seen[back + 1], 0) for back in range(reach)]
+    if state is None:
+        assert past.same_BTJ is not None
         return seen, None
     assert past.lengths_B is not None
     newest = jax.vmap(lambda own, start: jax.lax.dynamic_slice_in_dim(own, start, reach))
