@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 WHOLE = Size(
     characters=4_000_000, segment=128, base=side.BASE,
-    stages=(Stage(3, 16, 350), Stage(8, 6, 200)), segments=(16, 32, 64), rows=32,
+    stages=(Stage(3, 16, 500), Stage(8, 6, 250)), segments=(16, 32, 64), rows=32,
 )  # fmt: skip
 SMOKE = Size(
     characters=20_000, segment=64, base=side.SMALL,
