@@ -69,19 +69,39 @@ def _by_head(
     # Of the token's own document alone: a running sum over all would leave the differences below
     # with the rounding of what earlier documents added.
     sum_IRC1 = within.astype(jnp.float32) @ decay_IRC1
+    rest_IRC1 = _rounded_away(sum_IRC1, decay_IRC1, within)
+
+    def behind(sums_IRC1: jax.Array) -> jax.Array:
+        return sums_IRC1 - jnp.swapaxes(sums_IRC1, -1, -2)
+
     # Masked before the exponential: above the diagonal it would overflow.
-    gap_IRCC = jnp.where(within, sum_IRC1 - jnp.swapaxes(sum_IRC1, -1, -2), 0.0)
+    gap_IRCC = jnp.where(within, behind(sum_IRC1) + behind(rest_IRC1), 0.0)
     decay_IRCC = jnp.where(within, jnp.exp(gap_IRCC), 0.0)
     reads = where.per_row(where.reads_IBC, heads)[..., None]
     lasts = where.per_row(where.lasts_IBC, heads)[..., None]
     # As above: the difference to another document's sum has any sign.
-    left_IRC1 = jnp.where(lasts, sum_IRC1[:, :, -1:] - sum_IRC1, 0.0)
+    left_IRC1 = (sum_IRC1[:, :, -1:] - sum_IRC1) + (rest_IRC1[:, :, -1:] - rest_IRC1)
+    left_IRC1 = jnp.where(lasts, left_IRC1, 0.0)
     key_IREC = jnp.swapaxes(key_IRCE, -1, -2)
     return Faded(
         products=tuple(decay_IRCC * (query_IRCE @ key_IREC) for query_IRCE in queries),
         since_IRCE=jnp.where(reads, jnp.exp(sum_IRC1), 0.0),
         until_IRCE=jnp.where(lasts, jnp.exp(left_IRC1), 0.0),
     )
+
+
+def _rounded_away(sum_IRC1: jax.Array, decay_IRC1: jax.Array, within_IRCC: jax.Array) -> jax.Array:
+    """What rounding took from each sum of a token's document so far; no gradient.
+
+    Where decay was strong once, sums are large, and their differences hold their rounding. But the
+    step from one sum to the next is exact, or nearly, and says what of a token's decay was lost.
+    """
+    goes_on = jnp.diagonal(within_IRCC, offset=-1, axis1=-2, axis2=-1)[..., None]
+    before_IRC1 = jnp.pad(
+        jnp.where(goes_on, sum_IRC1[:, :, :-1], 0.0), ((0, 0), (0, 0), (1, 0), (0, 0))
+    )
+    lost_IRC1 = jax.lax.stop_gradient((before_IRC1 - sum_IRC1) + decay_IRC1)
+    return within_IRCC.astype(jnp.float32) @ lost_IRC1
 
 
 def _by_channel(
