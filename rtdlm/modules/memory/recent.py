@@ -17,17 +17,18 @@ from rtdlm.modules.primitives import Past, ShortConv, look_back, packed_past
 
 
 class Heads(NamedTuple):
-    """Of each token, as projected."""
+    """Of each token, `[B, T, H, E]`; of those that stood last, J in place of T."""
 
-    query_BTHE: jax.Array
-    key_BTHE: jax.Array
-    value_BTHE: jax.Array
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
 
 
 class Recent(NamedTuple):
     """What stood last, newest at the end; zeros where nothing did."""
 
-    heads_BJHE: Heads
+    heads: Heads
+    """As projected, without convolution."""
     label_BJ: jax.Array
     """int32; document of each token, 0 where there is none."""
 
@@ -42,7 +43,7 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
     """`heads` with their convolutions, and what is recent after them.
 
     Args:
-        heads: of the tokens of a call.
+        heads: of the tokens of a call, as projected.
         recent: what stood before them.
         tokens: which they are.
     """
@@ -59,10 +60,10 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
         assert after is not None
         return y, after
 
-    before = recent.heads_BJHE
-    query, last_query = convolve("memory_queries_conv", heads.query_BTHE, before.query_BTHE)
-    key, last_key = convolve("memory_keys_conv", heads.key_BTHE, before.key_BTHE)
-    value, last_value = convolve("memory_values_conv", heads.value_BTHE, before.value_BTHE)
+    before = recent.heads
+    query, last_query = convolve("memory_queries_conv", heads.query, before.query)
+    key, last_key = convolve("memory_keys_conv", heads.key, before.key)
+    value, last_value = convolve("memory_values_conv", heads.value, before.value)
     _, label_BJ = look_back(tokens.label_BT, past, reach=reach, state=recent.label_BJ)
     assert label_BJ is not None
     return Heads(query, key, value), Recent(Heads(last_query, last_key, last_value), label_BJ)

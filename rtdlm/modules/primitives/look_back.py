@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 
 class Past(NamedTuple):
-    """Which earlier tokens belong to a token; the same for every module of a model.
-
-    Memory, which goes on from call to call and knows documents, has both.
+    """Which earlier tokens belong to a token; the same for every convolution of a model but those
+    of memory, which go on from call to call and know documents: they have both fields.
     """
 
     same_BTJ: jax.Array | None

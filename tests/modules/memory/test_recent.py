@@ -54,7 +54,7 @@ def test_calls_one_after_another_are_the_whole_row(cuts: tuple[int, ...]) -> Non
         joined = np.concatenate([piece[at] for piece in pieces], axis=1)
         expected = loop(np.asarray(x[at]), kernel, label_BT)
         np.testing.assert_allclose(joined, expected, atol=1e-5, err_msg=name)
-        np.testing.assert_array_equal(recent.heads_BJHE[at], x[at][:, -3:])
+        np.testing.assert_array_equal(recent.heads[at], x[at][:, -3:])
     np.testing.assert_array_equal(recent.label_BJ, label_BT[:, -3:])
 
 
@@ -66,12 +66,12 @@ def test_what_does_not_count_leaves_no_trace() -> None:
         label_BT[row, :count] = 1
     # Wherever it stands: the tokens of the last row begin late.
     label_BT[2, :2] = 0
-    ones = jnp.ones_like(empty().heads_BJHE.key_BTHE)
+    ones = jnp.ones_like(empty().heads.key)
     before = Recent(Heads(ones, ones, ones), jnp.ones((ROWS, 3), jnp.int32))
     x = drawn()
     function = hk.transform(lambda x: convolved(x, before, tokens(label_BT)))
     _, recent = function.apply(function.init(jax.random.key(0), x), None, x)
     for row, count in enumerate(counts):
-        every = np.concatenate([ones[row], x.key_BTHE[row, :count]])
-        np.testing.assert_array_equal(recent.heads_BJHE.key_BTHE[row], every[-3:])
+        every = np.concatenate([ones[row], x.key[row, :count]])
+        np.testing.assert_array_equal(recent.heads.key[row], every[-3:])
     assert (np.asarray(recent.label_BJ) == 1).all()
