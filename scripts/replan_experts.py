@@ -11,6 +11,7 @@ come along, and so does the run's prepared text. The command ends by saying how 
 import sys
 from collections.abc import Sequence
 from shutil import copytree
+from typing import Any
 
 from rtdlm.config.command_line import add_checkpoint_flag, leave, make_parser, path, run, tell
 
@@ -47,8 +48,15 @@ def _main(arguments: Sequence[str]) -> None:
     change, experts = (
         (prune_expert, flags.prune) if flags.split is None else (add_expert, flags.split)
     )
+    before = config.experts.bias_rate
     config, params, optimizer = change(config, saved.params, saved.optimizer, experts=experts)
-    whole = replace(saved, params=params, optimizer=optimizer, config=to_yaml(config))
+    whole = replace(
+        saved,
+        params=params,
+        optimizer=optimizer,
+        config=to_yaml(config),
+        state=_with_rate(saved.state, before, config.experts.bias_rate),
+    )
     form = config.checkpoint
     with CheckpointStore(
         flags.out, keep_last=form.keep_last, keep_every=form.keep_every, part_bytes=form.part_bytes
@@ -58,14 +66,23 @@ def _main(arguments: Sequence[str]) -> None:
     if data.is_dir():
         with writing(flags.out / "data"):
             copytree(data, flags.out / "data")
-    settings = [f"experts.num_experts={config.experts.num_experts}"]
-    if config.experts.capacity_factor is not None:
-        settings.append(f"experts.capacity_factor={config.experts.capacity_factor}")
+    settings = [
+        f"experts.{name}={getattr(config.experts, name)}"
+        for name in ("num_experts", "capacity_factor", "bias_rate", "balance_weight")
+        if getattr(config.experts, name) is not None
+    ]
     print(
         f"{flags.out}: step {saved.step} with {config.experts.num_experts} experts a layer; train "
         f"it with --out {flags.out} --resume --set {' '.join(settings)} "
         "beside its other options"
     )
+
+
+def _with_rate(state: dict[str, Any], before: float | None, rate: float | None) -> dict[str, Any]:
+    """The run's own numbers, of which knobs go before the config."""
+    if rate is None or before is not None:
+        return state
+    return {**state, "knobs": {**state["knobs"], "bias_rate": rate}}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,12 @@ function as it is, and carry moments along.
 balancing bias, which only choices see, sets it back so far that nobody chooses it yet. So the pair
 has the weight of the original, for every input. As the crowded original's bias falls and the idle
 copy's rises, tokens go over. Two equal scores without that bias would instead take two of a token's
-`top_k` places, and push another expert out; and in a softmax a copy lowers every score. Hence only
-`scores=sigmoid` with `bias_rate` will do.
+`top_k` places, and push another expert out.
+
+A run without biases gets them: zeros, by which nothing is chosen otherwise, beside the balancing
+loss that it had. In a softmax the copy lowers all scores by one factor, which shares of two or more
+chosen experts do not show. A softmax that would show it is refused: `top_k=1`, whose gate is the
+score itself, and biases that have moved, since they do not shrink with the scores.
 
 `prune_expert` removes one. Nothing changes for tokens that do not choose it: sigmoids do not know
 of each other, and gates are shares of the chosen. Only a softmax with `top_k=1` gives others the
@@ -18,20 +22,23 @@ refused.
 Axes: L layers with experts, R rounds of a loop of layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtdlm.config import AGIConfig, UserError
+from rtdlm.config import AGIConfig, ExpertsConfig, UserError
 from rtdlm.models.layers import layers_of
 from rtdlm.modules.experts import is_bias
 from rtdlm.parallel import path_name
 
 # Axis of the experts, from the end, of what each expert has one of.
 EXPERT_AXES = {"gate/w": -3, "up/w": -3, "down/w": -3, "router/w": -1, "bias": -1}
+
+USUAL_RATE = 0.001
+"""The `experts.bias_rate` of arXiv 2408.15664, for a run that had no biases."""
 
 
 class Replanned(NamedTuple):
@@ -58,14 +65,14 @@ def add_expert(
     """
     form = config.experts
     _check(config, experts)
-    if form.scores != "sigmoid" or form.bias_rate is None:
-        raise UserError(
-            f"experts.scores={form.scores!r} with experts.bias_rate={form.bias_rate} gives a copy "
-            "of an expert a place and a weight of its own, which changes the model; an expert can "
-            "be split with experts.scores='sigmoid' and experts.bias_rate, usually 0.001"
-        )
+    if form.scores == "softmax":
+        _refuse_seen_split(form)
+    changes: dict[str, Any] = {"num_experts": form.num_experts + 1}
+    if form.bias_rate is None:
+        params, optimizer = _with_biases(config, params, optimizer)
+        changes |= {"bias_rate": USUAL_RATE, "balance_weight": form.balance}
     kept = [[*range(form.num_experts), expert] for expert in experts]
-    return _replanned(config, params, optimizer, kept, form.num_experts + 1)
+    return _replanned(config, params, optimizer, kept, changes)
 
 
 def prune_expert(
@@ -90,7 +97,22 @@ def prune_expert(
             f"experts.top_k={form.choices}; at least {max(2, form.choices)} stay"
         )
     kept = [[e for e in range(form.num_experts) if e != expert] for expert in experts]
-    return _replanned(config, params, optimizer, kept, form.num_experts - 1)
+    return _replanned(config, params, optimizer, kept, {"num_experts": form.num_experts - 1})
+
+
+def _refuse_seen_split(form: ExpertsConfig) -> None:
+    if form.choices == 1:
+        raise UserError(
+            "experts.scores='softmax' with experts.top_k=1 weighs an expert by its score, which a "
+            "copy lowers; an expert can be split with experts.scores='sigmoid' or a larger "
+            "experts.top_k"
+        )
+    if form.bias_rate is not None:
+        raise UserError(
+            "experts.scores='softmax' with experts.bias_rate chooses otherwise when an expert is "
+            "split, as all scores fall and the biases do not; only 'sigmoid' can be split with a "
+            "bias"
+        )
 
 
 def _check(config: AGIConfig, experts: Sequence[int]) -> None:
@@ -111,17 +133,21 @@ def _check(config: AGIConfig, experts: Sequence[int]) -> None:
 
 
 def _replanned(
-    config: AGIConfig, params: Any, optimizer: Any, kept: Sequence[Sequence[int]], count: int
+    config: AGIConfig,
+    params: Any,
+    optimizer: Any,
+    kept: Sequence[Sequence[int]],
+    changes: dict[str, Any],
 ) -> Replanned:
-    """Experts `kept[layer]` of every layer, in that order."""
+    """Experts `kept[layer]` of every layer, in that order, and `changes` of `experts`."""
     form = config.experts
+    count = changes["num_experts"]
     grows = count > form.num_experts
     layers = [layer for layer in layers_of(config) if layer.plan.experts]
     by_module: dict[str, list[Sequence[int]]] = {}
     for layer, own in zip(layers, kept, strict=True):  # turns of a module come in order
         by_module.setdefault(f"{layer.module}/experts", []).append(own)
     choose = _chooser(by_module, grows=grows)
-    changes: dict[str, Any] = {"num_experts": count}
     if form.dispatch == "capacity":  # as many places as before
         factor = 1.25 if form.capacity_factor is None else form.capacity_factor
         changes["capacity_factor"] = factor * count / form.num_experts
@@ -130,6 +156,38 @@ def _replanned(
         jax.tree_util.tree_map_with_path(choose, params),
         jax.tree_util.tree_map_with_path(choose, optimizer),
     )
+
+
+def _with_biases(config: AGIConfig, params: Any, optimizer: Any) -> tuple[Any, Any]:
+    """Both as if every router had had a bias that stayed zero."""
+    modules = {f"{layer.module}/experts" for layer in layers_of(config) if layer.plan.experts}
+
+    def named(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        routers = {module: f"{prefix}{module}/router/w" for module in modules}
+        return dict(arrays) | {
+            f"{prefix}{module}/bias": _no_bias(arrays[router])
+            for module, router in routers.items()
+            if router in arrays
+        }
+
+    def is_tree(node: Any) -> bool:
+        return isinstance(node, Mapping) and any(f"{module}/router" in node for module in modules)
+
+    def without_moments(node: Any) -> Any:
+        own = {module: {"bias": None} for module in modules} if is_tree(node) else {}
+        return {**node, **own} if own else node
+
+    if not is_tree(params):
+        # Only what schedule-free trains beside its average is there as a parameter is.
+        return named(params, ""), named(optimizer, "trained_params/")
+    biases = {module: {"bias": _no_bias(params[f"{module}/router"]["w"])} for module in modules}
+    return {**params, **biases}, jax.tree.map(without_moments, optimizer, is_leaf=is_tree)
+
+
+def _no_bias(w_RDE: Any) -> Any:
+    """Zeros `[R, E]`, float32."""
+    xp = jnp if isinstance(w_RDE, jax.Array) else np
+    return xp.zeros((w_RDE.shape[0], w_RDE.shape[-1]), xp.float32)
 
 
 def _chooser(

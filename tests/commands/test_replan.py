@@ -14,7 +14,7 @@ from tests.commands.conftest import arguments, script_of
 
 EXPERTS = (
     *("experts.num_experts=3", "experts.top_k=1", "experts.scores=sigmoid"),
-    *("experts.bias_rate=0.01", "experts.capacity_factor=3.0", "short_conv=0"),
+    *("experts.capacity_factor=3.0", "short_conv=0"),
 )
 
 
@@ -42,7 +42,8 @@ def test_a_run_goes_on_with_an_expert_more_and_then_less(
     assert script.main(flags) == 0
     assert capsys.readouterr().out == (
         f"{larger}: step 2 with 4 experts a layer; train it with --out {larger} --resume --set "
-        "experts.num_experts=4 experts.capacity_factor=4.0 beside its other options\n"
+        "experts.num_experts=4 experts.capacity_factor=4.0 experts.bias_rate=0.001 "
+        "experts.balance_weight=0.01 beside its other options\n"
     )
     np.testing.assert_allclose(logits(larger), logits(sparse), atol=1e-5)
     # The copy is the last one, and nobody chooses it yet.
@@ -50,13 +51,20 @@ def test_a_run_goes_on_with_an_expert_more_and_then_less(
     assert script.main(again) == 0
     before, after = (load_checkpoint(resolve_checkpoint(run)) for run in (sparse, smaller))
     for was, now in ((before.params, after.params), (before.optimizer, after.optimizer)):
-        assert was.keys() == now.keys()
+        # Biases came with the first split.
+        added = {name for name in now if name.endswith("experts/bias")}
+        assert was.keys() == now.keys() - added
         for name in was:
             np.testing.assert_array_equal(now[name], was[name], err_msg=name)
-    fields = (*EXPERTS, "experts.num_experts=4", "experts.capacity_factor=4.0")
+    more = ("experts.num_experts=4", "experts.capacity_factor=4.0")
+    fields = (*EXPERTS, *more, "experts.bias_rate=0.001", "experts.balance_weight=0.01")
     given = arguments(text, larger, "--steps", "3", "--resume", fields=fields)
     assert train.main(given) == 0
-    assert load_model(larger).step == 3
+    loaded = load_model(larger)
+    assert loaded.step == 3
+    (bias_LE,) = (leaf["bias"] for name, leaf in loaded.params.items() if name.endswith("experts"))
+    # The copies' had been put back to -1, and have begun to come up.
+    np.testing.assert_allclose(np.asarray(bias_LE)[:, 3], -0.999, atol=1e-6)
     assert script.main(flags) == 2
     assert f"{larger} is there already; name a new folder" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """One expert more or less: the same function, moments carried along, and training that goes on."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -60,6 +61,47 @@ def test_an_expert_is_split_wakes_up_and_is_pruned() -> None:
     assert (usage_LE[:, 4] > 0.0).all(), "the copies are used"
 
 
+@pytest.mark.parametrize(
+    ("scores", "optimizer"),
+    [
+        ("softmax", {"name": "adamw", "schedule": "cosine"}),
+        ("softmax", {"name": "muon"}),
+        ("sigmoid", {"name": "schedule_free", "schedule": "constant"}),
+    ],
+)
+def test_a_run_without_biases_gets_them_by_its_first_split(
+    scores: str, optimizer: dict[str, Any]
+) -> None:
+    form = {"num_experts": 4, "capacity_factor": 2.0, "scores": scores}
+    run = Run(small_config(experts=form, optimizer=optimizer | {"warmup_steps": 0}))
+    state, _ = run.go(run.start())
+    split = partial(add_expert, run.config, experts=[2, 1])
+    found = split(state.params, state.optimizer)
+    now = found.config.experts
+    assert (now.bias_rate, now.balance, now.capacity(12)) == (0.001, 0.01, 12)
+    before = logits(run.config, state.params)
+    np.testing.assert_allclose(logits(found.config, found.params), before, atol=1e-5)
+
+    larger = Run(found.config)
+    fresh = larger.start()
+    for made, own in ((found.params, fresh.params), (found.optimizer, fresh.optimizer)):
+        assert jax.tree.structure(made) == jax.tree.structure(own)
+        assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, own)
+    # As in a checkpoint, which has what schedule-free trains beside the average, too.
+    rest = {"optimizer": state.optimizer, "trained_params": state.params}
+    by_name = split(flat(state.params), flat(rest))
+    expected = {"optimizer": found.optimizer, "trained_params": found.params}
+    assert_equal_arrays(by_name.params, flat(found.params))
+    assert_equal_arrays(by_name.optimizer, flat(expected))
+    larger.go(state.replace(params=found.params, optimizer=found.optimizer))
+
+
+def assert_equal_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
 def test_a_split_divides_the_load_of_the_most_used_expert() -> None:
     """Only biases move, so that the two stay equal: they take turns until gradients part them."""
     still = PLAIN | {"learning_rate": 1e-12}
@@ -104,7 +146,8 @@ def test_pruning_an_unused_expert_leaves_the_function(top_k: int, atol: float) -
 @pytest.mark.parametrize(
     ("function", "form", "experts", "sentence"),
     [
-        (add_expert, {"num_experts": 4}, [0, 0], "gives a copy of an expert a place"),
+        (add_expert, {"num_experts": 4, "top_k": 1}, [0, 0], "weighs an expert by its score"),
+        (add_expert, {"num_experts": 4, "bias_rate": 0.1}, [0, 0], "only 'sigmoid' can be split"),
         (add_expert, DROPLESS, [0], "1 experts are given for 2 layers"),
         (add_expert, DROPLESS, [0, 4], "expert 4 is outside 0 to 3"),
         (prune_expert, {"num_experts": 2}, [0, 0], "leaves no expert to prune"),
