@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from rtdlm.modules.attention import KINDS as REGISTERED
 from rtdlm.parallel import make_mesh, partition_spec, path_name
 from tests.models import test_decode, test_masking
 from tests.models.small import KINDS, random_params, small_config
+from tests.training.runs import flat
 
 IDS = np.random.default_rng(4).integers(64, size=(4, 12), dtype=np.int32)
 
@@ -37,6 +39,14 @@ def one_layer(kind: str) -> tuple[TMSModel, Any, np.ndarray]:
 def test_eight_devices_equal_one(kind: str, sizes: dict[str, int]) -> None:
     """Of `ring`, whose context axis is another: tests/modules/attention/test_ring_attention.py."""
     model, params, expected = one_layer(kind)
+
+    def loss(params: Any, ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BTV = model.logits(params, ids_BT)
+        log_p_BTV = jax.nn.log_softmax(logits_BTV[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(log_p_BTV, ids_BT[:, 1:, None], -1)), logits_BTV
+
+    slope = jax.grad(loss, has_aux=True)
+    expected_slope, _ = jax.jit(slope)(params, IDS)
     mesh = make_mesh(MeshConfig(data=2, **sizes))
 
     def place(path: Any, x: jax.Array) -> jax.Array:
@@ -46,8 +56,12 @@ def test_eight_devices_equal_one(kind: str, sizes: dict[str, int]) -> None:
     placed = jax.tree_util.tree_map_with_path(place, params)
     rows = jax.sharding.PartitionSpec(("data", "fsdp"))
     with jax.set_mesh(mesh):
-        found = jax.jit(model.logits)(placed, jax.device_put(IDS, rows))
+        found_slope, found = jax.jit(slope)(placed, jax.device_put(IDS, rows))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    by_path = flat(found_slope)
+    for path, leaf in flat(expected_slope).items():
+        atol = 1e-5 * max(float(np.abs(leaf).max()), 0.01)
+        np.testing.assert_allclose(by_path[path], leaf, atol=atol, rtol=0, err_msg=path)
 
 
 # A bound on the largest difference, in standard deviations of the logits; a state's rounding adds
