@@ -58,12 +58,14 @@ SMOKE = Size(
 
 SHORT = "gated delta, short rows only"
 EPISODIC = "episodic, short rows only"
+SUMMARIES = "summaries of 4 tokens"
 TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),
     "STM": (side.STM,),
     "gated delta": (side.RECURRENT,),
     SHORT: (side.RECURRENT,),
     EPISODIC: (side.EPISODIC,),
+    SUMMARIES: (side.SUMMARIES,),
 }
 """What each side remembers with, tier on tier."""
 POSITIONS: Mapping[str, str] = {EPISODIC: "rope"}
@@ -129,7 +131,7 @@ def bar(name: str, segments: int, task: Recall) -> Bar | None:
         return ("<=", 100 * (task.chance + 0.03))
     if "episodic" in name:
         return (">=", 99.0)
-    if name == SHORT:
+    if name in (SHORT, SUMMARIES):
         return None
     return (">=", 95.0 if segments <= 16 else 70.0)
 

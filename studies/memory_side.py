@@ -28,14 +28,18 @@ from studies.memory_tasks import Sessions, Task
 from studies.variants import Tree, merged
 
 WHOLE_ROW = -1
-"""As `memory.episodic_slots`: one for every token of the row, however long."""
+"""As `memory.episodic_slots` or `summary_slots`: enough for the row, however long."""
 APART = 0.01
 """Parameters of two sides differ by at most this [fraction]."""
 
-NONE: Tree = {"stm_window": 0, "recurrent": "none", "episodic_slots": 0, "task_tokens": 0}
+NONE: Tree = {
+    "stm_window": 0, "recurrent": "none", "episodic_slots": 0, "summary_slots": 0,
+    "task_tokens": 0,
+}  # fmt: skip
 STM: Tree = {"stm_window": 64}
 RECURRENT: Tree = {"recurrent": "gated_delta"}
 EPISODIC: Tree = {"episodic_slots": WHOLE_ROW, "episodic_top_k": 8}
+SUMMARIES: Tree = {"summary_slots": WHOLE_ROW, "summary_chunk": 4}
 TASK: Tree = {"task_tokens": 8}
 """Tiers, as fields of `memory`; each on top of `NONE`."""
 
@@ -76,8 +80,11 @@ def fitted(tree: Tree, task: Task, *, segments: int) -> AGIConfig:
     own: Tree = {"vocab_size": task.vocab_size, "max_seq_len": length}
     if "memory" in tree:
         memory: Tree = {"segment": task.segment}
-        if tree["memory"].get("episodic_slots") == WHOLE_ROW:
-            memory = {**memory, "episodic_slots": length}
+        given = tree["memory"]
+        if given.get("episodic_slots") == WHOLE_ROW:
+            memory["episodic_slots"] = length
+        if given.get("summary_slots") == WHOLE_ROW:
+            memory["summary_slots"] = length // given["summary_chunk"]
         own = {**own, "memory": memory}
     return AGIConfig.from_dict(merged(tree, own))
 
