@@ -214,16 +214,22 @@ def test_a_document_that_begins_within_a_segment_is_alone_too(of_form: Rememberi
     assert not np.array_equal(after[:, :6], before[:, :6])
 
 
-def test_a_stream_of_documents_shares_what_it_is_told_to() -> None:
-    """Short-term memory stays within the document; the others go on where their scope is wider."""
+ALL_BUT_STM = {
+    "recurrent": {"recurrent": "gated_delta"},
+    "episodic": {"episodic_slots": 8, "episodic_top_k": 3},
+    "summaries": {"summary_slots": 3, "summary_chunk": 2},
+    "meta-task": {"task_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("tier", ALL_BUT_STM)
+def test_a_stream_of_documents_shares_what_it_is_told_to(tier: str) -> None:
+    """Short-term memory stays within the document; each other goes on where its scope is wider."""
     segments = jnp.array([[1] * 4 + [2] * 8] * 2, jnp.int32)
 
     def reaches(**scopes: str) -> bool:
-        memory = {
-            "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "summary_slots": 2,
-            "task_tokens": 2,
-        }  # fmt: skip
-        model = TMSModel(small_config(memory=memory | scopes, num_layers=1))
+        memory = {"segment": 4, "stm_window": 6, **ALL_BUT_STM[tier], **scopes}
+        model = TMSModel(small_config(memory=memory, num_layers=1))
         params, read = random_params(model), jax.jit(model.read)
         ids = remembering("recurrent").ids_BT
         before, _ = read(params, ids, segment_ids_BT=segments)
@@ -231,8 +237,16 @@ def test_a_stream_of_documents_shares_what_it_is_told_to() -> None:
         return not np.array_equal(after[:, 4:], before[:, 4:])
 
     assert not reaches()
-    assert reaches(ltm_scope="stream")
-    assert reaches(mtm_scope="stream")
+    assert reaches(**{"mtm_scope" if tier == "meta-task" else "ltm_scope": "stream"})
+
+
+def test_what_is_consolidated_is_read_from_the_matrix() -> None:
+    """In the third segment: what was read in the second is told to the matrix at its end."""
+    form = {"segment": 4, "recurrent": "gated_delta", "episodic_slots": 8, "short_conv": 0}
+    plain, told = Remembering(memory=form), Remembering(memory=form | {"consolidate": 2})
+    assert_trees_equal(plain.params, told.params)
+    np.testing.assert_array_equal(told.whole[:, :8], plain.whole[:, :8])
+    assert not np.allclose(told.whole[:, 8:], plain.whole[:, 8:], atol=1e-4)
 
 
 def test_a_stream_in_parts_is_the_whole_stream_and_passes_through_a_file(
@@ -318,12 +332,12 @@ def test_every_parameter_is_trained(form: str) -> None:
 
 
 def test_gradients_are_cut_after_the_segments_that_are_asked_for() -> None:
-    """Token 5 stands in the first segment alone; the loss is of the third."""
-    ids = jnp.array([[5, 1, 1, 1] + [1] * 8], jnp.int32)
+    """Token 5 stands in the first segment alone, token 6 in the second; the loss is of the third."""
+    ids = jnp.array([[5, 1, 1, 1, 6, 1, 1, 1] + [1] * 4], jnp.int32)
     weights = jnp.array([[0.0] * 8 + [1.0] * 4])
     zero = jnp.float32(0.0)
 
-    def slope(cut: int | None) -> float:
+    def slopes(cut: int | None) -> np.ndarray:
         memory = {"segment": 4, "recurrent": "gated_delta", "backprop_segments": cut}
         model = TMSModel(small_config(memory=memory, num_layers=1))
         params = random_params(model)
@@ -336,13 +350,18 @@ def test_gradients_are_cut_after_the_segments_that_are_asked_for() -> None:
             return objective
 
         found = jax.jit(jax.grad(loss))(params["decoder"]["embedding"])
-        return float(np.abs(found[5]).max())
+        return np.asarray(found[5:7])
 
-    assert slope(None) > 0
-    assert slope(2) == 0
+    whole = slopes(None)
+    assert np.abs(whole).max(axis=1).min() > 0
+    # Segments are counted from the row's start: the first two are cut off together.
+    assert not slopes(2).any()
+    np.testing.assert_allclose(slopes(3), whole, atol=1e-6)
 
 
-def test_eight_devices_equal_one() -> None:
+@pytest.mark.parametrize("rows", [4, 1])
+def test_eight_devices_equal_one(rows: int) -> None:
+    """Four rows lie on four devices with their stores; of one row the slots do."""
     of_form = Remembering(**FORMS["all, weighed against each other"])
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
@@ -351,12 +370,19 @@ def test_eight_devices_equal_one() -> None:
         return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
 
     params = jax.tree_util.tree_map_with_path(place, of_form.params)
-    ids = jnp.concatenate([of_form.ids_BT] * 2)
+    own = np.arange(rows) % 2
     with jax.set_mesh(mesh):
-        rows = jax.sharding.PartitionSpec(("data", "fsdp"))
-        found, _ = jax.jit(of_form.model.read)(params, jax.device_put(ids, rows))
-    np.testing.assert_allclose(found[:2], of_form.whole, atol=1e-5)
-    np.testing.assert_allclose(found[2:], of_form.whole, atol=1e-5)
+        place = jax.sharding.PartitionSpec(("data", "fsdp") if rows > 1 else None)
+        ids = jax.device_put(of_form.ids_BT[own], place)
+        found, after = jax.jit(of_form.model.read)(params, ids)
+    np.testing.assert_allclose(found, of_form.whole[own], atol=1e-5)
+    wanted = jax.tree.map(lambda x_LB: x_LB[:, own], of_form.after)
+    assert_trees_close(after, wanted, atol=1e-5)
+    [[layer]] = after.loops
+    assert layer is not None and layer.episodic is not None
+    key_LBMHE = layer.episodic.key_BMHE
+    [shard, *_] = key_LBMHE.addressable_shards
+    assert shard.data.shape[1:3] == ((1, 8) if rows > 1 else (1, 2))
 
 
 def test_statistics_say_what_was_let_through_and_found() -> None:
@@ -366,12 +392,35 @@ def test_statistics_say_what_was_let_through_and_found() -> None:
     assert told is not None
     for value_L in told:
         assert value_L is not None and value_L.shape == (1,)
-    for name in ("gate_stm", "gate_mtm", "stm_hits", "episodic_hits", "summary_hits"):
-        assert (getattr(told, name) > 0).all() and (getattr(told, name) < 1).all()
+    shares = {name: float(x) for name, [x] in told._asdict().items() if name != "episodic_age"}
+    assert all(0 < share < 1 for share in shares.values())
+    gates = [share for name, share in shares.items() if name.startswith("gate_")]
+    assert len(gates) == 5 and sum(gates) == pytest.approx(1.0, abs=1e-5), "cross: a softmax"
     # Before its three segments the store of eight holds 0, 4 and 8 tokens.
     np.testing.assert_allclose(told.episodic_fill, 0.5, atol=1e-6)
     # Of ages 0 to 3 in the second, 0 to 7 in the third; nothing in the first.
     np.testing.assert_allclose(told.episodic_age, (0 + 1.5 + 3.5) / 3, atol=1e-6)
+
+
+def test_gates_begin_at_their_priors_and_are_opened_and_closed_by_what_they_learn() -> None:
+    form = {**FORMS["all, rich"]["memory"], "stm_weight": 0.2, "ltm_weight": 0.6}
+    of_form = Remembering(memory=form)
+    [name] = (path for path in of_form.params if path.endswith("memory/gates"))
+    scores = jax.jit(of_form.model.scores)
+
+    def gates(shift: float) -> dict[str, float]:
+        own = jax.tree.map(jnp.zeros_like, of_form.params[name])
+        params = of_form.params | {name: own | {"b": own["b"] + shift}}
+        told = scores(params, of_form.ids_BT, of_form.ids_BT).remembered
+        assert told is not None
+        shares = told._asdict()
+        return {
+            tier: float(shares[f"gate_{tier}"][0]) for tier in of_form.model.config.memory.tiers
+        }
+
+    priors = {"stm": 0.2, "episodic": 0.6, "recurrent": 0.6, "mtm": 0.5}
+    assert gates(0.0) == pytest.approx(priors, abs=1e-6)
+    assert min(gates(5.0).values()) > 0.95 and max(gates(-5.0).values()) < 0.05
 
 
 def test_without_a_segment_there_is_no_memory_and_nothing_changes() -> None:
@@ -382,6 +431,11 @@ def test_without_a_segment_there_is_no_memory_and_nothing_changes() -> None:
     assert jax.tree.leaves(memory) == [] and not any("memory" in path for path in params)
     np.testing.assert_array_equal(scores, jax.jit(model.logits)(params, ids))
     assert jax.eval_shape(model.scores, params, ids, ids).memory is None
+    programs = [jax.jit(f).lower(params, ids).compile() for f in (model.read, model.logits)]
+    counted = [program.cost_analysis() for program in programs]
+    assert counted[0] == counted[1] and programs[0].memory_analysis() is not None
+    allocated = [program.memory_analysis().temp_size_in_bytes for program in programs]
+    assert allocated[0] == allocated[1]
 
 
 def test_a_plan_tells_how_much_is_remembered() -> None:

@@ -18,26 +18,20 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config.memory import MemoryConfig
+from rtdlm.modules.memory.consolidate import consolidated
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
-from rtdlm.modules.memory.read import read_store
 from rtdlm.modules.memory.recent import Heads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
 from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
-from rtdlm.modules.memory.store import Store, consolidation_rows, mark_used
+from rtdlm.modules.memory.spread import keep_spread, read_spread
+from rtdlm.modules.memory.store import Store, mark_used
 from rtdlm.modules.memory.summaries import read_summaries, write_summaries
 from rtdlm.modules.memory.tokens import Tokens, last_label
 from rtdlm.modules.memory.write import write_store
-from rtdlm.modules.primitives import (
-    DeltaState,
-    Projection,
-    gated_delta,
-    project_all,
-    unit,
-    where_rows,
-)
+from rtdlm.modules.primitives import Projection, project_all, unit, where_rows
 
 
 class LayerMemory(NamedTuple):
@@ -206,7 +200,7 @@ class MemoryLayer(hk.Module):
         if memory.stm is not None:
             reads["stm"], found["stm"] = read_window(query, tokens, memory.stm)
         if memory.episodic is not None:
-            reading = read_store(
+            reading = read_spread(
                 query, memory.episodic, tokens.label_BT,
                 top_k=config.top_k,
                 scale_H=positive("episodic_scale", self.heads, FIRST_SCALE),
@@ -291,13 +285,14 @@ class MemoryLayer(hk.Module):
                 label_BS, store = _of_last_document(label_BS, store)
             if config.consolidate is not None:
                 assert recurrent is not None
-                recurrent = _consolidate(store, recurrent, rows=config.consolidate)
+                recurrent = consolidated(store, recurrent, rows=config.consolidate)
             store = write_store(
                 store, key, value, label_BS, id_BS,
                 rows=config.stored_rows, forget=config.forget or "age",
                 # Nobody asks how new a token is where the newest are kept.
                 surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
             )  # fmt: skip
+            store = keep_spread(store)
         return LayerMemory(stm, store, recurrent, kept, mtm, recent)
 
     def _statistics(
@@ -350,16 +345,3 @@ def _of_last_document(label_BS: jax.Array, store: Store) -> tuple[jax.Array, Sto
         return jnp.where(own_BM.reshape(*own_BM.shape, *(1,) * (x.ndim - 2)), x, 0)
 
     return jnp.where(label_BS == newest_B[:, None], label_BS, 0), jax.tree.map(kept, store)
-
-
-def _consolidate(store: Store, recurrent: Matrix, *, rows: int) -> Matrix:
-    """The matrix after it was told the most read rows of the store once more."""
-    key_BNHE, value_BNHE, used_BN = consolidation_rows(store, rows)
-    heads, weight_BN = key_BNHE.shape[2], (used_BN > 0).astype(jnp.float32)
-    write_BNH = jnp.repeat(weight_BN[..., None], heads, axis=2)
-    one_BN = jnp.ones(weight_BN.shape, jnp.int32)
-    _, after = gated_delta(
-        key_BNHE, key_BNHE, value_BNHE, jnp.zeros_like(write_BNH), write_BNH, one_BN,
-        state=DeltaState(recurrent.state_BHEF),
-    )  # fmt: skip
-    return recurrent._replace(state_BHEF=after.state_BHEF)

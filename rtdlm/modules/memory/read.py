@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.memory.store import Store
-from rtdlm.modules.primitives import dot, largest
+from rtdlm.modules.primitives import AxisName, dot, largest
 
 
 class Reading(NamedTuple):
@@ -43,7 +43,7 @@ def read_store(
     null_H: jax.Array,
     any_label: bool,
     counts_BT: jax.Array | None = None,
-    axis: str | None = None,
+    axis: AxisName | None = None,
 ) -> Reading:
     """What each query reads, each head by itself.
 
@@ -59,8 +59,8 @@ def read_store(
         null_H: float32 score of the null slot.
         any_label: whether a query reads all documents.
         counts_BT: False for queries whose reading is no use of a slot; None is none.
-        axis: mesh axis along which slots are split, inside `shard_map`; `used_BM` is then of the
-            device's own slots, all else the same on every device.
+        axis: mesh axis or axes along which slots are split, inside `shard_map`; `used_BM` is then
+            of the device's own slots, all else the same on every device.
     """
     dtype = query_BTHE.dtype
     filled = (label_BT > 0)[:, :, None] & (store.label_BM > 0)[:, None]
@@ -88,6 +88,8 @@ def read_store(
     )
 
 
-def _over(axis: str | None, join: Callable[[jax.Array, str], jax.Array], x: jax.Array) -> jax.Array:
+def _over(
+    axis: AxisName | None, join: Callable[[jax.Array, AxisName], jax.Array], x: jax.Array
+) -> jax.Array:
     """What all devices along the axis have together."""
     return x if axis is None else join(x, axis)

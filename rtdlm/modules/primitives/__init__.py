@@ -13,7 +13,7 @@ from rtdlm.modules.primitives.dropout import dropout
 from rtdlm.modules.primitives.gate import GELU, SILU, Gate, gated
 from rtdlm.modules.primitives.grouped import grouped_product
 from rtdlm.modules.primitives.halting import BOUND, bounded, halting, log_halting
-from rtdlm.modules.primitives.largest import PASSES, largest
+from rtdlm.modules.primitives.largest import PASSES, AxisName, largest
 from rtdlm.modules.primitives.layer_norm import LayerNorm
 from rtdlm.modules.primitives.look_back import Past, look_back, packed_past
 from rtdlm.modules.primitives.mix import Mix
@@ -30,6 +30,7 @@ __all__ = [
     "BOUND",
     "GELU",
     "PASSES",
+    "AxisName",
     "PRODUCT",
     "SILU",
     "TILE",

@@ -21,17 +21,19 @@ from math import isqrt
 import jax
 import jax.numpy as jnp
 
+AxisName = str | tuple[str, ...]
+"""One mesh axis, or several that are one, the first the slowest."""
 PASSES = 32
 """Over all numbers, at most, each a comparison and an addition."""
 
 
-def largest(x_N: jax.Array, k: int, *, axis: str | None = None) -> jax.Array:
+def largest(x_N: jax.Array, k: int, *, axis: AxisName | None = None) -> jax.Array:
     """`[..., N]`: True for the k largest, all if there are fewer; no gradient.
 
     Args:
         x_N: float32, no NaN. -inf is never among them.
         k: how many, at least 1.
-        axis: mesh axis along which N is split, each device giving its part in order.
+        axis: mesh axis or axes along which N is split, each device giving its part in order.
     """
     x_N = jax.lax.stop_gradient(x_N)
     candidates = _candidates(x_N, k)
@@ -61,7 +63,7 @@ def _candidates(x_N: jax.Array, k: int) -> jax.Array:
     return found.reshape(*rows, k * size)
 
 
-def _without_the_last(x_N: jax.Array, least: jax.Array, k: int, axis: str | None) -> jax.Array:
+def _without_the_last(x_N: jax.Array, least: jax.Array, k: int, axis: AxisName | None) -> jax.Array:
     """The k largest where more reach `least`: of those that equal it the first."""
     above, equal = x_N > least, (x_N == least) & (x_N > -jnp.inf)
     num_equal, left = _count(equal), k - _over(axis, _count(above))
@@ -90,7 +92,7 @@ def _least_of(x_C: jax.Array, k: int) -> jax.Array:
     return jnp.min(jnp.where(x_C >= bound, x_C, jnp.inf), axis=-1)
 
 
-def _over(axis: str | None, count: jax.Array) -> jax.Array:
+def _over(axis: AxisName | None, count: jax.Array) -> jax.Array:
     """The sum of all devices along the axis."""
     if axis is None:
         return count

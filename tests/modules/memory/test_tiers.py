@@ -1,4 +1,4 @@
-"""Short-term and meta-task memory and fusion against NumPy loops written from their formulas."""
+"""Short-term, recurrent and meta-task memory and fusion against NumPy loops written from their formulas."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from rtdlm.modules.memory import Matrix, ShortTerm, Tokens
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
+from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.short_term import read_window, write_window
 from rtdlm.modules.memory.summaries import read_summaries, write_summaries
 from rtdlm.modules.memory.tokens import last_label
@@ -230,3 +231,47 @@ def test_the_last_document_is_that_of_the_last_token_that_counts() -> None:
     label = jnp.array([[1, 2, 0], [5, 0, 0], [0, 0, 0]], jnp.int32)
     before = jnp.array([7, 8, 9], jnp.int32)
     assert last_label(label, label > 0, before).tolist() == [2, 5, 9]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("form", ["gated_delta", "channel_decay", "erase_write"])
+def test_a_matrix_decays_erases_and_writes_by_what_the_gates_make_of_the_input(form: str) -> None:
+    width, shape = 6, (ROWS, TIME, HEADS, FEATURES)
+    x, query = normal(ROWS, TIME, width, seed=0), unit(*shape, seed=1)
+    key, value = unit(*shape, seed=2), normal(*shape, seed=3)
+    label = np.array([[4, 4, 4, 5, 5], [6, 6, 6, 0, 0]])
+    before = normal(ROWS, HEADS, FEATURES, FEATURES, seed=4)
+    memory = Matrix(jnp.asarray(before), jnp.array([4, 3], jnp.int32))
+    params, (read, after) = with_random_params(
+        lambda *given: read_recurrent(*given, tokens(label), memory, form=form),
+        *map(jnp.asarray, (x, query, key, value)),
+    )
+    rate = np.exp(params["~/decay_rate"])[:, None]
+    a_head = form == "gated_delta"
+    name, shift = ("decay", "decay_shift") if a_head else ("decay_channels", "decay_shifts")
+    for b in range(ROWS):
+        state, own = before[b], int(memory.label_B[b])
+        for t in range(TIME):
+            if label[b, t] == 0:
+                continue
+            if label[b, t] != own:
+                state, own = np.zeros_like(state), label[b, t]
+            along = np.tensordot(x[b, t], params[f"{name}/w"], 1) + params[f"~/{shift}"]
+            decay = np.exp(-rate * np.log1p(np.exp(along.reshape(HEADS, -1))))
+            suffix = "_channels" if form == "erase_write" else ""
+            write = sigmoid(np.tensordot(x[b, t], params[f"write{suffix}/w"], 1))
+            write = write.reshape(HEADS, -1)
+            erase = write
+            if form == "erase_write":
+                erase = sigmoid(np.tensordot(x[b, t], params["erase_channels/w"], 1))
+            k, v = key[b, t], value[b, t]
+            state = decay[..., None] * state
+            gone = np.einsum("HE,HF->HEF", k, np.einsum("HE,HEF->HF", erase * k, state))
+            state = state - gone + np.einsum("HE,HF->HEF", k, write * v)
+            expected = np.einsum("HE,HEF->HF", query[b, t], state)
+            np.testing.assert_allclose(read[b, t], expected, atol=1e-5)
+        np.testing.assert_allclose(after.state_BHEF[b], state, atol=1e-5)
+    assert after.label_B.tolist() == [5, 6]

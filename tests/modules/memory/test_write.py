@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.memory import FORGET, Store, consolidation_rows, novelty, write_store
+from rtdlm.modules.memory import (
+    FORGET,
+    Matrix,
+    Store,
+    consolidation_rows,
+    novelty,
+    write_store,
+)
+from rtdlm.modules.memory.consolidate import consolidated
 from tests.modules.memory.stores import BATCH, HEADS, SLOTS, WIDTH, filled, offer, write_slowly
 
 write = jax.jit(write_store, static_argnames=("rows", "forget", "half_life"))
@@ -128,3 +136,23 @@ def test_what_was_read_most_is_replayed_first() -> None:
         np.testing.assert_array_equal(found.key_BnHE[b], store.key_BMHE[b, best])
         np.testing.assert_array_equal(found.value_BnHE[b], store.value_BMHE[b, best])
     assert found.weight_Bn[1].tolist() == [2.0, 0.0, 0.0]
+
+
+def test_consolidation_tells_the_matrix_what_was_read() -> None:
+    random = np.random.default_rng(8)
+    store = filled(random)
+    store = store._replace(used_BM=store.used_BM.at[1].set(0).at[1, 4].set(2.0))
+    store = store._replace(label_BM=store.label_BM.at[1, 4].set(1))
+    before = random.normal(size=(BATCH, HEADS, WIDTH, WIDTH)).astype(np.float32)
+    matrix = Matrix(jnp.asarray(before), jnp.array([1, 2], jnp.int32))
+    found = jax.jit(consolidated, static_argnames="rows")(store, matrix, rows=3)
+    for b in range(BATCH):
+        state = before[b]
+        for slot in np.argsort(-np.asarray(store.used_BM[b]), kind="stable")[:3]:
+            if store.used_BM[b, slot] > 0:
+                key, value = (np.asarray(x[b, slot]) for x in (store.key_BMHE, store.value_BMHE))
+                missing = value - np.einsum("HE,HEF->HF", key, state)
+                state = state + np.einsum("HE,HF->HEF", key, missing)
+        np.testing.assert_allclose(found.state_BHEF[b], state, atol=1e-5)
+    assert not np.allclose(found.state_BHEF[1], before[1])
+    np.testing.assert_array_equal(found.label_B, matrix.label_B)
