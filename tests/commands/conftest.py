@@ -70,6 +70,21 @@ def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return out
 
 
+REMEMBERS = (
+    *("memory.segment=8", "memory.stm_window=8", "memory.recurrent=gated_delta"),
+    *("memory.episodic_slots=16", "warmup.seq_len=16", "warmup.seq_len_steps=7"),
+    *("checkpoint.every_steps=6", "num_layers=1", "layer_unroll=1"),
+)
+
+
+@pytest.fixture(scope="session")
+def remembering(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """Output directory of a run of eight steps with memory, whose rows grow."""
+    out = tmp_path_factory.mktemp("runs") / "remembering"
+    assert train.main(arguments(text, out, "--steps", "8", fields=REMEMBERS)) == 0
+    return out
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """Output directory of a run of twelve steps."""

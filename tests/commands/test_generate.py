@@ -8,6 +8,7 @@ import pytest
 
 from rtdlm import generate
 from rtdlm.__main__ import COMMANDS
+from rtdlm.checkpoint.bank import MemoryBank
 from tests.commands.conftest import arguments
 
 
@@ -51,6 +52,20 @@ def test_a_draft_writes_the_same_greedy_text_and_says_how_much_it_helped(
     told = capsys.readouterr()
     assert told.out == plain
     assert told.err == "notice: 4.00 tokens a call of the model\n"
+
+
+def test_a_memory_is_kept_in_a_file_and_read_by_the_next_call(
+    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, greedy = str(tmp_path / "fox.memory"), ("--temperature", "0", "--prompt")
+    first = ("--keep-memory", file, *greedy, "The quick brown fox jumps.")
+    told = written(remembering, capsys, *first)
+    second = ("--memory", file, "--keep-memory", str(tmp_path / "later.memory"))
+    more = written(remembering, capsys, *second, *greedy, "How vexingly")
+    # A document token and the bytes of the text, twice; the line ends are the command's.
+    read = [len(text) for text in (told, more)]
+    found = [MemoryBank.load(tmp_path / name) for name in ("fox.memory", "later.memory")]
+    assert [bank.clock_L.tolist() for bank in found] == [[read[0]], [sum(read)]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rtdlm import train
-from tests.commands.conftest import SAMPLED, arguments
+from tests.commands.conftest import REMEMBERS, SAMPLED, arguments
 
 
 def lines(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -99,18 +99,21 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bitwise(
 
 
 def test_rows_that_start_short_grow_and_a_resumed_run_knows_how_far_it_was(
-    text: Path, tmp_path: Path
+    remembering: Path, text: Path, tmp_path: Path
 ) -> None:
-    fields = ("warmup.seq_len=16", "warmup.seq_len_steps=7", "checkpoint.every_steps=6")
-    whole = arguments(text, tmp_path, "--steps", "8", fields=fields)
+    """With memory, which learns from short rows what it is for."""
+    logged = lines(remembering, "train")
+    assert [line["tokens"] for line in logged] == [8 * 32 * step for step in range(1, 9)]
+    assert all(0 < line["memory_gate_recurrent"] < 1 for line in logged)
+    # Of two segments the second finds the store half full, later on of four the last ones all.
+    assert logged[0]["memory_episodic_fill"] == 0.25 < logged[-1]["memory_episodic_fill"]
+    half = tmp_path / "half"
+    shutil.copytree(remembering, half)
+    shutil.rmtree(half / "checkpoints" / "step_00000008")
+    whole = arguments(text, half, "--steps", "8", "--resume", fields=REMEMBERS)
     assert train.main(whole) == 0
-    tokens = [line["tokens"] for line in lines(tmp_path, "train")]
-    assert tokens == [8 * 32 * step for step in range(1, 9)], "a step keeps its tokens"
-    last, told = parameters(tmp_path, 8), losses(tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints" / "step_00000008")
-    assert train.main([*whole[:8], "--resume", *whole[8:]]) == 0
-    assert same(parameters(tmp_path, 8), last)
-    assert losses(tmp_path) == told
+    assert same(parameters(half, 8), parameters(remembering, 8))
+    assert losses(half) == losses(remembering)
 
 
 def test_resume_passes_over_a_damaged_checkpoint_and_names_it(

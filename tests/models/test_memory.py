@@ -332,7 +332,7 @@ def test_every_parameter_is_trained(form: str) -> None:
 
 
 def test_gradients_are_cut_after_the_segments_that_are_asked_for() -> None:
-    """Token 5 stands in the first segment alone, token 6 in the second; the loss is of the third."""
+    """Token 5 stands in the first segment alone, 6 in the second; the loss is of the third."""
     ids = jnp.array([[5, 1, 1, 1, 6, 1, 1, 1] + [1] * 4], jnp.int32)
     weights = jnp.array([[0.0] * 8 + [1.0] * 4])
     zero = jnp.float32(0.0)
@@ -405,6 +405,7 @@ def test_statistics_say_what_was_let_through_and_found() -> None:
 def test_gates_begin_at_their_priors_and_are_opened_and_closed_by_what_they_learn() -> None:
     form = {**FORMS["all, rich"]["memory"], "stm_weight": 0.2, "ltm_weight": 0.6}
     of_form = Remembering(memory=form)
+    priors = {"stm": 0.2, "episodic": 0.6, "recurrent": 0.6, "mtm": 0.5}
     [name] = (path for path in of_form.params if path.endswith("memory/gates"))
     scores = jax.jit(of_form.model.scores)
 
@@ -413,12 +414,8 @@ def test_gates_begin_at_their_priors_and_are_opened_and_closed_by_what_they_lear
         params = of_form.params | {name: own | {"b": own["b"] + shift}}
         told = scores(params, of_form.ids_BT, of_form.ids_BT).remembered
         assert told is not None
-        shares = told._asdict()
-        return {
-            tier: float(shares[f"gate_{tier}"][0]) for tier in of_form.model.config.memory.tiers
-        }
+        return {tier: float(told._asdict()[f"gate_{tier}"][0]) for tier in priors}
 
-    priors = {"stm": 0.2, "episodic": 0.6, "recurrent": 0.6, "mtm": 0.5}
     assert gates(0.0) == pytest.approx(priors, abs=1e-6)
     assert min(gates(5.0).values()) > 0.95 and max(gates(-5.0).values()) < 0.05
 

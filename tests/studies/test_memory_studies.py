@@ -53,6 +53,7 @@ def test_recall_has_to_be_there_with_memory_and_must_not_without() -> None:
     assert [holds(memory_recall.EPISODIC, n) for n in size.segments] == [False] * 3
     assert [holds("none", n) for n in size.segments] == [False] * 3
     assert [holds(memory_recall.SHORT, n) for n in size.segments] == [None] * 3
+    assert [holds("STM", n) for n in size.segments] == [None, False, False]
     ran["none"] = [memory_recall.Ran(dict.fromkeys(right, 0.05), 0.0, 1.0)]
     ran["gated delta"] = [memory_recall.Ran({3: 0.96, 16: 0.94, 128: 0.69}, 0.9, 1.0)]
     found = named(memory_recall.results(size, ran, dict.fromkeys(ran, SIZED)))

@@ -1,4 +1,4 @@
-"""Short-term, recurrent and meta-task memory and fusion against NumPy loops written from their formulas."""
+"""Tiers of memory and their fusion against NumPy loops written from their formulas."""
 
 from typing import Any
 
