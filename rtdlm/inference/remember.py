@@ -34,8 +34,9 @@ def read_memory(generator: Generator, file: str | Path) -> MemoryState:
     """What one row remembers that a memory was given to.
 
     Raises:
-        UserError: the model has no episodic memory, or the file is of another model or tokenizer,
-            or no memory.
+        UserError: the model has no episodic memory, or the file is no memory, or one of another
+            tokenizer or of a model of another shape. A file does not say whose weights wrote it:
+            to others of the same shape, or to the same long after, its keys mean less or nothing.
     """
     memory, bank = no_memory(generator), MemoryBank.load(file)
     bank.require_tokenizer(generator.tokenizer.hash)

@@ -71,6 +71,11 @@ KEYS: dict[str, Any] = {
 HASHED: dict[str, Any] = {
     "knowledge": {"kind": "ngram", "every": 1, "rows": 40, "heads": 2, "orders": [2, 3], "dim": 6},
 }
+# Every tier of memory, in segments that end within the rows of the tests.
+TIERS: dict[str, Any] = {
+    "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "episodic_slots": 8,
+    "episodic_top_k": 3, "summary_slots": 3, "summary_chunk": 2, "task_tokens": 2, "task_slots": 3,
+}  # fmt: skip
 # A graph in every layer, of fewer edges than there are tokens.
 GRAPH: dict[str, Any] = {
     "graph": {"hops": 2, "every": 1, "neighbours": 2, "kinds": 2, "dim": 12, "key_dim": 6},

@@ -21,6 +21,7 @@ from tests.models.small import (
     HASHED,
     KEYS,
     ROOMY,
+    TIERS,
     assert_trees_close,
     packed_batch,
     random_params,
@@ -75,7 +76,7 @@ def test_neither_unrolling_nor_recomputing_changes_scores_gradients_or_dropout(
     assert_trees_close(scores_and_gradients(config, KEY), plain)
 
 
-MEMORIES = {"product keys": KEYS, "hashed": HASHED}
+MEMORIES = {"product keys": KEYS, "hashed": HASHED, "tiers": {"memory": TIERS}}
 
 
 @cache

@@ -32,6 +32,7 @@ from tests.models.small import (
     KEYS,
     OVERLAP,
     RICH,
+    TIERS,
     small_config,
 )
 from tests.training import optimizers as papers
@@ -325,10 +326,10 @@ def test_a_rule_for_what_is_not_decayed_by_default_has_effect(pattern: str) -> N
 
 @pytest.mark.parametrize(
     "memory",
-    [{}, KEYS, HASHED, GRAPH, GRAPH_ATTENTION, CIRCUIT, OVERLAP, CALLED],
+    [{}, KEYS, HASHED, GRAPH, GRAPH_ATTENTION, CIRCUIT, OVERLAP, CALLED, {"memory": TIERS}],
     ids=[
         *("none", "product keys", "hashed", "graph", "graph attention", "circuit", "overlap"),
-        "controller",
+        *("controller", "memory of every tier"),
     ],
 )
 def test_decay_leaves_tables_and_small_parameters_alone(memory: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from tests.models.small import (
     KEYS,
     OVERLAP,
     RICH,
+    TIERS,
     TIGHT,
     assert_trees_close,
     packed_batch,
@@ -31,10 +32,6 @@ from tests.models.small import (
 )
 from tests.training.runs import ONE, PLAIN, Run, flat
 
-TIERS = {
-    "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "episodic_slots": 8,
-    "episodic_top_k": 3, "summary_slots": 3, "summary_chunk": 2, "task_tokens": 2, "task_slots": 3,
-}  # fmt: skip
 Result = tuple[dict[str, np.ndarray], list[Metrics]]
 FORMS: dict[str, dict[str, Any]] = {
     "gradient": {"optimizer": PLAIN},

@@ -11,6 +11,7 @@ from rtdlm.training.state import TrainState
 from tests.models.small import (
     GRAPH,
     ROOMY,
+    TIERS,
     assert_trees_close,
     assert_trees_equal,
     random_params,
@@ -81,7 +82,11 @@ def test_every_parameter_has_a_gradient(plain: Run, experts: dict[str, Any]) -> 
         assert (rows != 0).mean() > 0.99, path
 
 
-@pytest.mark.parametrize("form", [{}, {"experts": ROOMY}, GRAPH], ids=["dense", "experts", "graph"])
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"experts": ROOMY}, GRAPH, {"memory": TIERS}],
+    ids=["dense", "experts", "graph", "memory"],
+)
 def test_micro_batches_add_up_to_the_whole_batch(plain: Run, form: dict[str, Any]) -> None:
     """With experts, all but their balancing losses do: those are products of means."""
     knobs = {

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from rtdlm.models import TMSModel
+from rtdlm.training.describe import remembered
 from rtdlm.training.planning.advice import verdict
 from rtdlm.training.planning.plan import Plan
 
@@ -26,6 +28,8 @@ def render(plan: Plan) -> str:
         f"  estimated without compiling: {plan.estimate.total / 1e6:,.1f} MB "
         f"({100 * error:+.1f} %)",
     ]
+    if config.memory.has_tiers:
+        lines.append(f"  of which memory state: {remembered(TMSModel(config))}")
     if plan.arrays:
         lines += ["", "largest arrays:"]
         lines += [
