@@ -79,7 +79,7 @@ def fitted(tree: Tree, task: Task, *, segments: int) -> AGIConfig:
     length = segments * task.segment
     own: Tree = {"vocab_size": task.vocab_size, "max_seq_len": length}
     if "memory" in tree:
-        memory: Tree = {"segment": task.segment}
+        memory: dict[str, Any] = {"segment": task.segment}
         given = tree["memory"]
         if given.get("episodic_slots") == WHOLE_ROW:
             memory["episodic_slots"] = length

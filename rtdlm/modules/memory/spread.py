@@ -25,16 +25,18 @@ def read_spread(query_BTHE: jax.Array, store: Store, label_BT: jax.Array, **kept
     arrays = {name: x for name, x in kept.items() if isinstance(x, jax.Array)}
     rest = {name: x for name, x in kept.items() if name not in arrays}
 
-    def read(query: jax.Array, store: Store, label: jax.Array, arrays: Any) -> Reading:
-        return read_store(query, store, label, **arrays, **rest, axis=BATCH_AXES)
+    def read(query: jax.Array, store: Store, label: jax.Array, arrays: Any) -> tuple[Any, ...]:
+        return tuple(read_store(query, store, label, **arrays, **rest, axis=BATCH_AXES))
 
     whole, slots = PartitionSpec(), PartitionSpec(None, BATCH_AXES)
-    return jax.shard_map(
+    split = jax.tree.map(lambda x: slots if x.ndim > 1 else whole, store)
+    found = jax.shard_map(
         read,
-        in_specs=(whole, Store(*[slots] * (len(Store._fields) - 1), clock_B=whole), whole, whole),
-        out_specs=Reading(read_BTHE=whole, used_BM=slots, hit_BTH=whole),
+        in_specs=(whole, split, whole, whole),
+        out_specs=(whole, slots, whole),
         axis_names=set(BATCH_AXES),
     )(query_BTHE, store, label_BT, arrays)
+    return Reading(*found)
 
 
 def keep_spread(store: Store) -> Store:
