@@ -12,6 +12,7 @@ from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.parallel import mesh_of, slice_of
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.planning import compile_step, decide_mesh
+from rtdlm.training.planning.remembered import remembered
 from rtdlm.training.source import Source, told
 from rtdlm.training.state import state_shapes
 
@@ -70,16 +71,6 @@ def describe(config: AGIConfig, *, source: Source | None = None) -> str:
         rows["memory state"] = remembered(model)
     lines = [f"{name + ':':18}{value}" for name, value in rows.items()]
     return "\n".join([to_yaml(config), *lines, *reasons, *contract_table(config)])
-
-
-def remembered(model: TMSModel) -> str:
-    """How much memory of earlier segments a row has, however long it is."""
-    config = model.config
-    state = jax.eval_shape(lambda: model.empty_memory(1))
-    return (
-        f"{_megabytes(_bytes(state))} a row, in segments of {config.memory.segment} tokens: "
-        f"{', '.join(config.memory.tiers)}"
-    )
 
 
 def _bytes(tree: Any) -> int:

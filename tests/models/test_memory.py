@@ -16,7 +16,7 @@ from rtdlm.models.memory import MemoryState, load_memory, reset, save_memory
 from rtdlm.models.tms import Params
 from rtdlm.modules.head import LossTerms
 from rtdlm.parallel import make_mesh, partition_spec, path_name
-from rtdlm.training.describe import remembered
+from rtdlm.training.planning.remembered import remembered
 from tests.models.small import (
     GRAPH,
     KINDS,

@@ -1,4 +1,4 @@
-"""Matrix-task memory: which task this is, written once a segment (arXiv 2407.04841, 2207.06881).
+"""Meta-task memory: which task this is, written once a segment (arXiv 2407.04841, 2207.06881).
 
 At a segment's end, m learned probes p each pool the keys and values of its last document,
 

@@ -4,9 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rtdlm.models import TMSModel
-from rtdlm.training.describe import remembered
 from rtdlm.training.planning.advice import verdict
 from rtdlm.training.planning.plan import Plan
+from rtdlm.training.planning.remembered import remembered
 
 
 def render(plan: Plan) -> str:

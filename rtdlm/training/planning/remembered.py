@@ -1,0 +1,16 @@
+"""How much is remembered across segments, in a line."""
+
+import jax
+
+from rtdlm.models import TMSModel
+
+
+def remembered(model: TMSModel) -> str:
+    """Bytes of memory that a row has, however long it is, and of which tiers."""
+    config = model.config
+    state = jax.eval_shape(lambda: model.empty_memory(1))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return (
+        f"{size / 1e6:,.1f} MB a row, in segments of {config.memory.segment} tokens: "
+        f"{', '.join(config.memory.tiers)}"
+    )
