@@ -130,9 +130,9 @@ def state_shardings(
         few = leaf.size < min((prod(shape) for shape, _ in own.values()), default=0)
         if not few and leaf.size > MOST_WHOLE:
             raise ValueError(
-                f"{name} of shape {leaf.shape} would lie whole on every device: it is as large as a "
-                "parameter and lies beside none; keep it in a tree like the parameters', in their "
-                "shapes"
+                f"{name} of shape {leaf.shape} would lie whole on every device: it is as large as "
+                "a parameter and lies beside none; keep it in a tree like the parameters', in "
+                "their shapes"
             )
         return NamedSharding(mesh, PartitionSpec())
 
