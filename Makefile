@@ -66,7 +66,7 @@ validate-model: $(RUNTIME)  ## evaluate a checkpoint (CHECKPOINT=runs/tiny)
 bench: $(RUNTIME)  ## time every benchmark against PyTorch, which must be installed (BENCH_ARGS=--smoke)
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
-chaos: $(RUNTIME)  ## put 200 faults into a run of two processes: what is lost? (CHAOS_ARGS=--smoke)
+chaos: $(RUNTIME)  ## 200 faults around a run of two processes: what is lost? (CHAOS_ARGS=--smoke)
 	$(BIN)/python -m benchmarks chaos $(CHAOS_ARGS)
 
 study: $(RUNTIME)  ## what each ingredient of the training recipe is worth (STUDY_ARGS=--smoke)

@@ -114,14 +114,15 @@ class Loop:
         self._turn = Turn(position.seconds, None)
         self._told_stop = False
 
-    def run(self) -> End:
-        """Trains until the budget is spent, patience ends or a signal comes."""
+    def run(self, *, stop: StopRequest, watchdog: Watchdog) -> End:
+        """Trains until the budget is spent, patience ends or a signal comes, and saves.
+
+        Args:
+            stop: entered until everything is told, since a signal may come to the last save.
+            watchdog: entered until then, too; fed after every step, evaluation and save.
+        """
         depth = self.parts.config.data.prefetch
-        with (
-            StopRequest() as stop,
-            Watchdog(self.parts.config.hosts.step_limit(self.parts.peers.count)) as watchdog,
-            prefetch(self.parts.place, self.position.step, depth) as batches,
-        ):
+        with prefetch(self.parts.place, self.position.step, depth) as batches:
             end = None
             while end is None:
                 self._turn = self._agree(stop)
@@ -136,8 +137,11 @@ class Loop:
                 self._announce_saved()
                 end = self._end()
         self._report()
+        watchdog.feed()
         self._save()
+        watchdog.feed()
         self.parts.store.wait()
+        watchdog.feed()
         self._announce_saved()
         return end
 

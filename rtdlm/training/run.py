@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from rtdlm.monitoring import (
 from rtdlm.parallel import (
     Peers,
     ScalableMesh,
+    Watchdog,
     keep_compiled_programs,
     put,
     slice_of,
@@ -54,6 +55,7 @@ from rtdlm.training.saving import Position, from_snapshot
 from rtdlm.training.source import Origin, Source, told
 from rtdlm.training.state import TrainState, init_state, state_of, state_shapes
 from rtdlm.training.step import make_train_step
+from rtdlm.training.stop import StopRequest
 from rtdlm.training.together import open_together, place_batch, together
 
 
@@ -90,9 +92,17 @@ def train(
     """
     trouble = keep_compiled_programs()
     keep_freed_memory()
-    with together(config.hosts) as peers:
+    # Left after the processes have parted: a signal that came to all may reach one that late.
+    with ExitStack() as to_the_end, together(config.hosts) as peers:
         _train(
-            config, out, resume=resume, command=command, source=source, trouble=trouble, peers=peers
+            config,
+            out,
+            resume=resume,
+            command=command,
+            source=source,
+            trouble=trouble,
+            peers=peers,
+            to_the_end=to_the_end,
         )
 
 
@@ -105,6 +115,7 @@ def _train(
     source: Source | None,
     trouble: str | None,
     peers: Peers,
+    to_the_end: ExitStack,
 ) -> None:
     config, reasons = _with_mesh(config)
     scalable = ScalableMesh(config)
@@ -121,10 +132,16 @@ def _train(
     check_rules(config.optimizer, state_shapes(model, optimizer).params)
     budget = Budget.from_config(config, tokens_per_epoch=corpus.loader.tokens_per_epoch)
     sinks = _sinks(config, out) if peers.leads else []
-    with open_store(config, out, group=peers) as store, EventStream(sinks) as events:
+    with (
+        # Not sooner: text takes as long to prepare as it takes.
+        Watchdog(config.hosts.step_limit(peers.count)) as watchdog,
+        open_store(config, out, group=peers) as store,
+        EventStream(sinks) as events,
+    ):
         start = _start(
             model, optimizer, mesh, store, corpus.loader.fingerprint, given, resume=resume
         )
+        watchdog.feed()
         del given  # of a foreign folder it is all of the model, on the host
         assert source is None or start.origin is not None
         budget.require_left(step=start.position.step, seconds=start.position.seconds)
@@ -142,8 +159,10 @@ def _train(
         with _enough_memory():
             if start.origin is not None and not start.resumed:
                 _evaluate_before(parts, start)
+                watchdog.feed()
             loop = Loop(parts, start.state, start.knobs, start.position)
-            end = loop.run()
+            stop = to_the_end.enter_context(StopRequest())
+            end = loop.run(stop=stop, watchdog=watchdog)
         sample = _sample(corpus, model, loop) if end.complete else None
         reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
         summary = {"wall_seconds": loop.seconds, "skipped_updates": float(loop.state.skipped)}

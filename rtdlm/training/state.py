@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import flax.struct
@@ -16,6 +17,9 @@ from rtdlm.config.mesh import MeshStrategy
 from rtdlm.models import TMSModel
 from rtdlm.parallel import layout_of, partition_spec, path_name, put
 from rtdlm.training.precision import LossScale, initial_loss_scale
+
+MOST_WHOLE = 1024
+"""Elements of optimizer state that may lie whole on every device though no rule says so."""
 
 
 @flax.struct.dataclass
@@ -100,6 +104,9 @@ def state_shardings(
 ) -> TrainState:
     """Where each leaf lies: parameters by the rule table, moments beside their parameters, as far
     as `strategy` splits them.
+
+    Raises:
+        ValueError: the optimizer keeps something large that lies beside no parameter.
     """
     layout = layout_of(strategy)
     params = param_shardings(shapes.params, mesh, split=layout.parameters)
@@ -115,10 +122,18 @@ def state_shardings(
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = path_name(path)
-        for param, (shape, found) in beside.items():
-            # Factored moments carry their parameter's path but not its shape: replicated.
-            if name.endswith("/" + param) and shape == leaf.shape:
+        own = {param: at for param, at in beside.items() if name.endswith("/" + param)}
+        for shape, found in own.values():
+            if shape == leaf.shape:
                 return found
+        # Factored moments carry their parameter's path but not its shape, and are much smaller.
+        few = leaf.size < min((prod(shape) for shape, _ in own.values()), default=0)
+        if not few and leaf.size > MOST_WHOLE:
+            raise ValueError(
+                f"{name} of shape {leaf.shape} would lie whole on every device: it is as large as "
+                "a parameter and lies beside none; keep it in a tree like the parameters', in "
+                "their shapes"
+            )
         return NamedSharding(mesh, PartitionSpec())
 
     return replace(jax.tree_util.tree_map_with_path(sharding, shapes), params=params)

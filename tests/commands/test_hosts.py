@@ -106,15 +106,21 @@ def test_several_processes_train_as_one(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_signal_to_one_ends_all_and_any_number_of_processes_goes_on(
+def test_signals_to_one_and_late_to_the_other_end_both_and_any_number_of_processes_goes_on(
     whole: Path, text: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    processes = start(text, out, "--steps", "8", processes=2, fields=("data.prefetch=1",))
+    fields = ("data.prefetch=1", "checkpoint.every_steps=100", "evaluation.every_steps=100")
+    processes = start(text, out, "--steps", "8", processes=2, fields=fields)
     while not (out / "metrics.jsonl").exists() or not losses(out):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
+    # The first process ends because the second said so, and saves when its own signal comes.
+    while not list((out / "checkpoints").glob("*step_*")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.001)
+    processes[0].send_signal(signal.SIGTERM)
     said = end(processes, UNFINISHED)
     assert "stopped by SIGTERM; go on with --resume" in said[0]
     saved = newest_complete(out / "checkpoints").snapshot

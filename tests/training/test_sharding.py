@@ -102,7 +102,7 @@ def test_any_mesh_equals_one_device(form: str) -> None:
     expected, heard = after_two_steps(form, ONE)
     for ours, theirs in zip(told, heard, strict=True):
         assert float(ours.grad_norm) > 0.01 and not ours.skipped
-        assert_trees_close(ours, theirs, rtol=2e-5)
+        assert_trees_close(ours, theirs, rtol=1e-5)
     for path, value in expected.items():
         np.testing.assert_allclose(params[path], value, atol=1e-5, rtol=1e-5, err_msg=path)
 

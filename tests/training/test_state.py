@@ -1,11 +1,15 @@
 """The state on a mesh: made the same anywhere, really split, moments beside their parameters."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec as P
 
 from rtdlm.models import TMSModel
@@ -72,6 +76,32 @@ def test_counters_and_factored_moments_are_repeated() -> None:
         if leaf.shape in factored and "norm" not in path_name(path)
     ]
     assert len(specs) >= 6 and not any(axis for spec in specs for axis in spec)
+
+
+@pytest.mark.parametrize(
+    ("keep", "name", "shape"),
+    [
+        # All moments in one vector, and a matrix's in another shape than its own.
+        (lambda params: {"flat": ravel_pytree(params)[0]}, "optimizer/flat", "(8800,)"),
+        (
+            lambda params: jax.tree.map(lambda leaf: leaf.reshape(-1), params),
+            "optimizer/decoder/embedding",
+            "(2048,)",
+        ),
+    ],
+    ids=["without a path", "in another shape"],
+)
+def test_large_state_beside_no_parameter_is_refused(
+    keep: Callable[[Any], Any], name: str, shape: str
+) -> None:
+    run = Run(small_config(vocab_size=128), (1, 8, 1))
+    own = optax.GradientTransformation(keep, lambda updates, state, params=None: (updates, state))
+    expected = (
+        f"{name} of shape {shape} would lie whole on every device: it is as large as a parameter "
+        "and lies beside none; keep it in a tree like the parameters', in their shapes"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        state_shardings(state_shapes(run.model, own), run.mesh)
 
 
 def test_the_same_seed_gives_the_same_bits_on_any_mesh() -> None:
