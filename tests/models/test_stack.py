@@ -84,8 +84,14 @@ def plain_memory(form: str) -> tuple[Scores, Any]:
     return scores_and_gradients(small_config(**DEEP, **MEMORIES[form]))
 
 
-@pytest.mark.parametrize("form", MEMORIES)
-@pytest.mark.parametrize("change", [{"layer_unroll": 3}, {"remat": "full"}], ids=str)
+@pytest.mark.parametrize(
+    ("form", "change"),
+    [
+        *((form, {"layer_unroll": 3}) for form in ("product keys", "hashed")),
+        *((form, {"remat": "full"}) for form in MEMORIES),
+    ],
+    ids=str,
+)
 def test_a_memory_is_the_same_unrolled_and_recomputed(form: str, change: dict[str, Any]) -> None:
     config = small_config(**DEEP | change, **MEMORIES[form])
     assert_trees_close(scores_and_gradients(config), plain_memory(form))

@@ -71,7 +71,7 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "attention along a graph's edges": {"optimizer": PLAIN, **GRAPH_ATTENTION},
     "hashed memory": {"optimizer": PLAIN, **HASHED},
-    "memory of every tier": {"optimizer": PLAIN, "memory": TIERS},
+    "memory of every tier": {"optimizer": PLAIN, "memory": TIERS, "num_layers": 1},
     "experts that drop": {"optimizer": PLAIN, "experts": TIGHT, "remat": "dots"},
     "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},
 }  # fmt: skip

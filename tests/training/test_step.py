@@ -84,7 +84,7 @@ def test_every_parameter_has_a_gradient(plain: Run, experts: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     "form",
-    [{}, {"experts": ROOMY}, GRAPH, {"memory": TIERS}],
+    [{}, {"experts": ROOMY}, GRAPH, {"memory": TIERS, "num_layers": 1}],
     ids=["dense", "experts", "graph", "memory"],
 )
 def test_micro_batches_add_up_to_the_whole_batch(plain: Run, form: dict[str, Any]) -> None:
