@@ -71,10 +71,11 @@ def _main(arguments: Sequence[str]) -> None:
         for name in ("num_experts", "capacity_factor", "bias_rate", "balance_weight")
         if getattr(config.experts, name) is not None
     ]
+    last = config.experts.scores == "softmax" and config.experts.bias_rate is not None
     print(
         f"{flags.out}: step {saved.step} with {config.experts.num_experts} experts a layer; train "
         f"it with --out {flags.out} --resume --set {' '.join(settings)} "
-        "beside its other options"
+        "beside its other options" + ("; it cannot be split or pruned again" if last else "")
     )
 
 

@@ -12,7 +12,8 @@ copy's rises, tokens go over. Two equal scores without that bias would instead t
 A run without biases gets them: zeros, by which nothing is chosen otherwise, beside the balancing
 loss that it had. In a softmax the copy lowers all scores by one factor, which shares of two or more
 chosen experts do not show. A softmax that would show it is refused: `top_k=1`, whose gate is the
-score itself, and biases that have moved, since they do not shrink with the scores.
+score itself, and one with `bias_rate`, whose biases do not shrink with the scores. So a softmax can
+be split once, and pruned until then.
 
 `prune_expert` removes one. Nothing changes for tokens that do not choose it: sigmoids do not know
 of each other, and gates are shares of the chosen. Only a softmax with `top_k=1` gives others the
@@ -151,8 +152,10 @@ def _replanned(
     if form.dispatch == "capacity":  # as many places as before
         factor = 1.25 if form.capacity_factor is None else form.capacity_factor
         changes["capacity_factor"] = factor * count / form.num_experts
+    # A resumed run may choose its mesh anew.
+    mesh = {"expert": 1} if count % config.mesh.expert else {}
     return Replanned(
-        config.replace(experts=changes),
+        config.replace(experts=changes, mesh=mesh),
         jax.tree_util.tree_map_with_path(choose, params),
         jax.tree_util.tree_map_with_path(choose, optimizer),
     )

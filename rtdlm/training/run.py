@@ -164,6 +164,7 @@ def _train(
             stop = to_the_end.enter_context(StopRequest())
             end = loop.run(stop=stop, watchdog=watchdog)
         sample = _sample(corpus, model, loop) if end.complete else None
+        watchdog.feed()
         reason = end.reason if end.complete else f"{end.reason}; go on with --resume"
         summary = {"wall_seconds": loop.seconds, "skipped_updates": float(loop.state.skipped)}
         events.emit(RunFinished(loop.position.step, reason, summary, sample))

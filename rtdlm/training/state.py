@@ -106,11 +106,13 @@ def state_shardings(
     as `strategy` splits them.
 
     Raises:
-        ValueError: the optimizer keeps something large that lies beside no parameter.
+        ValueError: moments are split, and the optimizer keeps something large that lies beside no
+            parameter.
     """
     layout = layout_of(strategy)
     params = param_shardings(shapes.params, mesh, split=layout.parameters)
     moments = param_shardings(shapes.params, mesh, split=layout.moments)
+    are_split = any(not sharding.is_fully_replicated for sharding in jax.tree.leaves(moments))
     beside = {
         path_name(path): (leaf.shape, sharding)
         for (path, leaf), sharding in zip(
@@ -126,13 +128,13 @@ def state_shardings(
         for shape, found in own.values():
             if shape == leaf.shape:
                 return found
-        # Factored moments carry their parameter's path but not its shape, and are much smaller.
+        # Factored moments carry their parameter's path but not its shape, and are smaller.
         few = leaf.size < min((prod(shape) for shape, _ in own.values()), default=0)
-        if not few and leaf.size > MOST_WHOLE:
+        if are_split and not few and leaf.size > MOST_WHOLE:
             raise ValueError(
-                f"{name} of shape {leaf.shape} would lie whole on every device: it is as large as "
-                "a parameter and lies beside none; keep it in a tree like the parameters', in "
-                "their shapes"
+                f"{name} of shape {leaf.shape} would lie whole on every device: it has more than "
+                f"{MOST_WHOLE} elements and no parameter's shape; keep it in a tree like the "
+                "parameters', in their shapes, or choose mesh.strategy=data"
             )
         return NamedSharding(mesh, PartitionSpec())
 

@@ -79,5 +79,6 @@ def test_every_wait_for_the_disk_is_watched_to_the_last(
         *("fed", "_open", "newest_complete", "fed"),
         "fed",  # the only step
         *("fed", "wait", "save", "wait", "fed", "wait", "fed"),
+        "fed",  # behind the sample
         *("close", "wait", "left"),
     ]

@@ -372,8 +372,8 @@ def test_eight_devices_equal_one(rows: int) -> None:
     params = jax.tree_util.tree_map_with_path(place, of_form.params)
     own = np.arange(rows) % 2
     with jax.set_mesh(mesh):
-        place = jax.sharding.PartitionSpec(("data", "fsdp") if rows > 1 else None)
-        ids = jax.device_put(of_form.ids_BT[own], place)
+        along = jax.sharding.PartitionSpec(("data", "fsdp") if rows > 1 else None)
+        ids = jax.device_put(of_form.ids_BT[own], along)
         found, after = jax.jit(of_form.model.read)(params, ids)
     np.testing.assert_allclose(found, of_form.whole[own], atol=1e-5)
     wanted = jax.tree.map(lambda x_LB: x_LB[:, own], of_form.after)
@@ -382,7 +382,8 @@ def test_eight_devices_equal_one(rows: int) -> None:
     assert layer is not None and layer.episodic is not None
     key_LBMHE = layer.episodic.key_BMHE
     [shard, *_] = key_LBMHE.addressable_shards
-    assert shard.data.shape[1:3] == ((1, 8) if rows > 1 else (1, 2))
+    # Of two heads each device has one.
+    assert shard.data.shape[1:4] == ((1, 8, 1) if rows > 1 else (1, 2, 1))
 
 
 def test_statistics_say_what_was_let_through_and_found() -> None:

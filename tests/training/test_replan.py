@@ -11,6 +11,7 @@ import pytest
 from rtdlm.config import UserError
 from rtdlm.models import TMSModel
 from rtdlm.training.loop import metric_values
+from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.replan import add_expert, prune_expert
 from tests.models.small import DROPLESS, random_params, small_config
 from tests.training.runs import PLAIN, Run, flat
@@ -94,6 +95,29 @@ def test_a_run_without_biases_gets_them_by_its_first_split(
     assert_equal_arrays(by_name.params, flat(found.params))
     assert_equal_arrays(by_name.optimizer, flat(expected))
     larger.go(state.replace(params=found.params, optimizer=found.optimizer))
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd", "adamw"])
+def test_biases_come_to_every_module_that_has_experts(name: str) -> None:
+    """Between dense layers, in two loops; on a mesh whose axis the new number does not divide."""
+    form = {"num_experts": 4, "layers": "sandwich", "scores": "sigmoid"}
+    layers = {
+        "num_layers": 5,
+        "attention_type": "sliding",
+        "attention": {"window": 3, "global_every": 2},
+    }
+    config = small_config(experts=form, optimizer={"name": name}, mesh={"expert": 4}, **layers)
+    optimizer = make_optimizer(config.optimizer)
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), TMSModel(config).shapes)
+    found = add_expert(config, params, optimizer.init(params), experts=[0, 1, 2])
+    assert (found.config.experts.num_experts, found.config.mesh.expert) == (5, 1)
+    shapes = TMSModel(found.config).shapes
+    assert jax.tree.map(jnp.shape, found.params) == jax.tree.map(jnp.shape, shapes)
+    own = jax.eval_shape(optimizer.init, shapes)
+    assert jax.tree.structure(found.optimizer) == jax.tree.structure(own)
+    assert jax.tree.map(jnp.shape, found.optimizer) == jax.tree.map(jnp.shape, own)
+    biases = [leaf for path, leaf in flat(found.params).items() if path.endswith("experts/bias")]
+    assert len(biases) > 1 and all((bias[:, 4] == -1.0).all() for bias in biases)
 
 
 def assert_equal_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -97,11 +97,15 @@ def test_large_state_beside_no_parameter_is_refused(
     run = Run(small_config(vocab_size=128), (1, 8, 1))
     own = optax.GradientTransformation(keep, lambda updates, state, params=None: (updates, state))
     expected = (
-        f"{name} of shape {shape} would lie whole on every device: it is as large as a parameter "
-        "and lies beside none; keep it in a tree like the parameters', in their shapes"
+        f"{name} of shape {shape} would lie whole on every device: it has more than 1024 elements "
+        "and no parameter's shape; keep it in a tree like the parameters', in their shapes, or "
+        "choose mesh.strategy=data"
     )
+    shapes = state_shapes(run.model, own)
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        state_shardings(state_shapes(run.model, own), run.mesh)
+        state_shardings(shapes, run.mesh)
+    for whole in ("data", ONE):  # by choice, and on one device
+        state_shardings(shapes, Run(run.config, whole).mesh)
 
 
 def test_the_same_seed_gives_the_same_bits_on_any_mesh() -> None:

@@ -1,7 +1,7 @@
 """A store that is split by its slots, for batches whose rows are too few for the devices.
 
 Rows lie along the mesh's batch axes, and with them their stores. Where rows do not divide by these,
-as the one row of a long conversation, the slots do: every device keeps and scores its own, puts
+as a single one does not, and slots do, those are split: every device keeps and scores its own, puts
 forward its own `top_k` best, and the best of all that were put forward are read.
 
 Axes: B batch, M slots.
@@ -43,7 +43,11 @@ def keep_spread(store: Store) -> Store:
     """`store`, of which each device is to keep its own slots; as it is where rows are split."""
     if not _is_split(store):
         return store
-    return Store(*(constrain(x, None, "batch") if x.ndim > 1 else x for x in store))
+    return Store(*(_slots_split(x) if x.ndim > 1 else x for x in store))
+
+
+def _slots_split(x_BM: jax.Array) -> jax.Array:
+    return constrain(x_BM, None, "batch", *("any",) * (x_BM.ndim - 2))  # heads lie over `tensor`
 
 
 def _is_split(store: Store) -> bool:

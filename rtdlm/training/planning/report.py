@@ -29,7 +29,7 @@ def render(plan: Plan) -> str:
         f"({100 * error:+.1f} %)",
     ]
     if config.memory.has_tiers:
-        lines.append(f"  of which memory state: {remembered(TMSModel(config))}")
+        lines.append(f"  remembered across segments: {remembered(TMSModel(config))}")
     if plan.arrays:
         lines += ["", "largest arrays:"]
         lines += [
