@@ -17,10 +17,10 @@ class HostsConfig:
     silent_seconds: int = 60
     """Silence after which a process counts as dead, and all others end [seconds]."""
     step_seconds: float | None = None
-    """Longest time that a step may take, or an evaluation or a save after it, or the reading of a
-    checkpoint before all; then every thread's stack is written and the process ends with status 1.
-    0 waits for ever; None is 1800 where there are several processes and 0 for one alone
-    [seconds]."""
+    """Longest time that a step may take, or an evaluation or a save after it, the reading of a
+    checkpoint before all or the text behind all; then every thread's stack is written and the
+    process ends with status 1. 0 waits for ever; None is 1800 where there are several processes and
+    0 for one alone [seconds]."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="hosts.")

@@ -177,8 +177,8 @@ def _with_biases(config: AGIConfig, params: Any, optimizer: Any) -> tuple[Any, A
         return isinstance(node, Mapping) and any(f"{module}/router" in node for module in modules)
 
     def without_moments(node: Any) -> Any:
-        own = {module: {"bias": None} for module in modules} if is_tree(node) else {}
-        return {**node, **own} if own else node
+        none = {module: {"bias": None} for module in modules}
+        return {**node, **none} if is_tree(node) else node
 
     if not is_tree(params):
         # Only what schedule-free trains beside its average is there as a parameter is.

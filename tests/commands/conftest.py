@@ -33,6 +33,13 @@ def arguments(text: Path, out: Path, *more: str, fields: tuple[str, ...] = ()) -
     ]
 
 
+def run_in(directory: Path, text: Path, *, steps: int, fields: tuple[str, ...]) -> Path:
+    """The output directory of such a run, a new one in `directory`."""
+    out = directory / "run"
+    assert train.main(arguments(text, out, "--steps", str(steps), fields=fields)) == 0
+    return out
+
+
 SAMPLED = ("monitoring.sample_tokens=8",)
 
 
@@ -64,10 +71,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """Output directory of a run of two steps, of a model that other programs read."""
-    out = tmp_path_factory.mktemp("runs") / "plain"
     fields = ("short_conv=0", "value_residual=false")
-    assert train.main(arguments(text, out, "--steps", "2", fields=fields)) == 0
-    return out
+    return run_in(tmp_path_factory.mktemp("plain"), text, steps=2, fields=fields)
 
 
 REMEMBERS = (
@@ -80,14 +85,10 @@ REMEMBERS = (
 @pytest.fixture(scope="session")
 def remembering(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """Output directory of a run of eight steps with memory, whose rows grow."""
-    out = tmp_path_factory.mktemp("runs") / "remembering"
-    assert train.main(arguments(text, out, "--steps", "8", fields=REMEMBERS)) == 0
-    return out
+    return run_in(tmp_path_factory.mktemp("remembering"), text, steps=8, fields=REMEMBERS)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """Output directory of a run of twelve steps."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    assert train.main(arguments(text, out, "--steps", "12", fields=SAMPLED)) == 0
-    return out
+    return run_in(tmp_path_factory.mktemp("small"), text, steps=12, fields=SAMPLED)

@@ -10,7 +10,7 @@ from rtdlm import train
 from rtdlm.checkpoint import load_checkpoint, resolve_checkpoint
 from rtdlm.models import TMSModel
 from rtdlm.models.load import load_model
-from tests.commands.conftest import arguments, script_of
+from tests.commands.conftest import arguments, run_in, script_of
 
 EXPERTS = (
     *("experts.num_experts=3", "experts.top_k=1", "experts.scores=sigmoid"),
@@ -20,9 +20,7 @@ EXPERTS = (
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "sparse"
-    assert train.main(arguments(text, out, "--steps", "2", fields=EXPERTS)) == 0
-    return out
+    return run_in(tmp_path_factory.mktemp("sparse"), text, steps=2, fields=EXPERTS)
 
 
 @pytest.mark.slow

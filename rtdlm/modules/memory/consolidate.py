@@ -1,7 +1,7 @@
 """Consolidation: what was read most often is told to the slow memory before it may give way.
 
 The episodic store's rows of largest use are written into the recurrent matrix once more, by the
-delta rule at full strength and without decay, so that what the matrix knows already stays as it is.
+delta rule at full strength and without decay: a pair that the matrix knows already changes nothing.
 
 Axes: B batch, N replayed rows, H heads, E head features.
 """
