@@ -188,6 +188,19 @@ def test_the_key_stands_in_the_text_once_and_answers(training: bool, segments: i
     assert len(depths) > 1
 
 
+def test_half_of_trainings_keys_and_few_of_the_tests_are_told_across_a_segments_end() -> None:
+    task, said = Passkey(TEXT), len(TELLS) + Passkey(TEXT).digits + len(TOLD)
+
+    def across(*, training: bool) -> float:
+        (rows,) = drawn(task, training=training, segments=10, rows=300)
+        starts = [bytes(ids.astype(np.uint8)).index(TELLS) for ids in rows.ids_BT]
+        return float(np.mean([start % task.segment + said > task.segment for start in starts]))
+
+    by_chance = (said - 1) / task.segment
+    assert across(training=False) == pytest.approx(by_chance, abs=0.08)
+    assert across(training=True) == pytest.approx((1 + by_chance) / 2, abs=0.08)
+
+
 def test_the_text_around_the_key_is_the_text() -> None:
     task = Passkey(TEXT)
     (rows,) = drawn(task, training=False, segments=3)
