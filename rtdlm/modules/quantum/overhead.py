@@ -1,6 +1,8 @@
 """What simulating a circuit costs, before it is run: bytes, operations, seconds.
 
-    statevector   R sum over blocks of k qubits 2 (2^(k + 1))^2 2^(n - k)  operations; two states
+    statevector   R sum over blocks of k qubits 2 (2^(k + 1))^2 2^(n - k)  operations, where rounds
+                  in halves (`halves`) take those of their own products; two states, or three where
+                  halves are put together across both their controls or more rounds follow
     gradient      four times the operations: forward, back with the state and with its cotangent,
                   and the matrices' own; four states
     mps           24 chi^3 + 114 chi^2 operations a cut, singular values apart; all tensors, four
@@ -23,6 +25,8 @@ from rtdlm.config import UserError
 from rtdlm.modules.quantum.ansatz import ANSATZES
 from rtdlm.modules.quantum.circuit import Circuit
 from rtdlm.modules.quantum.fusion import block_size, fuse
+from rtdlm.modules.quantum.halves import operations, rounds_in_halves
+from rtdlm.modules.quantum.halves import plan as plan_halves
 from rtdlm.modules.quantum.mps_circuit import run_mps
 from rtdlm.modules.quantum.mps_plan import GATE, plan
 from rtdlm.modules.quantum.pauli import expectations
@@ -125,10 +129,20 @@ def _of_state(circuit: Circuit, *, gradient: bool) -> tuple[int, int]:
     """Bytes and operations with all amplitudes."""
     blocks = fuse(circuit.ops, most=block_size(circuit.num_qubits))
     rows = [2 ** (len(block.qubits) + 1) for block in blocks]
-    flops = sum(4 * 2**circuit.num_qubits * row for row in rows) * circuit.num_rounds
-    matrices = 4 * sum(row**2 for row in rows) * circuit.num_rounds
+    flops = sum(4 * 2**circuit.num_qubits * row for row in rows)
+    matrices = 4 * sum(row**2 for row in rows)
     state = 8 * 2**circuit.num_qubits
-    return (4 * state + 3 * matrices, 4 * flops) if gradient else (2 * state + matrices, flops)
+    depth = circuit.num_rounds
+    if gradient:
+        return 4 * state + 3 * depth * matrices, 4 * depth * flops
+    begun = rounds_in_halves(circuit)
+    steps = plan_halves(circuit, begun) if begun else None
+    if steps is None:
+        return 2 * state + depth * matrices, depth * flops
+    join = steps[-1]
+    states = 3 if begun < depth or all(join.controls) else 2
+    bytes = states * state + (depth - begun) * matrices
+    return bytes, operations(circuit, steps) + (depth - begun) * flops
 
 
 def _of_tensors(circuit: Circuit, chi: int) -> tuple[int, int]:

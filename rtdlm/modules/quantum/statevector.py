@@ -3,12 +3,13 @@
 Gates are fused to blocks, whose matrices are computed for all rounds at once (`fusion`), and blocks
 go over the state one by one, one round compiled for all (`adjoint`). The gradient goes the same way
 back, and from the blocks to the angles by ordinary autodiff of small matrices. No matrix has 2^n
-rows.
+rows. From |0...0>, and without a gradient, the first rounds go over halves of the state (`halves`).
 
 Axes: N = 2^n amplitudes, R rounds, D = 2^k rows of a block.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from rtdlm.modules.quantum.adjoint import evolve, orders_of
 from rtdlm.modules.quantum.circuit import Circuit, matrices
 from rtdlm.modules.quantum.fusion import block_matrix, block_size, fuse, real_form
 from rtdlm.modules.quantum.gates import complex_of
+from rtdlm.modules.quantum.halves import rounds_in_halves, run_halves
 
 
 def zero_state(num_qubits: int, dtype: Any = jnp.complex64) -> jax.Array:
@@ -68,14 +70,54 @@ def run(
     """
     dtype = None if state is None else complex_of(state.dtype)
     made = matrices(circuit, params, features, dtype=dtype)
-    state = start_state(circuit, made, state)
     if not made:
-        return state
+        return start_state(circuit, made, state)
+    if state is None:
+        planes = _from_zero(circuit, made)
+    else:
+        planes = _rounds(circuit, made, _planes(start_state(circuit, made, state)))
+    return jax.lax.complex(planes[0], planes[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _from_zero(circuit: Circuit, made: list[jax.Array]) -> jax.Array:
+    """The planes that all rounds leave of |0...0>; the first rounds in halves, where that pays."""
+    begun = rounds_in_halves(circuit)
+    if not begun:
+        return _whole(circuit, made)
+    planes = run_halves(circuit, made, begun)
+    if begun == circuit.num_rounds:
+        return planes
+    return _rounds(circuit, [matrix_RDD[begun:] for matrix_RDD in made], planes)
+
+
+def _from_zero_forward(circuit: Circuit, made: list[jax.Array]) -> tuple[jax.Array, Any]:
+    # Whole states all the way: going back through halves takes up to twice the memory.
+    return jax.vjp(partial(_whole, circuit), made)
+
+
+def _from_zero_backward(circuit: Circuit, back_through: Any, back_2N: jax.Array) -> Any:
+    del circuit
+    return back_through(back_2N)
+
+
+_from_zero.defvjp(_from_zero_forward, _from_zero_backward)
+
+
+def _whole(circuit: Circuit, made: list[jax.Array]) -> jax.Array:
+    return _rounds(circuit, made, _planes(start_state(circuit, made, None)))
+
+
+def _planes(state: jax.Array) -> jax.Array:
+    return jnp.stack([state.real, state.imag])
+
+
+def _rounds(circuit: Circuit, made: Sequence[jax.Array], planes_2N: jax.Array) -> jax.Array:
+    """Through as many rounds as there are matrices of each op."""
     blocks = fuse(circuit.ops, most=block_size(circuit.num_qubits))
     orders = orders_of(circuit.num_qubits, [block.qubits for block in blocks])
     given = []
     for block, order in zip(blocks, orders, strict=True):
         matrix_RDD = block_matrix(order[: len(block.qubits)], block.ops, circuit.ops, made)
         given.append(real_form(matrix_RDD))
-    planes = evolve(orders, given, jnp.stack([state.real, state.imag]))
-    return jax.lax.complex(planes[0], planes[1])
+    return evolve(orders, given, planes_2N)

@@ -8,6 +8,7 @@ import pytest
 
 from rtdlm.config import UserError
 from rtdlm.modules.quantum import ANSATZES, calibrate, estimate_quantum_overhead
+from rtdlm.modules.quantum.halves import rounds_in_halves
 from rtdlm.modules.quantum.overhead import Mode, program_of
 
 WITHIN = 0.1
@@ -24,6 +25,7 @@ def compiled(num_qubits: int, depth: int, mode: Mode, bond_dim: int | None, ansa
     [
         (16, 4, "statevector", None),
         (18, 2, "statevector", None),
+        (20, 8, "statevector", None),
         (18, 2, "gradient", None),
         (20, 6, "gradient", None),
         (40, 1, "mps", 16),
@@ -43,7 +45,7 @@ def test_bytes_are_those_that_are_allocated(
 
 @pytest.mark.parametrize(
     ("num_qubits", "mode", "bond_dim"),
-    [(12, "statevector", None), (16, "statevector", None), (14, "gradient", None), (2, "mps", 32)],
+    [(12, "statevector", None), (14, "gradient", None), (2, "mps", 32)],
 )
 def test_operations_are_those_that_the_compiler_counts(
     num_qubits: int, mode: Mode, bond_dim: int | None
@@ -55,6 +57,21 @@ def test_operations_are_those_that_the_compiler_counts(
     assert abs(told.flops / counted - 1) < WITHIN, (told.flops, counted)
     deeper = estimate_quantum_overhead(num_qubits, 5, mode, bond_dim)
     assert deeper.flops == 5 * told.flops
+
+
+@pytest.mark.parametrize("depth", [3, 10])
+def test_operations_in_halves_and_behind_them_are_those_that_the_compiler_counts(
+    depth: int,
+) -> None:
+    ansatz = "hardware_efficient"
+    counted = compiled(18, depth, "statevector", None, ansatz).cost_analysis()["flops"]
+    told = estimate_quantum_overhead(18, depth, ansatz=ansatz).flops
+    begun = rounds_in_halves(ANSATZES[ansatz](18, num_rounds=depth))
+    if begun < depth:
+        deeper = estimate_quantum_overhead(18, depth + 1, ansatz=ansatz).flops
+        # Of the loop over the rounds that are left it counts the body once.
+        told -= (depth - begun - 1) * (deeper - told)
+    assert abs(told / counted - 1) < WITHIN, (told, counted)
 
 
 def test_seconds_are_operations_over_a_measured_rate() -> None:
