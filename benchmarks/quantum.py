@@ -3,7 +3,8 @@
 Four layers of RY and RZ on every qubit and CNOTs around the ring, then Z of qubit 0: the value, and
 the gradient by all angles, in single precision on one thread. The peers are PennyLane's
 lightning.qubit (adjoint differentiation), Qiskit Aer (fusion; it has no gradient) and TensorCircuit
-(the faster of jitted JAX and NumPy). All must find the same numbers.
+(the faster of jitted JAX and NumPy). All must find the same numbers. A deeper circuit, in which the
+first rounds' savings (`rtdlm.modules.quantum.halves`) count for less, is run against the first two.
 
 Ratios are of CPU seconds, which neighbours on a shared machine hardly change. Beside that, without
 a peer, 100 qubits as a matrix product state.
@@ -23,7 +24,7 @@ from rtdlm.evaluation.results import Bar, Result
 DESCRIPTION = "quantum circuits against lightning, Aer and TensorCircuit, 12 to 20 qubits"
 REPEATS = 3
 SIZES, SMOKE_SIZES = (12, 16, 20), (4,)
-LAYERS = 4
+LAYERS, DEEP = 4, 16
 FORWARD_BARS = {12: 10.0, 16: 10.0, 20: 3.0}
 GRADIENT_BARS = {12: 5.0, 16: 2.0, 20: 1.0}
 COMPILE_BAR: Bar = ("<=", 10.0)
@@ -65,18 +66,23 @@ def measure(plan: Plan, flags: Namespace) -> list[Result]:
     for name in flags.peers:
         _require(name)
     results: list[Result] = []
-    for num_qubits in SMOKE_SIZES if plan.smoke else flags.qubits or SIZES:
-        for gradient in (False, True):
-            title = f"{num_qubits} qubits, {'gradient' if gradient else 'forward'}"
-            spec = {
-                "num_qubits": num_qubits,
-                "num_layers": LAYERS,
-                "gradient": gradient,
-                "seconds": 0.01 if plan.smoke else flags.seconds,
-            }
-            answers = interleave(_cases(title, spec, flags.peers), repeats=plan.repeats)
-            _agree(answers)
-            results += _results(title, answers, num_qubits, gradient)
+    sizes = SMOKE_SIZES if plan.smoke else flags.qubits or SIZES
+    circuits = [(n, LAYERS, gradient) for n in sizes for gradient in (False, True)]
+    circuits += [(max(sizes), DEEP, gradient) for gradient in (False, True)]
+    for num_qubits, num_layers, gradient in circuits:
+        is_deep = num_layers == DEEP
+        title = f"{num_qubits} qubits, {f'{DEEP} layers, ' if is_deep else ''}"
+        title += "gradient" if gradient else "forward"
+        spec = {
+            "num_qubits": num_qubits,
+            "num_layers": num_layers,
+            "gradient": gradient,
+            "seconds": 0.01 if plan.smoke else flags.seconds,
+        }
+        peers = [name for name in flags.peers if not (is_deep and name == "tensorcircuit")]
+        answers = interleave(_cases(title, spec, peers), repeats=plan.repeats)
+        _agree(answers)
+        results += _results(title, answers, None if is_deep else num_qubits, gradient)
     return [*results, *_tensors(plan, flags.seconds)]
 
 
@@ -132,7 +138,8 @@ def _agree(answers: ByName) -> None:
             assert np.allclose(first[key], other[key], atol=AGREE), (key, answers.keys())
 
 
-def _results(title: str, answers: ByName, num_qubits: int, gradient: bool) -> list[Result]:
+def _results(title: str, answers: ByName, num_qubits: int | None, gradient: bool) -> list[Result]:
+    """`num_qubits` decides the bars; None has none."""
     ours = answers[f"{title}/ours"]
     results = [
         Result.median(f"{name}/{label}", samples(found, clock, scale=scale), unit)
@@ -145,7 +152,8 @@ def _results(title: str, answers: ByName, num_qubits: int, gradient: bool) -> li
     if num_qubits == max(SIZES):
         compiled = samples(ours, "first_wall")
         results.append(Result.median(f"{title}/ours/compile", compiled, "s", bar=COMPILE_BAR))
-    least = (GRADIENT_BARS if gradient else FORWARD_BARS).get(num_qubits)
+    bars = GRADIENT_BARS if gradient else FORWARD_BARS
+    least = None if num_qubits is None else bars.get(num_qubits)
     for name, found in _fastest(answers).items():
         faster = ratios(samples(found, "cpu"), samples(ours, "cpu"))
         bar: Bar | None = None if least is None else (">=", least)

@@ -26,7 +26,7 @@ import numpy as np
 from rtdlm.modules.quantum.adjoint import evolve, orders_of
 from rtdlm.modules.quantum.circuit import Angle, Circuit, Matrix, Op, fixed_matrix
 from rtdlm.modules.quantum.fusion import Block, block_matrix, block_size, fuse, real_form
-from rtdlm.modules.quantum.gates import GATES
+from rtdlm.modules.quantum.gates import GATES, Complex
 
 FEWEST = 14
 """Qubits: a smaller state is so soon through that the pieces cost more than they save."""
@@ -59,6 +59,14 @@ class Apply(NamedTuple):
     """t, of 2^t."""
 
 
+class Permute(NamedTuple):
+    """Ops without angles, such as CNOT and CZ, that move amplitudes and turn signs."""
+
+    half: int
+    choices: tuple[Choice, ...]
+    controls: tuple[int, ...]
+
+
 class Close(NamedTuple):
     """All open choices become terms."""
 
@@ -73,7 +81,7 @@ class Join(NamedTuple):
     terms: int
 
 
-Step = Apply | Close | Join
+Step = Apply | Permute | Close | Join
 
 
 def rounds_in_halves(circuit: Circuit) -> int:
@@ -106,16 +114,22 @@ def plan(circuit: Circuit, rounds: int) -> tuple[Step, ...] | None:
     return found.joined()
 
 
-def operations(circuit: Circuit, steps: Sequence[Step]) -> int:
-    """Of all products of matrices."""
+def operations(circuit: Circuit, steps: Sequence[Step], *, gradient: bool = False) -> int:
+    """Of all products of matrices; with a gradient, those of the way back too.
+
+    Back through a block go the state, its cotangent and what is found of the matrix, and through
+    the join two cotangents.
+    """
     sizes, count = sizes_of(circuit), 0
+    block, join = (4, 3) if gradient else (1, 1)
     for step in steps:
         match step:
             case Apply():
                 amplitudes = 2 ** (sizes[step.half] + step.terms + len(step.controls))
-                count += sum(4 * amplitudes * 2 ** (len(each.qubits) + 1) for each in step.blocks)
+                rows = sum(2 ** (len(each.qubits) + 1) for each in step.blocks)
+                count += block * 4 * amplitudes * rows
             case Join():
-                count += 8 * 2 ** (circuit.num_qubits + step.terms)
+                count += join * 8 * 2 ** (circuit.num_qubits + step.terms)
     return count
 
 
@@ -212,22 +226,34 @@ class _Plan:
 
     def _flush(self) -> None:
         for half, waiting in enumerate(self._waiting):
-            if waiting:
-                # Before the first choice there is one variant less to go through.
-                first = next((i for i, each in enumerate(waiting) if each.control is not None), 0)
-                ways = [[waiting], [waiting[:first], waiting[first:]]] if first else [[waiting]]
-                steps = [[self._apply(half, part) for part in parts] for parts in ways]
-                best = min(steps, key=partial(operations, self._circuit))
-                self._steps += best
-                self._variants[half] = best[-1].controls
-                waiting.clear()
+            # Behind the last op that mixes amplitudes all others are one pass.
+            moving = 0
+            while moving < len(waiting) and self._moves(waiting[-1 - moving]):
+                moving += 1
+            mixing = len(waiting) - moving
+            if mixing:
+                self._apply(half, tuple(waiting[:mixing]))
+            if moving:
+                choices = tuple(waiting[mixing:])
+                self._variants[half] = self._controls_of(half, choices)
+                self._steps.append(Permute(half, choices, self._variants[half]))
+            waiting.clear()
 
-    def _apply(self, half: int, waiting: Sequence[Choice]) -> Apply:
-        choices, most = tuple(waiting), block_size(self._sizes[half])
+    def _apply(self, half: int, choices: tuple[Choice, ...]) -> None:
+        most = block_size(self._sizes[half])
         blocks = fuse(stand_ins(self._circuit, choices), most=most)
-        has_choice = any(each.control is not None for each in choices)
-        controls = tuple(self._open[1 - half]) if has_choice else self._variants[half]
-        return Apply(half, self._round, choices, blocks, controls, self._terms)
+        self._variants[half] = controls = self._controls_of(half, choices)
+        self._steps.append(Apply(half, self._round, choices, blocks, controls, self._terms))
+
+    def _controls_of(self, half: int, choices: Sequence[Choice]) -> tuple[int, ...]:
+        """An axis for all that is open if something chooses, else those that are there."""
+        if any(each.control is not None for each in choices):
+            return tuple(self._open[1 - half])
+        return self._variants[half]
+
+    def _moves(self, choice: Choice) -> bool:
+        each = self._circuit.ops[choice.number]
+        return not each.angles and _is_signed_permutation(fixed_matrix(each.gate))
 
     def _close(self) -> None:
         self._flush()
@@ -271,6 +297,8 @@ def run_halves(circuit: Circuit, made: Sequence[jax.Array], rounds: int) -> jax.
                     for block_RVEE in blocks_of(step._replace(round=0, terms=0))
                 ]
                 halves[step.half] = _applied(step, given, halves[step.half])
+            case Permute():
+                halves[step.half] = _permuted(circuit, step, halves[step.half])
             case Close():
                 halves = _closed(sizes, step.controls, halves)
             case Join():
@@ -310,14 +338,8 @@ def _variants(
     if choice.control is None:
         shape = (rounds, 2 ** len(controls), *matrix_RDD.shape[1:])
         return jnp.broadcast_to(matrix_RDD[:, None], shape)
-    offset = 0 if step.half == 1 else sizes_of(circuit)[0]
-    place = circuit.ops[choice.number].qubits.index(choice.control + offset)
     bits = matrix_RDD.shape[-1].bit_length() - 1
-    apart = matrix_RDD.reshape(rounds, *[2] * (2 * bits))
-    # The blocks of the matrix in which the control stays 0, and stays 1.
-    stays = [
-        jnp.take(jnp.take(apart, value, 1 + bits + place), value, 1 + place) for value in (0, 1)
-    ]
+    stays = [_held(circuit, step.half, choice, matrix_RDD, value) for value in (0, 1)]
     rows = 2 ** (bits - 1)
     axis = controls.index(choice.control)
     chosen = jnp.stack(stays, 1).reshape(
@@ -325,6 +347,80 @@ def _variants(
     )
     every = jnp.broadcast_to(chosen, (rounds, *[2] * len(controls), rows, rows))
     return every.reshape(rounds, -1, rows, rows)
+
+
+def _held(circuit: Circuit, half: int, choice: Choice, matrix_RDD: Any, value: int) -> Any:
+    """The part of a matrix in which the control stays at a value, `[R, d / 2, d / 2]`."""
+    assert choice.control is not None
+    offset = 0 if half == 1 else sizes_of(circuit)[0]
+    place = circuit.ops[choice.number].qubits.index(choice.control + offset)
+    rounds, rows = matrix_RDD.shape[:2]
+    bits = rows.bit_length() - 1
+    apart = matrix_RDD.reshape(rounds, *[2] * (2 * bits))
+    index: list[Any] = [slice(None)] * apart.ndim
+    index[1 + place] = index[1 + bits + place] = value
+    return apart[tuple(index)].reshape(rounds, rows // 2, -1)
+
+
+def _is_signed_permutation(matrix: Complex) -> bool:
+    """Whether every row is one entry of 1 or -1."""
+    ones = np.abs(matrix.real) == 1
+    return bool((matrix == np.where(ones, matrix.real, 0)).all() and (ones.sum(1) == 1).all())
+
+
+def _permuted(circuit: Circuit, step: Permute, half_V2S: jax.Array) -> jax.Array:
+    size, found = sizes_of(circuit)[step.half], []
+    old = half_V2S.reshape(len(half_V2S), 2, 2**size, -1)
+    for variant in range(2 ** len(step.controls)):
+        source_M, sign_M = _moved_to(circuit, step, variant)
+        # Variants that are not there yet come last.
+        own = _rows(old[variant * len(old) >> len(step.controls)], tuple(source_M.tolist()))
+        if (sign_M < 0).any():
+            own *= jnp.asarray(sign_M, own.dtype)[None, :, None]
+        found.append(own)
+    return jnp.stack(found).reshape(-1, 2, old[0, 0].size)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _rows(x_2MT: jax.Array, source: tuple[int, ...]) -> jax.Array:
+    """The rows of a permutation; its gradient takes rows too, where autodiff would scatter them."""
+    return x_2MT[:, np.array(source)]
+
+
+def _rows_forward(x_2MT: jax.Array, source: tuple[int, ...]) -> tuple[jax.Array, None]:
+    return _rows(x_2MT, source), None
+
+
+def _rows_backward(source: tuple[int, ...], _: None, back_2MT: jax.Array) -> tuple[jax.Array]:
+    return (back_2MT[:, np.argsort(source)],)
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _moved_to(
+    circuit: Circuit, step: Permute, variant: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Which amplitude comes to each place of a half, and by which sign."""
+    size = sizes_of(circuit)[step.half]
+    rows = np.arange(2**size)
+    source_M, sign_M = rows, np.ones_like(rows)
+    for choice in step.choices:
+        matrix = fixed_matrix(circuit.ops[choice.number].gate)
+        if choice.control is not None:
+            axis = step.controls.index(choice.control)
+            value = variant >> (len(step.controls) - 1 - axis) & 1
+            matrix = _held(circuit, step.half, choice, matrix[None], value)[0]
+        value_M = _values(size, choice.qubits)
+        taken = np.abs(matrix).argmax(1)
+        from_M = rows
+        for place, qubit in enumerate(reversed(choice.qubits)):
+            bit = size - 1 - qubit
+            turned = (taken[value_M] >> place & 1) != (rows >> bit & 1)
+            from_M = from_M ^ (turned.astype(np.int64) << bit)
+        own = matrix.real[value_M, taken[value_M]].round().astype(np.int64)
+        source_M, sign_M = source_M[from_M], own * sign_M[from_M]
+    return source_M, sign_M
 
 
 def _closed(
@@ -375,17 +471,49 @@ def _joined(sizes: tuple[int, int], step: Join, halves: list[jax.Array]) -> jax.
         [jnp.swapaxes(apart[1][:, :, plane], -1, -2) for plane in (0, 1)], 2
     )
     planes = jnp.matmul(rows_WVAT, columns_WVTB, precision="highest")
-    return _woven(step.controls, planes.reshape(*planes.shape[:2], 2, -1, planes.shape[-1]))
+    return _woven(sizes, step.controls, planes.reshape(*planes.shape[:2], 2, -1, planes.shape[-1]))
 
 
-def _woven(controls: tuple[Sequence[int], Sequence[int]], apart: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _woven(
+    sizes: tuple[int, int], controls: tuple[tuple[int, ...], tuple[int, ...]], apart: jax.Array
+) -> jax.Array:
     """`[W, V, 2, A, B]` as `[2, N]`: with every half's controls back among its qubits.
 
     By stacking and not by a transposition, which writes number by number where the last qubit is
     one of them.
     """
+    del sizes
     both = jax.vmap(lambda own: _put_back(own, controls[1], axis=-1))(apart)
     return _put_back(both, controls[0], axis=-2).reshape(2, -1)
+
+
+def _woven_forward(
+    sizes: tuple[int, int], controls: tuple[tuple[int, ...], tuple[int, ...]], apart: jax.Array
+) -> tuple[jax.Array, None]:
+    return _woven(sizes, controls, apart), None
+
+
+def _woven_backward(
+    sizes: tuple[int, int],
+    controls: tuple[tuple[int, ...], tuple[int, ...]],
+    _: None,
+    back_2N: jax.Array,
+) -> tuple[jax.Array]:
+    """In one pass, where autodiff goes back stack by stack, each with a state of its own."""
+    bits = back_2N.reshape(2, *[2] * sum(sizes))
+    axes = [*(1 + qubit for qubit in controls[0]), *(1 + sizes[0] + qubit for qubit in controls[1])]
+    found = []
+    for values in np.ndindex(*[2] * len(axes)):
+        index: list[Any] = [slice(None)] * bits.ndim
+        for axis, value in zip(axes, values, strict=True):
+            index[axis] = value
+        found.append(bits[tuple(index)].reshape(2, 2 ** (sizes[0] - len(controls[0])), -1))
+    shape = (2 ** len(controls[0]), 2 ** len(controls[1]), *found[0].shape)
+    return (jnp.stack(found).reshape(shape),)
+
+
+_woven.defvjp(_woven_forward, _woven_backward)
 
 
 def _put_back(apart: jax.Array, controls: Sequence[int], *, axis: int) -> jax.Array:

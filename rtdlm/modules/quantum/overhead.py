@@ -4,7 +4,8 @@
                   in halves (`halves`) take those of their own products; two states, or three where
                   halves are put together across both their controls or more rounds follow
     gradient      four times the operations: forward, back with the state and with its cotangent,
-                  and the matrices' own; four states
+                  and the matrices' own; four states. With rounds in halves, two to seven: the
+                  compiler, which takes seconds, is asked
     mps           24 chi^3 + 114 chi^2 operations a cut, singular values apart; all tensors, four
                   of the matrices that are cut, and `GATE_BYTES` a gate
 
@@ -25,7 +26,7 @@ from rtdlm.config import UserError
 from rtdlm.modules.quantum.ansatz import ANSATZES
 from rtdlm.modules.quantum.circuit import Circuit
 from rtdlm.modules.quantum.fusion import block_size, fuse
-from rtdlm.modules.quantum.halves import operations, rounds_in_halves
+from rtdlm.modules.quantum.halves import Join, operations, rounds_in_halves
 from rtdlm.modules.quantum.halves import plan as plan_halves
 from rtdlm.modules.quantum.mps_circuit import run_mps
 from rtdlm.modules.quantum.mps_plan import GATE, plan
@@ -133,16 +134,27 @@ def _of_state(circuit: Circuit, *, gradient: bool) -> tuple[int, int]:
     matrices = 4 * sum(row**2 for row in rows)
     state = 8 * 2**circuit.num_qubits
     depth = circuit.num_rounds
-    if gradient:
-        return 4 * state + 3 * depth * matrices, 4 * depth * flops
     begun = rounds_in_halves(circuit)
     steps = plan_halves(circuit, begun) if begun else None
+    flops *= (depth - begun) * (4 if gradient else 1)
     if steps is None:
-        return 2 * state + depth * matrices, depth * flops
+        matrices *= depth
+        return (4 * state + 3 * matrices if gradient else 2 * state + matrices), flops
+    flops += operations(circuit, steps, gradient=gradient)
+    if gradient:
+        return _allocated(circuit), flops
     join = steps[-1]
+    assert isinstance(join, Join)
     states = 3 if begun < depth or all(join.controls) else 2
-    bytes = states * state + (depth - begun) * matrices
-    return bytes, operations(circuit, steps) + (depth - begun) * flops
+    return states * state + (depth - begun) * matrices, flops
+
+
+def _allocated(circuit: Circuit) -> int:
+    """What the compiled gradient is going to allocate; nothing is run."""
+    params = jax.ShapeDtypeStruct((circuit.num_rounds, circuit.num_params), jnp.float32)
+    memory = program_of(circuit, "gradient", None).lower(params).compile().memory_analysis()
+    assert memory is not None, "every backend that runs circuits tells what a program allocates"
+    return int(memory.temp_size_in_bytes + memory.output_size_in_bytes)
 
 
 def _of_tensors(circuit: Circuit, chi: int) -> tuple[int, int]:

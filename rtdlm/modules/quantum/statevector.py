@@ -3,13 +3,12 @@
 Gates are fused to blocks, whose matrices are computed for all rounds at once (`fusion`), and blocks
 go over the state one by one, one round compiled for all (`adjoint`). The gradient goes the same way
 back, and from the blocks to the angles by ordinary autodiff of small matrices. No matrix has 2^n
-rows. From |0...0>, and without a gradient, the first rounds go over halves of the state (`halves`).
+rows. From |0...0> the first rounds go over halves of the state, while that is less work (`halves`).
 
 Axes: N = 2^n amplitudes, R rounds, D = 2^k rows of a block.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -79,33 +78,15 @@ def run(
     return jax.lax.complex(planes[0], planes[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _from_zero(circuit: Circuit, made: list[jax.Array]) -> jax.Array:
     """The planes that all rounds leave of |0...0>; the first rounds in halves, where that pays."""
     begun = rounds_in_halves(circuit)
     if not begun:
-        return _whole(circuit, made)
+        return _rounds(circuit, made, _planes(start_state(circuit, made, None)))
     planes = run_halves(circuit, made, begun)
     if begun == circuit.num_rounds:
         return planes
     return _rounds(circuit, [matrix_RDD[begun:] for matrix_RDD in made], planes)
-
-
-def _from_zero_forward(circuit: Circuit, made: list[jax.Array]) -> tuple[jax.Array, Any]:
-    # Whole states all the way: going back through halves takes up to twice the memory.
-    return jax.vjp(partial(_whole, circuit), made)
-
-
-def _from_zero_backward(circuit: Circuit, back_through: Any, back_2N: jax.Array) -> Any:
-    del circuit
-    return back_through(back_2N)
-
-
-_from_zero.defvjp(_from_zero_forward, _from_zero_backward)
-
-
-def _whole(circuit: Circuit, made: list[jax.Array]) -> jax.Array:
-    return _rounds(circuit, made, _planes(start_state(circuit, made, None)))
 
 
 def _planes(state: jax.Array) -> jax.Array:
