@@ -30,8 +30,9 @@ from rtdlm.modules.quantum.gates import GATES, Complex
 
 FEWEST = 14
 """Qubits: a smaller state is so soon through that the pieces cost more than they save."""
-MOST_ROUNDS = 8
-"""So that compilation does not grow with depth where no gate crosses at all."""
+MOST_ROUNDS, MOST_OPEN = 8, 6
+"""Rounds, and qubits that are open at a time: so that compilation does not grow with the depth of a
+circuit that no gate crosses, and with the reach of gates where every one does."""
 
 
 class Choice(NamedTuple):
@@ -103,9 +104,9 @@ def rounds_in_halves(circuit: Circuit) -> int:
 
 @cache
 def plan(circuit: Circuit, rounds: int) -> tuple[Step, ...] | None:
-    """What to do for the first rounds; None if a gate crosses without keeping a qubit.
+    """What to do for the first rounds; None if a gate crosses without keeping a qubit, or too many.
 
-    A gate that has more than one qubit on either side of the cut counts as such.
+    A gate that has more than one qubit on either side of the cut keeps none that would do.
     """
     found = _Plan(circuit)
     for number in range(rounds):
@@ -202,11 +203,10 @@ class _Plan:
         # One that is open already needs no variants of its own.
         half, control = min(alone, key=lambda place: place[1] not in self._open[place[0]])
         if control not in self._open[half]:
-            # What waits there has no variants yet.
             self._open[half].append(control)
         others = tuple(qubit for place, qubit in places if place != half)
         self._waiting[1 - half].append(Choice(number, others, control))
-        return True
+        return sum(map(len, self._open)) <= MOST_OPEN
 
     def _changes(self, ops: Sequence[Op]) -> bool:
         """Whether an open qubit is changed by one of `ops`."""
@@ -292,10 +292,8 @@ def run_halves(circuit: Circuit, made: Sequence[jax.Array], rounds: int) -> jax.
     for step in steps:
         match step:
             case Apply():
-                given = [
-                    block_RVEE[step.round]
-                    for block_RVEE in blocks_of(step._replace(round=0, terms=0))
-                ]
+                every = blocks_of(step._replace(round=0, terms=0))
+                given = [block_RVEE[step.round] for block_RVEE in every]
                 halves[step.half] = _applied(step, given, halves[step.half])
             case Permute():
                 halves[step.half] = _permuted(circuit, step, halves[step.half])

@@ -137,6 +137,14 @@ def test_a_gate_that_keeps_no_qubit_does_not_cross(gate: str) -> None:
     assert plan(beside, 1) is not None
 
 
+def test_gates_of_long_reach_cross_too_often() -> None:
+    near = strongly_entangling(20, num_rounds=2, reaches=(3,))
+    far = strongly_entangling(20, num_rounds=2, reaches=(4,))
+    assert plan(near, 1) is not None
+    assert plan(far, 1) is None
+    assert rounds_in_halves(far) == 0
+
+
 def test_terms_double_with_every_crossing_that_is_closed() -> None:
     """Of a ring two gates cross; what the last round leaves open adds no term."""
     circuit = hardware_efficient(20, num_rounds=4)
