@@ -2,8 +2,8 @@
 
 `rtdlm.modules.quantum.estimate_quantum_overhead` against the compiler's count of operations, what
 it allocates, and the clock, on one thread: a brick wall of 4 layers, as amplitudes, with its
-gradient, and as a matrix product state. The compiler counts the body of a loop once, so that
-operations are compared for one layer, or for one cut of a matrix product state.
+gradient, and as a matrix product state, of which operations are compared for one cut: the compiler
+does not count how often a loop turns.
 """
 
 from argparse import ArgumentParser, Namespace
