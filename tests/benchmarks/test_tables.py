@@ -9,7 +9,6 @@ from rtdlm.evaluation.results import Result, fill_tables, tables_shown, write_re
 
 MISSED = {
     "chaos": ["a disk that is full/wrong ends", "restart on half of the processes/wrong ends"],
-    "quantum-overhead": ["statevector, 12 qubits, 4 layers/operations, told over counted, least"],
     "scaling-memory": [
         f"memory, {case}/off by, without sign"
         for case in ("tiny, tensor", "small, tensor", "xxlarge, one device", "xxlarge, fsdp")

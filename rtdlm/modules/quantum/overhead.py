@@ -35,7 +35,7 @@ from rtdlm.modules.quantum.statevector import run
 
 Mode = Literal["statevector", "gradient", "mps"]
 MODES: tuple[Mode, ...] = ("statevector", "gradient", "mps")
-PROBE_QUBITS = {"statevector": 16, "gradient": 14, "mps": 12}
+PROBE_QUBITS = {"statevector": 18, "gradient": 18, "mps": 12}
 """Of the circuits whose speed is measured."""
 GATE_BYTES = 224
 """Of a gate on two qubits and the steps that it takes, as found."""
@@ -76,10 +76,13 @@ def estimate_quantum_overhead(
         UserError: no such mode or ansatz, or `bond_dim` without `mps` or the other way round.
     """
     circuit = _circuit(num_qubits, depth, mode, bond_dim, ansatz)
-    if bond_dim is None:
-        bytes, flops = _of_state(circuit, gradient=mode == "gradient")
+    flops = _flops(circuit, mode, bond_dim)
+    if bond_dim is not None:
+        bytes = _tensor_bytes(circuit, bond_dim)
+    elif mode == "gradient" and rounds_in_halves(circuit):
+        bytes = _allocated(circuit)
     else:
-        bytes, flops = _of_tensors(circuit, bond_dim)
+        bytes = _state_bytes(circuit, gradient=mode == "gradient")
     return QuantumOverhead(bytes, flops, None if rate is None else flops / rate)
 
 
@@ -99,8 +102,7 @@ def calibrate(mode: Mode = "statevector", bond_dim: int | None = None) -> float:
         start = time.perf_counter()
         jax.block_until_ready(program(params_LP))
         times.append(time.perf_counter() - start)
-    flops = estimate_quantum_overhead(num_qubits, depth, mode, bond_dim).flops
-    return flops / sorted(times)[REPEATS // 2]
+    return _flops(circuit, mode, bond_dim) / sorted(times)[REPEATS // 2]
 
 
 def program_of(circuit: Circuit, mode: Mode, bond_dim: int | None) -> "jax.stages.Wrapped":
@@ -126,27 +128,35 @@ def _circuit(num_qubits: int, depth: int, mode: Mode, bond_dim: int | None, ansa
     return ANSATZES[ansatz](num_qubits, num_rounds=depth)
 
 
-def _of_state(circuit: Circuit, *, gradient: bool) -> tuple[int, int]:
-    """Bytes and operations with all amplitudes."""
-    blocks = fuse(circuit.ops, most=block_size(circuit.num_qubits))
-    rows = [2 ** (len(block.qubits) + 1) for block in blocks]
-    flops = sum(4 * 2**circuit.num_qubits * row for row in rows)
-    matrices = 4 * sum(row**2 for row in rows)
-    state = 8 * 2**circuit.num_qubits
-    depth = circuit.num_rounds
-    begun = rounds_in_halves(circuit)
+def _flops(circuit: Circuit, mode: Mode, bond_dim: int | None) -> int:
+    if bond_dim is not None:
+        return _cuts(circuit) * (24 * bond_dim**3 + 114 * bond_dim**2)
+    gradient, begun = mode == "gradient", rounds_in_halves(circuit)
     steps = plan_halves(circuit, begun) if begun else None
-    flops *= (depth - begun) * (4 if gradient else 1)
-    if steps is None:
-        matrices *= depth
-        return (4 * state + 3 * matrices if gradient else 2 * state + matrices), flops
-    flops += operations(circuit, steps, gradient=gradient)
+    in_halves = 0 if steps is None else operations(circuit, steps, gradient=gradient)
+    a_round = sum(4 * 2**circuit.num_qubits * rows for rows in _rows(circuit))
+    return in_halves + (circuit.num_rounds - begun) * a_round * (4 if gradient else 1)
+
+
+def _state_bytes(circuit: Circuit, *, gradient: bool) -> int:
+    """With all amplitudes; for a gradient, of whole rounds alone."""
+    state, begun = 8 * 2**circuit.num_qubits, rounds_in_halves(circuit)
+    matrices = 4 * sum(rows**2 for rows in _rows(circuit)) * (circuit.num_rounds - begun)
     if gradient:
-        return _allocated(circuit), flops
+        return 4 * state + 3 * matrices
+    steps = plan_halves(circuit, begun) if begun else None
+    if steps is None:
+        return 2 * state + matrices
     join = steps[-1]
     assert isinstance(join, Join)
-    states = 3 if begun < depth or all(join.controls) else 2
-    return states * state + (depth - begun) * matrices, flops
+    states = 3 if begun < circuit.num_rounds or all(join.controls) else 2
+    return states * state + matrices
+
+
+def _rows(circuit: Circuit) -> list[int]:
+    """Of the real form of each block of a round."""
+    blocks = fuse(circuit.ops, most=block_size(circuit.num_qubits))
+    return [2 ** (len(block.qubits) + 1) for block in blocks]
 
 
 def _allocated(circuit: Circuit) -> int:
@@ -157,10 +167,13 @@ def _allocated(circuit: Circuit) -> int:
     return int(memory.temp_size_in_bytes + memory.output_size_in_bytes)
 
 
-def _of_tensors(circuit: Circuit, chi: int) -> tuple[int, int]:
-    """Bytes and operations with a matrix product state."""
-    acted = [each.qubits for each in circuit.ops] * circuit.num_rounds
-    steps = plan(acted, circuit.num_qubits)
-    cuts = sum(int(kind) in (GATE, GATE + 1) for kind in steps.kind)
-    bytes = 16 * circuit.num_qubits * chi**2 + 4 * 32 * chi**2 + GATE_BYTES * len(acted)
-    return bytes, cuts * (24 * chi**3 + 114 * chi**2)
+def _tensor_bytes(circuit: Circuit, chi: int) -> int:
+    """With a matrix product state."""
+    gates = len(circuit.ops) * circuit.num_rounds
+    return 16 * circuit.num_qubits * chi**2 + 4 * 32 * chi**2 + GATE_BYTES * gates
+
+
+def _cuts(circuit: Circuit) -> int:
+    """Matrices of a matrix product state that are cut."""
+    steps = plan([each.qubits for each in circuit.ops] * circuit.num_rounds, circuit.num_qubits)
+    return sum(int(kind) in (GATE, GATE + 1) for kind in steps.kind)
