@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from benchmarks.child import Answer, Spec, time_blocks
 from rtdlm.modules.quantum import brick_wall, calibrate, estimate_quantum_overhead
 from rtdlm.modules.quantum.circuit import Circuit
-from rtdlm.modules.quantum.halves import rounds_in_halves
+from rtdlm.modules.quantum.halves_plan import rounds_in_halves
 from rtdlm.modules.quantum.overhead import Mode, program_of
 
 

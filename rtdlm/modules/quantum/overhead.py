@@ -26,8 +26,8 @@ from rtdlm.config import UserError
 from rtdlm.modules.quantum.ansatz import ANSATZES
 from rtdlm.modules.quantum.circuit import Circuit
 from rtdlm.modules.quantum.fusion import block_size, fuse
-from rtdlm.modules.quantum.halves import Join, operations, rounds_in_halves
-from rtdlm.modules.quantum.halves import plan as plan_halves
+from rtdlm.modules.quantum.halves_plan import Join, operations, rounds_in_halves
+from rtdlm.modules.quantum.halves_plan import plan as plan_halves
 from rtdlm.modules.quantum.mps_circuit import run_mps
 from rtdlm.modules.quantum.mps_plan import GATE, plan
 from rtdlm.modules.quantum.pauli import expectations

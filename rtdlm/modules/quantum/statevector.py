@@ -19,7 +19,8 @@ from rtdlm.modules.quantum.adjoint import evolve, orders_of
 from rtdlm.modules.quantum.circuit import Circuit, matrices
 from rtdlm.modules.quantum.fusion import block_matrix, block_size, fuse, real_form
 from rtdlm.modules.quantum.gates import complex_of
-from rtdlm.modules.quantum.halves import rounds_in_halves, run_halves
+from rtdlm.modules.quantum.halves import run_halves
+from rtdlm.modules.quantum.halves_plan import rounds_in_halves
 
 
 def zero_state(num_qubits: int, dtype: Any = jnp.complex64) -> jax.Array:

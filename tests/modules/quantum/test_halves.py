@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.quantum import halves
+from rtdlm.modules.quantum import halves_plan
 from rtdlm.modules.quantum.ansatz import brick_wall, hardware_efficient, strongly_entangling
 from rtdlm.modules.quantum.circuit import Angle, Circuit, matrices, op
 from rtdlm.modules.quantum.gates import GATES
-from rtdlm.modules.quantum.halves import kept, operations, plan, rounds_in_halves, run_halves
+from rtdlm.modules.quantum.halves import run_halves
+from rtdlm.modules.quantum.halves_plan import kept, operations, plan, rounds_in_halves
 from rtdlm.modules.quantum.pauli import expectations
 from rtdlm.modules.quantum.statevector import run, zero_state
 from tests.modules.quantum.circuits import act, random_params
@@ -85,7 +86,7 @@ def test_every_ansatz_can_be_run_in_halves(circuit: Circuit) -> None:
 
 def test_the_rounds_that_are_left_go_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through `run`, and its gradient by the rounds before and behind."""
-    monkeypatch.setattr(halves, "FEWEST", 6)
+    monkeypatch.setattr(halves_plan, "FEWEST", 6)
     circuit = hardware_efficient(8, num_rounds=4)
     assert 0 < rounds_in_halves(circuit) < 4
     params = random_params(np.random.default_rng(2), circuit)
@@ -106,7 +107,7 @@ def test_the_rounds_that_are_left_go_on_from_there(monkeypatch: pytest.MonkeyPat
 
 
 def test_of_a_batch_every_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "FEWEST", 6)
+    monkeypatch.setattr(halves_plan, "FEWEST", 6)
     circuit = hardware_efficient(6, num_rounds=2)
     assert rounds_in_halves(circuit)
     params = jnp.stack([random_params(np.random.default_rng(i), circuit) for i in range(3)])
@@ -152,7 +153,7 @@ def test_terms_double_with_every_crossing_that_is_closed() -> None:
         steps = plan(circuit, rounds)
         assert steps is not None
         join = steps[-1]
-        assert isinstance(join, halves.Join)
+        assert isinstance(join, halves_plan.Join)
         assert join.terms == 2 * (rounds - 1)
         assert join.controls == ((9,), (9,))
 
@@ -161,9 +162,9 @@ def test_as_many_rounds_as_pay() -> None:
     deep, bricks = hardware_efficient(20, num_rounds=30), brick_wall(20, num_rounds=30)
     assert 2 <= rounds_in_halves(deep) <= 4
     assert rounds_in_halves(bricks) > rounds_in_halves(deep), "one gate crosses, not two"
-    assert rounds_in_halves(hardware_efficient(halves.FEWEST - 1, num_rounds=4)) == 0
+    assert rounds_in_halves(hardware_efficient(halves_plan.FEWEST - 1, num_rounds=4)) == 0
     turns = Circuit(20, tuple(op("H", qubit) for qubit in range(20)), 100)
-    assert rounds_in_halves(turns) == halves.MOST_ROUNDS
+    assert rounds_in_halves(turns) == halves_plan.MOST_ROUNDS
     swapped = Circuit(20, (*hardware_efficient(20, num_rounds=1).ops, op("SWAP", 9, 10)), 4)
     assert rounds_in_halves(swapped) == 0
 

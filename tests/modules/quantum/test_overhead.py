@@ -8,7 +8,7 @@ import pytest
 
 from rtdlm.config import UserError
 from rtdlm.modules.quantum import ANSATZES, calibrate, estimate_quantum_overhead
-from rtdlm.modules.quantum.halves import rounds_in_halves
+from rtdlm.modules.quantum.halves_plan import rounds_in_halves
 from rtdlm.modules.quantum.overhead import Mode, program_of
 
 WITHIN = 0.1
