@@ -33,6 +33,7 @@ from rtdlm.modules.quantum.halves_plan import (
     Close,
     Join,
     Permute,
+    Step,
     plan,
     sizes_of,
     stand_ins,
@@ -52,12 +53,11 @@ def run_halves(circuit: Circuit, made: Sequence[jax.Array], rounds: int) -> jax.
     sizes, real = sizes_of(circuit), made[0].real.dtype
     made = [matrix_RDD[:rounds] for matrix_RDD in made]
     halves = [jnp.zeros((1, 2, 2**size), real).at[0, 0, 0].set(1) for size in sizes]
-    # Rounds are alike: what is to be compiled does not grow with them.
     blocks_of = cache(lambda each: _blocks(circuit, made, each))
     for step in steps:
         match step:
             case Apply():
-                every = blocks_of(step._replace(round=0, terms=0))
+                every = blocks_of(step.of_any_round)
                 given = [block_RVEE[step.round] for block_RVEE in every]
                 halves[step.half] = _applied(step, given, halves[step.half])
             case Permute():
@@ -67,6 +67,14 @@ def run_halves(circuit: Circuit, made: Sequence[jax.Array], rounds: int) -> jax.
             case Join():
                 return _joined(sizes, step, halves)
     raise AssertionError("a plan ends in a join")
+
+
+def made_blocks(
+    circuit: Circuit, made: Sequence[jax.Array], steps: Sequence[Step]
+) -> list[list[jax.Array]]:
+    """All matrices that `steps` multiply by, in their real form; arguments as in `run_halves`."""
+    each = {step.of_any_round for step in steps if isinstance(step, Apply)}
+    return [_blocks(circuit, made, step) for step in each]
 
 
 def _applied(step: Apply, given_VEE: Sequence[jax.Array], half_V2S: jax.Array) -> jax.Array:

@@ -43,6 +43,11 @@ class Apply(NamedTuple):
     terms: int
     """t, of 2^t."""
 
+    @property
+    def of_any_round(self) -> "Apply":
+        """The same for all rounds that are alike, so that what is compiled does not grow."""
+        return self._replace(round=0, terms=0)
+
 
 class Permute(NamedTuple):
     """Ops without angles, such as CNOT and CZ, that move amplitudes and turn signs."""

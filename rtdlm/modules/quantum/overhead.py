@@ -17,6 +17,8 @@ that `calibrate` measures on this machine, LAPACK included.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import jax
@@ -24,9 +26,10 @@ import jax.numpy as jnp
 
 from rtdlm.config import UserError
 from rtdlm.modules.quantum.ansatz import ANSATZES
-from rtdlm.modules.quantum.circuit import Circuit
+from rtdlm.modules.quantum.circuit import Circuit, matrices
 from rtdlm.modules.quantum.fusion import block_size, fuse
-from rtdlm.modules.quantum.halves_plan import Join, operations, rounds_in_halves
+from rtdlm.modules.quantum.halves import made_blocks
+from rtdlm.modules.quantum.halves_plan import Join, Step, operations, rounds_in_halves
 from rtdlm.modules.quantum.halves_plan import plan as plan_halves
 from rtdlm.modules.quantum.mps_circuit import run_mps
 from rtdlm.modules.quantum.mps_plan import GATE, plan
@@ -39,6 +42,8 @@ PROBE_QUBITS = {"statevector": 18, "gradient": 18, "mps": 12}
 """Of the circuits whose speed is measured."""
 GATE_BYTES = 224
 """Of a gate on two qubits and the steps that it takes, as found."""
+VALUE = 22
+"""Operations an amplitude of an expectation value and of its gradient by the state, as found."""
 REPEATS = 5
 
 
@@ -133,24 +138,42 @@ def _flops(circuit: Circuit, mode: Mode, bond_dim: int | None) -> int:
         return _cuts(circuit) * (24 * bond_dim**3 + 114 * bond_dim**2)
     gradient, begun = mode == "gradient", rounds_in_halves(circuit)
     steps = plan_halves(circuit, begun) if begun else None
-    in_halves = 0 if steps is None else operations(circuit, steps, gradient=gradient)
+    in_halves = 0
+    if steps is not None:
+        # Few enough that what makes the matrices, and looks at the state, is no small part.
+        in_halves = operations(circuit, steps, gradient=gradient)
+        in_halves += _making(circuit, begun, steps) * (2 if gradient else 1)
+        in_halves += VALUE * 2**circuit.num_qubits if gradient else 0
     a_round = sum(4 * 2**circuit.num_qubits * rows for rows in _rows(circuit))
     return in_halves + (circuit.num_rounds - begun) * a_round * (4 if gradient else 1)
+
+
+def _making(circuit: Circuit, rounds: int, steps: Sequence[Step]) -> int:
+    """Of the blocks' matrices, as the compiler counts them before it begins."""
+    begun = replace(circuit, num_rounds=rounds)
+    params = jax.ShapeDtypeStruct((rounds, circuit.num_params), jnp.float32)
+
+    def make(params_LP: jax.Array) -> list[list[jax.Array]]:
+        return made_blocks(begun, matrices(begun, params_LP), steps)
+
+    cost = jax.jit(make).lower(params).cost_analysis()
+    assert cost is not None, "every backend that runs circuits counts operations"
+    return int(cost["flops"])
 
 
 def _state_bytes(circuit: Circuit, *, gradient: bool) -> int:
     """With all amplitudes; for a gradient, of whole rounds alone."""
     state, begun = 8 * 2**circuit.num_qubits, rounds_in_halves(circuit)
-    matrices = 4 * sum(rows**2 for rows in _rows(circuit)) * (circuit.num_rounds - begun)
+    kept = 4 * sum(rows**2 for rows in _rows(circuit)) * (circuit.num_rounds - begun)
     if gradient:
-        return 4 * state + 3 * matrices
+        return 4 * state + 3 * kept
     steps = plan_halves(circuit, begun) if begun else None
     if steps is None:
-        return 2 * state + matrices
+        return 2 * state + kept
     join = steps[-1]
     assert isinstance(join, Join)
     states = 3 if begun < circuit.num_rounds or all(join.controls) else 2
-    return states * state + matrices
+    return states * state + kept
 
 
 def _rows(circuit: Circuit) -> list[int]:

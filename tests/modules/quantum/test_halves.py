@@ -25,13 +25,20 @@ KEEPING = [
     if gate.num_qubits > 1 and (name in ("TOFFOLI", "RZZ") or name.startswith("C"))
 ]
 
+SEEDS = range(4)
 
-def crossing(rng: Any, num_qubits: int, num_ops: int, *, num_rounds: int) -> Circuit:
+
+def crossing(seed: int, num_qubits: int, num_ops: int, *, num_rounds: int) -> Circuit:
     """Gates that keep a qubit, on any qubits in any order, and any gates on one."""
+    rng, first = np.random.default_rng(seed), 2 * seed
     singles = [name for name, gate in GATES.items() if gate.num_qubits == 1]
     params, ops = count(), []
     for turn in range(num_ops):
-        name = KEEPING[turn // 4 % len(KEEPING)] if turn % 4 == 0 else singles[turn % len(singles)]
+        name = (
+            KEEPING[(turn // 4 + first) % len(KEEPING)]
+            if turn % 4 == 0
+            else singles[turn % len(singles)]
+        )
         gate = GATES[name]
         qubits = rng.choice(num_qubits, gate.num_qubits, replace=False).tolist()
         angles = [Angle(param=next(params)) for _ in range(gate.num_angles)]
@@ -54,15 +61,19 @@ def in_halves(circuit: Circuit, params: Any, rounds: int) -> Any:
     return jax.lax.complex(planes[0], planes[1])
 
 
+def test_every_gate_that_keeps_a_qubit_is_tried() -> None:
+    tried = {each.gate for seed in SEEDS for each in crossing(seed, 8, 14, num_rounds=2).ops}
+    assert tried >= {*KEEPING}
+
+
 @pytest.mark.parametrize("num_qubits", [5, 8])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_state_is_that_of_the_gates(num_qubits: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    circuit = crossing(rng, num_qubits, 14, num_rounds=2)
+    circuit = crossing(seed, num_qubits, 14, num_rounds=2)
     steps = plan(circuit, 2)
-    if steps is None:  # a TOFFOLI with its controls on one side alone
+    if steps is None:  # a TOFFOLI whose target lies beside one of its controls
         circuit = Circuit(num_qubits, tuple(o for o in circuit.ops if o.gate != "TOFFOLI"), 2)
-    params = random_params(rng, circuit)
+    params = random_params(np.random.default_rng(seed), circuit)
     found = in_halves(circuit, params, 2)
     np.testing.assert_allclose(found, by_gates(circuit, params, 2), atol=2e-6)
 
@@ -114,6 +125,29 @@ def test_of_a_batch_every_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     found = jax.jit(jax.vmap(lambda params: run(circuit, params)))(params)
     for one, own in zip(found, params, strict=True):
         np.testing.assert_allclose(one, by_gates(circuit, own, 2), atol=2e-6)
+
+
+@pytest.mark.parametrize("qubits", [(0, 3, 4), (3, 1, 5), (4, 5, 1), (2, 0, 4)])
+def test_a_gate_on_three_qubits_crosses_where_one_that_it_keeps_is_alone(
+    qubits: tuple[int, int, int],
+) -> None:
+    turns = [op("RY", qubit, angles=[0.3 + 0.2 * qubit]) for qubit in range(6)]
+    circuit = Circuit(6, (*turns, op("TOFFOLI", *qubits)), 2)
+    alone = int(sum(qubit // 3 for qubit in qubits) == 1)
+    if qubits[2] // 3 == alone:
+        assert plan(circuit, 2) is None, "its target is alone"
+        return
+    found = in_halves(circuit, None, 2)
+    np.testing.assert_allclose(found, by_gates(circuit, None, 2), atol=2e-6)
+
+
+def test_double_precision_is_kept() -> None:
+    circuit = hardware_efficient(6, num_rounds=3)
+    with jax.enable_x64(True):
+        params = np.random.default_rng(3).uniform(-3, 3, (3, circuit.num_params))
+        found = in_halves(circuit, jnp.asarray(params), 3)
+        assert found.dtype == np.complex128
+        np.testing.assert_allclose(found, by_gates(circuit, jnp.asarray(params), 3), atol=1e-14)
 
 
 def test_what_a_gate_keeps() -> None:

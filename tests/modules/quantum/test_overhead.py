@@ -59,18 +59,23 @@ def test_operations_are_those_that_the_compiler_counts(
     assert deeper.flops == 5 * told.flops
 
 
+@pytest.mark.parametrize("ansatz", ["brick_wall", "hardware_efficient"])
 @pytest.mark.parametrize(
-    ("depth", "mode"), [(3, "statevector"), (10, "statevector"), (3, "gradient"), (10, "gradient")]
-)
+    ("num_qubits", "depth", "mode"),
+    [
+        (16, 2, "statevector"), (18, 10, "statevector"),
+        (14, 2, "gradient"), (16, 2, "gradient"), (18, 10, "gradient"),
+    ],
+)  # fmt: skip
 def test_operations_in_halves_and_behind_them_are_those_that_the_compiler_counts(
-    depth: int, mode: Mode
+    num_qubits: int, depth: int, mode: Mode, ansatz: str
 ) -> None:
-    ansatz = "hardware_efficient"
-    counted = compiled(18, depth, mode, None, ansatz).cost_analysis()["flops"]
-    told = estimate_quantum_overhead(18, depth, mode, ansatz=ansatz).flops
-    begun = rounds_in_halves(ANSATZES[ansatz](18, num_rounds=depth))
+    counted = compiled(num_qubits, depth, mode, None, ansatz).cost_analysis()["flops"]
+    told = estimate_quantum_overhead(num_qubits, depth, mode, ansatz=ansatz).flops
+    begun = rounds_in_halves(ANSATZES[ansatz](num_qubits, num_rounds=depth))
+    assert begun > 0
     if begun < depth:
-        deeper = estimate_quantum_overhead(18, depth + 1, mode, ansatz=ansatz).flops
+        deeper = estimate_quantum_overhead(num_qubits, depth + 1, mode, ansatz=ansatz).flops
         # Of the loop over the rounds that are left it counts the body once.
         told -= (depth - begun - 1) * (deeper - told)
     assert abs(told / counted - 1) < WITHIN, (told, counted)
