@@ -53,7 +53,8 @@ def run(
 ) -> jax.Array:
     """The state that a circuit leaves behind.
 
-    Differentiable by params, features and state, in memory that does not depend on `num_rounds`.
+    Differentiable by params, features and state, in memory that does not grow with `num_rounds`
+    behind the few that go in halves.
     For a batch, `jax.vmap` it; compile it, `jax.jit`, with whatever computes with the state.
 
     Args:
