@@ -19,11 +19,17 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Programs of tests are compiled for longer than they run. Where there are two emitters of fused
-# loops the newer takes three times as long; JAX 0.11 has only one, and ends at a flag it is not
-# told of.
+# Programs of tests are compiled for longer than they run: one piece each, since both cores are busy
+# anyway, and without the lines of Python that each operation comes from. Where there are two
+# emitters of fused loops the newer takes three times as long; JAX 0.11 has only one, and ends at a
+# flag it is not told of.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 TWO_EMITTERS = version("jaxlib").startswith("0.10.")
-QUICK = ["--xla_backend_optimization_level=0"]
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 QUICK += ["--xla_cpu_use_fusion_emitters=false"] if TWO_EMITTERS else []
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 # A device waits for the others in a thread of this process. Where two collectives do not depend on
