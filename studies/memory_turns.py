@@ -2,10 +2,11 @@
 
 Eight tasks, each a cue that stands for one of eight maps (`studies.memory_tasks.Turns`), are taught
 one after the other, for three passes; every step changes the weights. One side has an MTM with a
-slot a task, which goes along from step to step, the other none and wider feed-forward layers.
-Before, both learn by the same rows of lessons of ever new tasks what a lesson is, so that a memory
-knows what it is for. Then the tasks are taught at several learning rates, and each side counts at
-the rate that suits it best: at which, over all seeds, a returning task is known soonest.
+slot a task, which goes along from step to step, the other none and wider feed-forward layers. The
+control is the first with its memory cleared before every step. Before, all learn by the same rows
+of lessons of ever new tasks what a lesson is, so that a memory knows what it is for. Then the tasks
+are taught at several learning rates, and each side counts at the rate that suits it best: at which,
+over all seeds, a returning task is known soonest.
 
     examples    asked until 90 % of a step's are right before the map is named, when a task returns;
                 all of a visit's where they never are
@@ -16,7 +17,7 @@ the rate that suits it best: at which, over all seeds, a returning task is known
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_terms
 from rtdlm.training.optimizer import Progress, make_optimizer
 from studies import memory_side as side
-from studies.memory_side import Run, Stage
+from studies.memory_side import Run, Stage, Trained
 from studies.memory_tasks import Asked, Turns
 from studies.sides import each
 from studies.variants import Tree, merged
@@ -38,6 +39,8 @@ DESCRIPTION = "eight tasks in turn: examples until one that returns is known aga
 SEEDS = 3
 RATES = (8.0, 2.0, 0.5, 0.1, 0.02, 0.0)
 """At which tasks are taught, over the rate before; at 0 only a memory can learn."""
+CONTROL = "MTM cleared"
+"""The side with MTM, the same weights before the tasks, whose memory is empty in every step."""
 ENOUGH = 0.9
 JUDGED = 8
 """Batches by which a task is judged between visits."""
@@ -124,16 +127,27 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     """The results so far, after every side and seed."""
     size = SMOKE if flags.smoke else WHOLE
     runs = {name: Run(tree, size.task) for name, tree in sides(size).items()}
+    runs[CONTROL] = runs["MTM"]
     parameters = {name: run.parameters for name, run in runs.items()}
-    for ran in each(runs, partial(judged, size), told, flags=flags, usual=SEEDS):
+    for ran in each(runs, Judge(size), told, flags=flags, usual=SEEDS):
         yield results(ran, parameters=parameters)
 
 
-def judged(size: Size, name: str, run: Run, seed: int) -> Rated:
-    """Trains one side on lessons, then teaches it the tasks at every rate."""
-    params, _ = run.train(seed, size.stages)
-    teacher = Teacher(run.model(1), size, seed, remembers=name != "none")
-    return {rate: summed(size, list(teacher.teach(params, rate=rate))) for rate in size.rates}
+class Judge:
+    """Trains a side on lessons, once for all that is asked of it, and teaches it the tasks."""
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._trained = cache(self._train)
+
+    def __call__(self, name: str, run: Run, seed: int) -> Rated:
+        """The side `name` with one seed, at every rate."""
+        size, params = self._size, self._trained(run, seed).params
+        teacher = Teacher(run.model(1), size, seed, remembers=name == "MTM")
+        return {rate: summed(size, list(teacher.teach(params, rate=rate))) for rate in size.rates}
+
+    def _train(self, run: Run, seed: int) -> Trained:
+        return run.train(seed, self._size.stages)
 
 
 def told(ran: Rated) -> str:
@@ -282,15 +296,19 @@ def results(ran: Mapping[str, Sequence[Rated]], *, parameters: Mapping[str, int]
             Result(f"{name}/parameters", float(parameters[name]), ""),
             Result(f"{name}/best rate", best_rate(runs), ""),
         ]
-    without, with_it = (ran.get(name, ()) for name in ("none", "MTM"))
-    if len(without) != len(with_it):
-        return found
+    return [*found, *_beside(ran, "none"), *_beside(ran, CONTROL)]
+
+
+def _beside(ran: Mapping[str, Sequence[Rated]], other: str) -> list[Result]:
+    """MTM beside another side, seed by seed; nothing while one has fewer than the other."""
+    without, with_it = (ran.get(name, ()) for name in (other, "MTM"))
+    if not without or len(without) != len(with_it):
+        return []
     none, mtm = ([run[best_rate(runs)] for run in runs] for runs in (without, with_it))
     fewer = [a.again / b.again for a, b in zip(none, mtm, strict=True)]
     less = min(run.forgetting for run in none) - max(run.forgetting for run in mtm)
-    title = "MTM beside none, each at its best rate"
+    title = f"MTM beside {other}, each at its best rate"
     return [
-        *found,
         Result.mean(f"{title}/examples fewer", fewer, "x", bar=(">=", 2.0)),
         Result(f"{title}/forgotten less than in every seed", 100 * less, "%", bar=(">=", 0.0)),
     ]

@@ -147,6 +147,22 @@ def test_turns_are_compared_seed_by_seed() -> None:
     less = found[f"{title}/forgotten less than in every seed"]
     assert less.value == pytest.approx(10.0)
     assert less.holds
+    assert not any(memory_turns.CONTROL in name for name in found)
+    found = named(
+        memory_turns.results(
+            {**ran, memory_turns.CONTROL: ran["MTM"][:1]},
+            parameters={name: 7 for name in (*ran, memory_turns.CONTROL)},
+        )
+    )
+    title = f"MTM beside {memory_turns.CONTROL}, each at its best rate"
+    assert f"{title}/examples fewer" not in found, "one seed beside two"
+    found = named(
+        memory_turns.results(
+            {**ran, memory_turns.CONTROL: ran["MTM"]},
+            parameters={name: 7 for name in (*ran, memory_turns.CONTROL)},
+        )
+    )
+    assert found[f"{title}/examples fewer"].holds is False
 
 
 class Counter:
@@ -192,6 +208,31 @@ def test_a_teacher_visits_all_tasks_in_every_pass_and_only_steps_are_remembered(
         assert visit.right == pytest.approx(list(steps))
         # What is asked between visits leaves no trace.
         assert set(visit.after.values()) == {first + SIZE.steps if remembers else 7.0}
+
+
+class Lesson:
+    """A run whose training is counted and whose model counts calls."""
+
+    trained = 0
+
+    def train(self, seed: int, stages: Any) -> memory_side.Trained:
+        del seed, stages
+        self.trained += 1
+        return memory_side.Trained({"a": {"w": jnp.float32(1.0)}}, 0.0)
+
+    def model(self, segments: int) -> Counter:
+        assert segments == 1
+        return Counter()
+
+
+def test_the_control_is_the_same_weights_with_memory_empty_in_every_step() -> None:
+    judge, run = memory_turns.Judge(SIZE), Lesson()
+    with_it, cleared = (judge(name, run, 0) for name in ("MTM", memory_turns.CONTROL))
+    assert run.trained == 1
+    rate = SIZE.rates[0]
+    whole = SIZE.passes * SIZE.task.cues * SIZE.steps
+    assert cleared[rate].learned == 7.0 and cleared[rate].forgetting == 0.0
+    assert with_it[rate].learned == (SIZE.steps + whole) / 2
 
 
 @pytest.mark.slow
