@@ -54,7 +54,7 @@ TURNS = (
     Panel(
         "memory_turns", "Questions until a returning task is known", RATE,
         r"(?P<side>[^,]+), rate (?P<at>[\d.]+)/examples when it returns", "symlog",
-        legend="upper right", percent=False,
+        legend="lower right", percent=False,
     ),
     Panel(
         "memory_turns", "Forgotten by the end [%]", RATE,

@@ -13,6 +13,9 @@ MISSED = {
         f"memory, {case}/off by, without sign"
         for case in ("tiny, tensor", "small, tensor", "xxlarge, one device", "xxlarge, fsdp")
     ],
+    "memory_turns": [
+        "MTM beside MTM cleared, each at its best rate/forgotten less than in every seed"
+    ],
     "scaling-weak": [f"weak, fsdp, muon, cpu:{n}/arithmetic, change" for n in (64, 512)],
     "step": [
         "small GPT, 1 thread/torch eager over ours, CPU",
