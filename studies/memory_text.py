@@ -4,7 +4,9 @@ Characters in rows of segments, to which attention is confined; without memory e
 with nothing. A side is a tier; all have the same number of parameters and are trained on the same
 characters, and judged by the whole held-out part in rows four times as long. Told is the loss, that
 of the segments behind the first, which alone have something to remember, and by how much the worst
-seed of a side is below the best one without memory: above 0 is beyond the spread of the seeds.
+seed of a side is below the best one without memory: above 0 is beyond the spread of the seeds. A
+seed also chooses what is read, and in which order, the same for all sides; so told is, too, by how
+much a side is below the one without memory that read the same.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -136,7 +138,12 @@ def results(ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[R
             *memory_study.costs(name, own, runs[name]),
         ]
         if name != "none" and ran.get("none"):
-            gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)
             bar: Bar | None = (">=", 0.0) if name == "all" else None
+            gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)
             found.append(Result(f"{name}/below every seed without memory", gap, "nats", bar=bar))
+            pairs = zip(ran["none"], own, strict=False)
+            gains = [without.loss - having.loss for without, having in pairs]
+            found.append(Result.mean(f"{name}/below none with the same seed", gains, "nats"))
+            least = f"{name}/below none with the same seed, least"
+            found.append(Result(least, min(gains), "nats", bar=bar))
     return found

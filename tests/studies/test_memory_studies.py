@@ -97,6 +97,11 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
         assert below.holds == (gap > 0)
         assert found["STM/below every seed without memory"].holds is None
         assert "none/below every seed without memory" not in found
+        pair = found["all/below none with the same seed"]
+        assert pair.spread == pytest.approx(sorted((1.5 - losses[0], 1.4 - losses[1])))
+        least = found["all/below none with the same seed, least"]
+        assert least.value == pytest.approx(1.4 - losses[1])
+        assert least.holds == (losses[1] < 1.4)
 
 
 SIZE = memory_turns.SMOKE  # 3 cues, 2 questions a lesson, 2 rows
