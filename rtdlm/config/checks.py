@@ -301,6 +301,29 @@ def _check_memory(config: "AGIConfig") -> None:
         f"memory.segment={memory.segment} cannot be combined with mesh.context="
         f"{config.mesh.context}: segments follow one another; use mesh.data",
     )
+    if memory.across_steps:
+        _check_across_steps(config)
+
+
+def _check_across_steps(config: "AGIConfig") -> None:
+    segment, warmup = config.memory.segment, config.warmup
+    assert segment is not None
+    require(
+        config.max_seq_len % segment == 0,
+        f"max_seq_len={config.max_seq_len} is not whole segments of memory.segment={segment}, "
+        "after which alone a row goes on (memory.across_steps=True); use a multiple",
+    )
+    for name in ("batch_size", "seq_len"):
+        require(
+            getattr(warmup, name) is None,
+            f"warmup.{name}={getattr(warmup, name)} cannot be combined with "
+            "memory.across_steps=True: the rows of a step go on in those of the next; remove one",
+        )
+    require(
+        not config.data.weights,
+        f"data.weights={list(config.data.weights)} cannot be combined with "
+        "memory.across_steps=True: rows are read in the text's order; remove one",
+    )
 
 
 def _check_run(config: "AGIConfig") -> None:

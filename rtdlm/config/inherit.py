@@ -21,6 +21,7 @@ RUN = (
 FREE = (
     *("max_seq_len", "experts.balance_weight", "experts.z_weight", "experts.jitter"),
     *("experts.dropout", "depths.predictor_weight", "memory.backprop_segments"),
+    "memory.across_steps",
     *("controller.lowest_price", "controller.highest_price", "controller.even_share"),
     *("controller.ponder_weight", "graph.hop_price"),
 )

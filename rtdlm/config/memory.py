@@ -78,6 +78,9 @@ class MemoryConfig:
     """The same of meta-task memory."""
     backprop_segments: int | None = None
     """Segments after which gradients through memory are cut; None is never [segments]."""
+    across_steps: bool = False
+    """Training reads text in its order, each row of a step going on where that row of the step
+    before ended, and carries memory along; else every row begins with an empty one."""
 
     def __post_init__(self) -> None:
         require_finite(self, path="memory.")
@@ -166,6 +169,12 @@ class MemoryConfig:
                 "memory.recurrent, memory.episodic_slots, memory.summary_slots or "
                 "memory.task_tokens, or remove it",
             )
+        require(
+            not self.across_steps or self.has_tiers,
+            "memory.across_steps=True carries nothing without a tier; set memory.stm_window, "
+            "memory.recurrent, memory.episodic_slots, memory.summary_slots or memory.task_tokens, "
+            "or remove it",
+        )
         width = self.short_conv
         require(
             width in (None, 0) or (width is not None and width >= 2),

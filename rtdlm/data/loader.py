@@ -7,6 +7,11 @@ has a permutation of its own and, over a stream, shifts the boundaries of the wi
 its own in [0, T). Epochs follow each other without a gap: a batch may end one and begin the next,
 and no row is dropped.
 
+In order, row b of step i goes on where row b of step i - 1 ended: an epoch is cut into B lanes of
+W // B windows, of which every step reads the next one of each. Lanes begin elsewhere in each epoch;
+the windows that are left over, fewer than B, wait for another. Segments of a row that begins inside
+the document that the one before ended with count from 1, of any other row from 2.
+
 Nothing is read but the rows that are asked for. So any step of any run can be rebuilt alone, and
 each of several hosts builds only its rows of the same batch.
 """
@@ -29,7 +34,7 @@ from rtdlm.data.windows import JoinedWindows, fill_rows
 from rtdlm.disk import hash_bytes
 
 # Keep the streams of random numbers apart.
-_PERMUTATION, _SHIFT = 1, 2
+_PERMUTATION, _SHIFT, _LANES = 1, 2, 3
 
 
 class Loader:
@@ -61,6 +66,7 @@ class Loader:
         vocab_size: int | None = None,
         held_out_fraction: float = 0.02,
         warmup: Warmup | None = None,
+        in_order: bool = False,
     ) -> None:
         """Opens the shards; reads none of them, except to check the ids of small ones.
 
@@ -74,9 +80,11 @@ class Loader:
             vocab_size: that of the model; None takes the shards'.
             held_out_fraction: of directories that bring no split of their own.
             warmup: smaller batches or shorter rows at first; None has none.
+            in_order: rows go on where those of the step before ended; without weights and warmup.
 
         Raises:
-            UserError: shards are missing, damaged or do not belong together.
+            UserError: shards are missing, damaged or do not belong together, or have too few rows
+                to be read in order.
         """
         _check(directories, weights, seq_len, batch_size, split)
         self._paths = [Path(directory) for directory in directories]
@@ -91,8 +99,13 @@ class Loader:
         self._tokenizer_path = next((d.path for d in opened if d.tokenizer_sha256), None)
         self.vocab_size = max(directory.vocab_size for directory in opened)
         self.document_id = next((d.manifest.document_id for d in opened if d.manifest), None)
+        self._in_order = in_order
         self.rows_per_epoch = sum(group.num_windows for group in self._groups)
         self.tokens_per_epoch = sum(group.num_tokens for group in self._groups)
+        if in_order:
+            self._check_order()
+            self.rows_per_epoch -= self.rows_per_epoch % batch_size
+            self.tokens_per_epoch = min(self.tokens_per_epoch, self.rows_per_epoch * seq_len)
         self.steps_per_epoch = self.rows_per_epoch / batch_size
         self.bytes_per_token = _bytes_per_token(opened, split)
         self.fingerprint = _fingerprint(opened)
@@ -107,6 +120,8 @@ class Loader:
 
         They are counted before `warmup` cuts them into shorter ones.
         """
+        if self._in_order:
+            return self._rows_in_order(step, np.arange(start, stop, dtype=np.int64))
         warmup = self._warmup
         first = step * self._batch_size if warmup is None else warmup.rows_before(step)
         numbers = first + np.arange(start, stop, dtype=np.int64)
@@ -142,12 +157,40 @@ class Loader:
     def _epoch_rows(self, group: int, epoch: int, indices: np.ndarray) -> Batch:
         joined = self._groups[group]
         key = mix(self._seed, _PERMUTATION, group, epoch)
-        shifts = [
-            mix(self._seed, _SHIFT, group, epoch, number) % source.num_shifts
-            for number, source in enumerate(joined.sources)
-        ]
         windows = permute(indices, size=joined.num_windows, key=key)
-        return joined.rows(windows, seq_len=self.seq_len, shifts=shifts)
+        return joined.rows(windows, seq_len=self.seq_len, shifts=self._shifts(group, epoch))
+
+    def _shifts(self, group: int, epoch: int) -> list[int]:
+        return [
+            mix(self._seed, _SHIFT, group, epoch, number) % source.num_shifts
+            for number, source in enumerate(self._groups[group].sources)
+        ]
+
+    def _rows_in_order(self, step: int, lanes: np.ndarray) -> Batch:
+        """The rows of `lanes` in the batch of `step`."""
+        [joined] = self._groups
+        length = joined.num_windows // self._batch_size
+        epoch, place = divmod(step, length)
+        first = mix(self._seed, _LANES, epoch) % joined.num_windows
+        windows = (first + lanes * length + place) % joined.num_windows
+        shifts = self._shifts(0, epoch)
+        rows = joined.rows(windows, seq_len=self.seq_len, shifts=shifts)
+        goes_on = joined.goes_on(windows, shifts=shifts) & (place > 0)
+        counted = rows.segment_ids > 0
+        return rows._replace(segment_ids=rows.segment_ids + (counted & ~goes_on[:, None]))
+
+    def _check_order(self) -> None:
+        if len(self._groups) > 1 or (self._warmup is not None and self._warmup.starts != (0,)):
+            raise UserError(
+                "rows in order go with neither weights nor warmup; leave out what a batch is mixed "
+                "by and what makes first steps smaller"
+            )
+        if self.rows_per_epoch < self._batch_size:
+            raise UserError(
+                f"{', '.join(map(str, self._paths))} has {self.rows_per_epoch} rows, of which "
+                f"batch_size={self._batch_size} cannot be read in order (memory.across_steps); "
+                "lower batch_size or max_seq_len, or add text"
+            )
 
     def _open(self, split: Split) -> list[ShardDirectory]:
         opened = [

@@ -57,12 +57,21 @@ class RowWindows:
         parts = [self._row(int(window)) for window in windows]
         return Batch(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
+    def goes_on(self, windows: np.ndarray, *, shift: int) -> np.ndarray:
+        """Bool [R]: the row is a later part of the sequence whose part the window before is."""
+        assert shift == 0, f"sequences cannot be shifted by {shift}"
+        return np.array([self._place(int(window))[2] > 0 for window in windows], bool)
+
     def _row(self, window: int) -> Batch:
+        file, row, part = self._place(window)
+        return file.window(int(file.rows[row]), part, self._seq_len, self._vocab_size)
+
+    def _place(self, window: int) -> tuple["RowFile", int, int]:
+        """File of a window, row among those of the split, and part of that row."""
         number = int(np.searchsorted(self._ends, window, side="right"))
         file = self._files[number]
         first = int(self._ends[number]) - file.num_windows(self._seq_len)
-        row, part = divmod(window - first, file.windows_per_row(self._seq_len))
-        return file.window(int(file.rows[row]), part, self._seq_len, self._vocab_size)
+        return file, *divmod(window - first, file.windows_per_row(self._seq_len))
 
 
 class RowFile:

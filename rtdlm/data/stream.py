@@ -89,3 +89,9 @@ class StreamWindows:
         ids = [self._stream.read(int(start) + shift, self._seq_len + 1) for start in starts]
         lengths = np.minimum(self._seq_len, self.num_tokens - starts)
         return pack(np.stack(ids), lengths=lengths, document_id=self._document_id)
+
+    def goes_on(self, windows: np.ndarray, *, shift: int) -> np.ndarray:
+        """Bool [R]: the row begins inside the document that the window before ends with."""
+        starts = windows * self._seq_len + shift
+        first = np.array([self._stream.read(int(start), 1)[0] for start in starts])
+        return (windows > 0) & (first != self._document_id)

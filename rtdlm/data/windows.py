@@ -28,6 +28,10 @@ class Windows(Protocol):
         """The rows `windows` [R], each in [0, num_windows), with `shift` in [0, num_shifts)."""
         ...
 
+    def goes_on(self, windows: np.ndarray, *, shift: int) -> np.ndarray:
+        """Bool [R]: the row begins inside the document that the window before ends with."""
+        ...
+
 
 class JoinedWindows:
     """The windows of several sources, numbered one source after the other.
@@ -54,6 +58,17 @@ class JoinedWindows:
             rows = source.rows(windows[places] - first, shift=shifts[owner])
             fill_rows(batch, places, rows)
         return batch
+
+    def goes_on(self, windows: np.ndarray, *, shifts: Sequence[int]) -> np.ndarray:
+        """Bool [R], as of one source; its first window goes on with nothing."""
+        found = np.zeros(len(windows), bool)
+        owners = np.searchsorted(self._ends, windows, side="right")
+        for owner in np.unique(owners):
+            source = self.sources[owner]
+            places = np.flatnonzero(owners == owner)
+            first = self._ends[owner] - source.num_windows
+            found[places] = source.goes_on(windows[places] - first, shift=shifts[owner])
+        return found
 
 
 def fill_rows(batch: Batch, places: np.ndarray, rows: Batch) -> None:

@@ -206,6 +206,7 @@ class TMSModel:
         *,
         key: jax.Array | None = None,
         terms: LossTerms | None = None,
+        memory: MemoryState | None = None,
     ) -> Scores:
         """`scores` of a batch as the loader makes it; `key` turns dropout on."""
         return self.scores(
@@ -216,6 +217,7 @@ class TMSModel:
             segment_ids_BT=jnp.asarray(batch.segment_ids),
             key=key,
             terms=terms,
+            memory=memory,
         )
 
     def extend(

@@ -17,7 +17,7 @@ from rtdlm.parallel.mesh import (
 )
 from rtdlm.parallel.peers import Peers
 from rtdlm.parallel.placing import put, put_rows
-from rtdlm.parallel.rules import is_stacked, own_axes, partition_spec, path_name
+from rtdlm.parallel.rules import is_stacked, memory_spec, own_axes, partition_spec, path_name
 from rtdlm.parallel.scalable import ScalableMesh
 from rtdlm.parallel.slices import slice_of
 from rtdlm.parallel.watchdog import Watchdog
@@ -42,6 +42,7 @@ __all__ = [
     "keep_compiled_programs",
     "layout_of",
     "make_mesh",
+    "memory_spec",
     "mesh_of",
     "on_one_device",
     "on_own_heads",

@@ -2,16 +2,22 @@
 
 A rule names the mesh axis of each of a parameter's own dimensions. Layers are stacked along one
 more leading dimension, which is never split. A path that matches no rule, or two, raises: a new
-parameter must say where it goes. The optimizer's moments lie beside their parameters.
+parameter must say where it goes. The optimizer's moments lie beside their parameters. A second
+table says the same of what rows remember from step to step.
 """
 
 import re
+from math import prod
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
+from rtdlm.parallel.mesh import BATCH_AXES
+
 Axes = tuple[str | None, ...]
+ROWS = "rows"
+"""Stands for the axes over which the rows of a batch are split."""
 
 RULES: dict[str, Axes] = {
     r"decoder/(embedding|output|value_embedding)": ("tensor", "fsdp"),
@@ -101,6 +107,20 @@ RULES: dict[str, Axes] = {
     r"attention/(queries|keys|values)_conv/kernel": (None, "tensor", None),
 }
 
+MEMORY_RULES: dict[str, Axes] = {
+    r"(stm|summaries)/(key|value)_BWHE": (ROWS, None, "tensor", None),
+    r"(stm|summaries)/label_BW": (ROWS, None),
+    r"episodic/(key|value)_BMHE": (ROWS, None, "tensor", None),
+    r"episodic/(label|token|born|used|surprise)_BM": (ROWS, None),
+    r"episodic/clock_B": (ROWS,),
+    r"(recurrent|mtm)/state_BHEF": (ROWS, "tensor", None, None),
+    r"(recurrent|mtm)/label_B": (ROWS,),
+    r"recent/heads/(query|key|value)": (ROWS, None, "tensor", None),
+    r"recent/label_BJ": (ROWS, None),
+    r"document_B": (ROWS,),
+}
+"""What rows remember from step to step lies beside them, and heads beside what they are made by."""
+
 
 def partition_spec(
     path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, split: bool = True
@@ -115,17 +135,40 @@ def partition_spec(
     Raises:
         ValueError: no rule or more than one matches.
     """
-    matches = [axes for pattern, axes in RULES.items() if re.search(rf"(^|/){pattern}$", path)]
+    axes = _axes(RULES, path)
+    axes = axes if split else tuple(None if axis == "fsdp" else axis for axis in axes)
+    return _spec(axes, shape, mesh)
+
+
+def memory_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Where the array at `path` of what rows remember lies; see `partition_spec`.
+
+    Raises:
+        ValueError: no rule or more than one matches.
+    """
+    return _spec(_axes(MEMORY_RULES, path), shape, mesh)
+
+
+def _axes(rules: dict[str, Axes], path: str) -> Axes:
+    matches = [axes for pattern, axes in rules.items() if re.search(rf"(^|/){pattern}$", path)]
     if len(matches) != 1:
         raise ValueError(f"{path} matches {len(matches)} partition rules, expected exactly one")
-    axes = (None,) * (len(shape) - len(matches[0])) + matches[0]
-    axes = axes if split else tuple(None if axis == "fsdp" else axis for axis in axes)
-    return PartitionSpec(
-        *(
-            axis if axis is not None and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(axes, shape, strict=True)
-        )
-    )
+    return matches[0]
+
+
+def _spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """`axes` of the last dimensions; those before them are whole."""
+
+    def place(axis: str | None, size: int) -> str | tuple[str, ...] | None:
+        if axis is None:
+            return None
+        split = BATCH_AXES if axis == ROWS else (axis,)
+        if size % prod(mesh.shape[name] for name in split):
+            return None
+        return split if axis == ROWS else axis
+
+    axes = (None,) * (len(shape) - len(axes)) + axes
+    return PartitionSpec(*(place(axis, size) for axis, size in zip(axes, shape, strict=True)))
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -76,6 +76,7 @@ def open_loader(config: AGIConfig, out: Path, split: Split) -> Loader:
         vocab_size=config.vocab_size,
         held_out_fraction=data.held_out_fraction,
         warmup=Warmup(config) if split == "train" else None,
+        in_order=config.memory.across_steps and split == "train",
     )
 
 

@@ -22,12 +22,15 @@ from rtdlm.data import Batch
 from rtdlm.evaluation import divisor
 from rtdlm.models import TMSModel
 from rtdlm.parallel import BATCH_AXES, layout_of
+from rtdlm.training.carried import Carried, carried_shardings, counted_on, in_micros, of_micros
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import Sums, loss_sums, loss_terms
 from rtdlm.training.state import TrainState, param_shardings
 
-Gradients = Callable[[TrainState, Batch, Knobs], tuple[Any, Sums]]
-"""A batch's gradient, unscaled, and its sums."""
+Gradients = Callable[[TrainState, Batch, Knobs], tuple[Any, Sums, Carried | None]]
+"""A batch's gradient, unscaled, its sums, and what its rows leave to the next step's."""
+Micro = tuple[Batch, Carried | None]
+"""Rows, and what was remembered before them."""
 
 
 def make_gradients(model: TMSModel, mesh: Mesh, shapes: TrainState) -> Gradients:
@@ -39,38 +42,44 @@ def make_gradients(model: TMSModel, mesh: Mesh, shapes: TrainState) -> Gradients
     def place(grads: Any) -> Any:
         return grads if alone else jax.lax.with_sharding_constraint(grads, split)
 
-    def gradients(state: TrainState, batch: Batch, knobs: Knobs) -> tuple[Any, Sums]:
+    def gradients(
+        state: TrainState, batch: Batch, knobs: Knobs
+    ) -> tuple[Any, Sums, Carried | None]:
         weight = divisor(jnp.sum(batch.weights))
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
         key = jax.random.fold_in(state.key, state.step) if _is_random(model) else None
 
         def local(
-            params: Any, batch: Batch, knobs: Knobs, weight: Any, scale: Any, key: Any
-        ) -> tuple[Any, Sums]:
-            return _sum_micros(model, params, batch, knobs, weight, scale, key, place)
+            params: Any, rows: Micro, knobs: Knobs, weight: Any, scale: Any, key: Any
+        ) -> tuple[tuple[Any, Sums], Carried | None]:
+            return _sum_micros(model, params, rows, knobs, weight, scale, key, place)
 
-        function = _on_each_device(local, mesh) if strategy == "pmap" else local
-        grads, sums = function(state.params, batch, knobs, weight, scale, key)
+        function = _on_each_device(local, mesh, state) if strategy == "pmap" else local
+        rows = (batch, state.memory)
+        (grads, sums), carried = function(state.params, rows, knobs, weight, scale, key)
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda grad: grad / scale, grads)
-        return place(grads), sums
+        return place(grads), sums, carried
 
     return gradients
 
 
-def _on_each_device(local: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    def device(params: Any, batch: Batch, knobs: Knobs, weight: Any, scale: Any, key: Any) -> Any:
+def _on_each_device(local: Callable[..., Any], mesh: Mesh, state: TrainState) -> Callable[..., Any]:
+    def device(params: Any, rows: Micro, knobs: Knobs, weight: Any, scale: Any, key: Any) -> Any:
         if key is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
-        return jax.lax.psum(local(params, batch, knobs, weight, scale, key), BATCH_AXES)
+        total, carried = local(params, rows, knobs, weight, scale, key)
+        return jax.lax.psum(total, BATCH_AXES), carried
 
-    whole, rows = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    whole = PartitionSpec()
+    carried = jax.tree.map(lambda at: at.spec, carried_shardings(state.memory, mesh))
+    rows = (PartitionSpec(BATCH_AXES), carried)
     # Without the check of what varies: with it, the sum of gradients would be put in by itself.
     return jax.shard_map(
         device,
         mesh=mesh,
         in_specs=(whole, rows, whole, whole, whole, whole),
-        out_specs=whole,
+        out_specs=(whole, carried),
         check_vma=False,
     )
 
@@ -83,35 +92,51 @@ def _is_random(model: TMSModel) -> bool:
 def _sum_micros(
     model: TMSModel,
     params: Any,
-    batch: Batch,
+    rows: Micro,
     knobs: Knobs,
     weight: jax.Array,
     scale: jax.Array,
     key: jax.Array | None,
     place: Callable[[Any], Any],
-) -> tuple[Any, Sums]:
+) -> tuple[tuple[Any, Sums], Carried | None]:
     """Gradient of `scale` times the rows' part of the mean loss, whose divisor is `weight`."""
 
-    def objective(params: Any, micro: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        terms = loss_terms(micro.weights, knobs, scale=scale / weight)
-        scores = model.batch_scores(params, micro, key=key, terms=terms)
-        sums = loss_sums(scores, micro.weights, knobs)
-        return sums.objective / weight * scale, sums
+    def objective(
+        params: Any, micro: Micro, key: jax.Array | None
+    ) -> tuple[jax.Array, tuple[Sums, Carried | None]]:
+        batch, carried = micro
+        terms = loss_terms(batch.weights, knobs, scale=scale / weight)
+        if carried is None:
+            scores = model.batch_scores(params, batch, key=key, terms=terms)
+        else:
+            batch, last_B = counted_on(batch, carried)
+            scores = model.batch_scores(params, batch, key=key, terms=terms, memory=carried.memory)
+            assert scores.memory is not None
+            carried = Carried(scores.memory, last_B)
+        sums = loss_sums(scores, batch.weights, knobs)
+        return sums.objective / weight * scale, (sums, carried)
 
-    differentiate = jax.grad(objective, has_aux=True)
+    def differentiated(
+        params: Any, micro: Micro, key: jax.Array | None
+    ) -> tuple[tuple[Any, Sums], Carried | None]:
+        grads, (sums, carried) = jax.grad(objective, has_aux=True)(params, micro, key)
+        return (grads, sums), carried
+
     count = model.config.accumulate_steps
     if count == 1:
-        return differentiate(params, batch, key)
-    # Row r goes to micro-batch r mod A, so that each device keeps its own rows.
-    micros = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+        return differentiated(params, rows, key)
+    batch, carried = rows
+    micros = (in_micros(batch, count), in_micros(carried, count))
 
-    def add(total: Any, item: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, item: tuple[Micro, jax.Array]) -> tuple[Any, Carried | None]:
         micro, index = item
         folded = None if key is None else jax.random.fold_in(key, index)
-        grads, sums = jax.tree.map(jnp.add, total, differentiate(params, micro, folded))
-        return (place(grads), sums), None
+        found, carried = differentiated(params, micro, folded)
+        grads, sums = jax.tree.map(jnp.add, total, found)
+        return (place(grads), sums), carried
 
     micro = jax.tree.map(lambda x: x[0], micros)
-    shapes = jax.eval_shape(differentiate, params, micro, key)
+    shapes, _ = jax.eval_shape(differentiated, params, micro, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, (micros, jnp.arange(count)))[0]
+    total, carried = jax.lax.scan(add, zeros, (micros, jnp.arange(count)))
+    return total, of_micros(carried)

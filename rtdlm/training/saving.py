@@ -125,7 +125,8 @@ def check_config(config: AGIConfig, saved: str, *, step: int) -> None:
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ("step", "key", "skipped", "loss_scale")}
+    names = ("step", "key", "skipped", "loss_scale", "memory")
+    return {name: getattr(state, name) for name in names}
 
 
 def _json_number(value: jax.Array) -> float | str:

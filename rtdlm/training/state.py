@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rtdlm.config.mesh import MeshStrategy
 from rtdlm.models import TMSModel
 from rtdlm.parallel import layout_of, partition_spec, path_name, put
+from rtdlm.training.carried import Carried, carried_shardings, empty_carried
 from rtdlm.training.precision import LossScale, initial_loss_scale
 
 MOST_WHOLE = 1024
@@ -38,6 +39,8 @@ class TrainState:
     """int32; steps whose gradients were not finite and that changed nothing."""
     loss_scale: LossScale | None
     """Only under float16."""
+    memory: Carried | None = None
+    """What rows remember; only with `memory.across_steps`."""
 
 
 def init_state(model: TMSModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -103,7 +106,7 @@ def state_shardings(
     shapes: TrainState, mesh: Mesh, strategy: MeshStrategy | None = None
 ) -> TrainState:
     """Where each leaf lies: parameters by the rule table, moments beside their parameters, as far
-    as `strategy` splits them.
+    as `strategy` splits them, and memories beside their rows.
 
     Raises:
         ValueError: moments are split, and the optimizer keeps something large that lies beside no
@@ -138,7 +141,8 @@ def state_shardings(
             )
         return NamedSharding(mesh, PartitionSpec())
 
-    return replace(jax.tree_util.tree_map_with_path(sharding, shapes), params=params)
+    rest = jax.tree_util.tree_map_with_path(sharding, replace(shapes, memory=None))
+    return replace(rest, params=params, memory=carried_shardings(shapes.memory, mesh))
 
 
 def param_shardings(shapes: Any, mesh: Mesh, *, split: bool) -> Any:
@@ -169,4 +173,5 @@ def _fresh(
         key=key,
         skipped=jnp.zeros((), jnp.int32),
         loss_scale=initial_loss_scale(model.config.precision),
+        memory=empty_carried(model),
     )

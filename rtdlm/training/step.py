@@ -1,7 +1,7 @@
 """The step: (TrainState, Batch, Knobs) -> (TrainState, Metrics), compiled once.
 
-A non-finite gradient changes neither parameters nor moments; the step counter still advances, since
-the batch is spent.
+A non-finite gradient changes neither parameters nor moments nor what rows remember; the step
+counter still advances, since the batch is spent.
 """
 
 from typing import Any, NamedTuple, Protocol, cast
@@ -68,7 +68,7 @@ def make_train_step(
         state: TrainState, batch: Batch, knobs: Knobs, fraction: jax.Array
     ) -> tuple[TrainState, Metrics]:
         progress = Progress(state.step, fraction)
-        grads, sums = gradients(state, batch, knobs)
+        grads, sums, carried = gradients(state, batch, knobs)
         norms = layer_norms(grads)
         grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(norm)) for norm in norms.values()))
         finite = jnp.isfinite(grad_norm)
@@ -78,7 +78,9 @@ def make_train_step(
             grads, state.optimizer, state.params, knobs=knobs, progress=progress
         )
         params = optax.apply_updates(state.params, updates)
-        params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
+        params, moved, carried = _where(
+            finite, (params, moved, carried), (state.params, state.optimizer, state.memory)
+        )
         scale = state.loss_scale
         weight = divisor(sums.tokens.weight)
         metrics = Metrics(
@@ -99,6 +101,7 @@ def make_train_step(
             optimizer=moved,
             skipped=state.skipped + (~finite).astype(jnp.int32),
             loss_scale=scale,
+            memory=carried,
         )
         return state, metrics
 

@@ -12,6 +12,7 @@ from rtdlm.config import AGIConfig, MeshConfig
 from rtdlm.data.batch import Batch
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, make_mesh, mesh_of, path_name
+from rtdlm.training.carried import empty_carried
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.precision import initial_loss_scale
@@ -66,6 +67,7 @@ class Run:
             key=jax.random.key(7),
             skipped=jnp.zeros((), jnp.int32),
             loss_scale=initial_loss_scale(self.config.precision),
+            memory=empty_carried(self.model),
         )
         # A copy: what is donated must not be what another test holds.
         return jax.device_put(jax.tree.map(jnp.copy, state), self.shardings)

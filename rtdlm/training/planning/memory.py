@@ -22,6 +22,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, check_batch, layout_of, mesh_of
+from rtdlm.training.carried import carried_shapes, carried_shardings
 from rtdlm.training.gradients import make_gradients
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.planning.liveness import Buffer, peak_memory
@@ -40,17 +41,19 @@ class ModelMemory:
     parameters: float
     optimizer: float
     batch: float
+    carried: float
+    """What rows remember from step to step (`memory.across_steps`)."""
     gradients: float
     """Between the backward pass and the optimizer; within `working`."""
     working: float
-    """Activations, gradients and work space at the worst moment, beside the three above."""
+    """Activations, gradients and work space at the worst moment, beside the state."""
     buffers: tuple[Buffer, ...] = ()
     """The largest of what `working` is made of."""
 
     @property
     def state(self) -> float:
         """What stays from step to step, and the batch."""
-        return self.parameters + self.optimizer + self.batch
+        return self.parameters + self.optimizer + self.batch + self.carried
 
     @property
     def activations(self) -> float:
@@ -87,10 +90,12 @@ def estimate_model_memory(config: AGIConfig, mesh: Mesh | AbstractMesh) -> Model
     moments = device_bytes(state.optimizer, shardings.optimizer)
     batch = batch_shapes(config)
     rows = device_bytes(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
+    kept = carried_shapes(model)
+    carried = device_bytes(kept, carried_shardings(kept, named))
     peak, buffers = _gradient_peak(config, mesh, shardings.params, split)
     # The new moments are made while the old ones still serve: they are there twice.
     working = max(peak, gradients + moments)
-    return ModelMemory(parameters, moments, rows, gradients, working, buffers)
+    return ModelMemory(parameters, moments, rows, carried, gradients, working, buffers)
 
 
 def device_bytes(shapes: Any, shardings: Any) -> float:
@@ -139,8 +144,8 @@ def _traced(tree: str, device: AbstractDevice | None) -> tuple[Any, Any]:
     These are its first arguments and results.
     """
     config = AGIConfig.from_dict(json.loads(tree))
-    model, state = TMSModel(config), _state(_key(config.replace(**ONE_ROW)))
-
+    model = TMSModel(config)
+    state = replace(_state(_key(config.replace(**ONE_ROW))), memory=carried_shapes(model))
     mesh = mesh_of(config, jax.devices()[:1])
     function = make_gradients(model, mesh, state)
 

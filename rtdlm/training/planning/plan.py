@@ -40,6 +40,8 @@ class DeviceMemory:
     parameters: float
     optimizer: float
     batch: float
+    carried: float
+    """What rows remember from step to step (`memory.across_steps`)."""
     activations: float
     """What the gradient needs, by the trace; at most what the compiler has beside arguments."""
     temporary: float
@@ -51,7 +53,7 @@ class DeviceMemory:
     def total(self) -> float:
         """All of it."""
         return (
-            self.parameters + self.optimizer + self.batch
+            self.parameters + self.optimizer + self.batch + self.carried
             + self.activations + self.temporary + self.program
         )  # fmt: skip
 
@@ -155,7 +157,8 @@ def _counted(compiled: Any, estimate: ModelMemory) -> DeviceMemory:
     return DeviceMemory(
         parameters=estimate.parameters,
         optimizer=estimate.optimizer,
-        batch=max(0.0, arguments - estimate.parameters - estimate.optimizer),
+        batch=max(0.0, arguments - estimate.state + estimate.batch),
+        carried=estimate.carried,
         activations=activations,
         temporary=work - activations,
         program=float(found.generated_code_size_in_bytes),
@@ -178,6 +181,7 @@ def _exceeded(message: str, estimate: ModelMemory, limit: float) -> DeviceMemory
         estimate.parameters,
         estimate.optimizer,
         estimate.batch,
+        estimate.carried,
         activations,
         work - activations,
         0.0,

@@ -21,7 +21,8 @@ def render(plan: Plan) -> str:
         f"memory of one device, by {plan.source} ({plan.seconds:.0f} s):",
     ]
     for name, size in asdict(memory).items():
-        lines.append(f"  {name:12} {size / 1e6:14,.1f} MB")
+        if size or name != "carried":
+            lines.append(f"  {name:12} {size / 1e6:14,.1f} MB")
     error = plan.estimate.total / memory.total - 1
     lines += [
         f"  {'all':12} {memory.total / 1e6:14,.1f} MB   of {plan.limit / 1e6:,.1f} MB",
