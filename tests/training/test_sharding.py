@@ -24,6 +24,7 @@ from tests.models.small import (
     KEYS,
     OVERLAP,
     RICH,
+    ROOMY,
     TIERS,
     TIGHT,
     assert_trees_close,
@@ -49,6 +50,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "ring": {
         "optimizer": PLAIN, "attention_type": "ring", "attention": {"soft_cap": 2.0},
         "remat": "dots",
+    },
+    "ring with experts": {
+        "optimizer": PLAIN, "attention_type": "ring", "experts": ROOMY, "accumulate_steps": 2,
     },
     "half of the tokens": {"optimizer": PLAIN, "depths": {"capacity": 0.5}},
     "sparse": {
@@ -76,6 +80,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "dropless experts": {"optimizer": PLAIN, "experts": DROPLESS},
 }  # fmt: skip
 
+SHAPES = {
+    "ring": (1, 2, 2, 2),
+    # Balancing is of means over a micro-batch, on however many devices that lies.
+    "ring with experts": (2, 1, 1, 2, 2),
+}
+"""Devices along data, fsdp, tensor, context and expert, of forms that need others than most."""
+
 
 @pytest.fixture(autouse=True)
 def muon_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +109,7 @@ def after_two_steps(form: str, shape: tuple[int, ...]) -> Result:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_any_mesh_equals_one_device(form: str) -> None:
-    params, told = after_two_steps(form, (1, 2, 2, 2) if form == "ring" else (2, 2, 2))
+    params, told = after_two_steps(form, SHAPES.get(form, (2, 2, 2)))
     expected, heard = after_two_steps(form, ONE)
     for ours, theirs in zip(told, heard, strict=True):
         assert float(ours.grad_norm) > 0.01 and not ours.skipped
