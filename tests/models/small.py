@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rtdlm.config import AGIConfig
@@ -153,7 +152,7 @@ def random_params(model: TMSModel, *, seed: int = 0) -> Params:
 
     def leaf(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> jax.Array:
         noise = 0.25 * rng.normal(size=shape.shape)
-        return jnp.asarray(noise + (path[-1].key == "scale"), shape.dtype)
+        return jax.device_put((noise + (path[-1].key == "scale")).astype(shape.dtype))
 
     return jax.tree_util.tree_map_with_path(leaf, shapes_of(model))
 

@@ -124,7 +124,7 @@ def layer(
 def random_weights(transformed: hk.Transformed, x: jax.Array, real: jax.Array) -> Any:
     rng = np.random.default_rng(2)
     shapes = jax.eval_shape(transformed.init, jax.random.key(0), x, real)
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 def exact_weights(params: Any) -> dict[str, np.ndarray]:

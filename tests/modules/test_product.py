@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def random(rng: np.random.Generator, *shape: int, dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), dtype)
+    return jax.device_put(rng.normal(size=shape).astype(dtype))
 
 
 def exact(array: jax.Array) -> np.ndarray:

@@ -13,7 +13,9 @@ def draw(
     """Queries, keys and values in float32."""
     rng = np.random.default_rng(length)
     shapes = [(batch, length, count, width) for count in (heads, kv_heads, kv_heads)]
-    query, key, value = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    query, key, value = (
+        jax.device_put(rng.normal(size=shape).astype(np.float32)) for shape in shapes
+    )
     return query, key, value
 
 

@@ -16,13 +16,12 @@ N, D = 16, 5
 
 
 def rows(seed: int = 0) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), (N, D))
+    return jax.device_put(np.random.default_rng(seed).normal(size=(N, D)).astype(np.float32))
 
 
 def active(count: int, seed: int = 0) -> jax.Array:
     """`count` of the rows, anywhere."""
-    place = jax.random.permutation(jax.random.key(seed), N)
-    return jnp.zeros(N, bool).at[place[:count]].set(True)
+    return jax.device_put(np.random.default_rng(seed).permutation(N) < count)
 
 
 def wave(x: jax.Array, place: jax.Array) -> jax.Array:
