@@ -45,7 +45,13 @@ class Size(NamedTuple):
 
 WHOLE = Size(
     segment=256,
-    base=merged(side.BASE, {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 352}),
+    base=merged(
+        side.BASE,
+        {
+            "d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 352,
+            "position_encoding": "rope",
+        },
+    ),
     stages=(Stage(4, 8, 400),), segments=16, rows=4,
 )  # fmt: skip
 SMOKE = Size(
