@@ -24,6 +24,7 @@ from rtdlm.models.cost import count_parameters
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_terms
 from rtdlm.training.optimizer import Progress, make_optimizer
+from studies.first_weights import like
 from studies.memory_tasks import Sessions, Task
 from studies.variants import Tree, merged
 
@@ -116,9 +117,18 @@ class Trained(NamedTuple):
 class Run:
     """One side of a study with its compiled steps."""
 
-    def __init__(self, tree: Tree, task: Task, *, cleared: Sequence[str] = ()) -> None:
-        """`cleared` are the tiers of memory that a training row clears between its sessions."""
+    def __init__(
+        self, tree: Tree, task: Task, *, cleared: Sequence[str] = (), plain: Tree | None = None
+    ) -> None:
+        """
+        Args:
+            tree: the side.
+            task: what it is trained on.
+            cleared: tiers of memory that a training row clears between its sessions.
+            plain: the side whose first weights it begins with (`first_weights`); None is itself.
+        """
         self._tree, self._task, self._cleared = tree, task, tuple(cleared)
+        self._plain = plain
         self.config = fitted(tree, task, segments=1)
         self._optimizer = make_optimizer(self.config.optimizer)
         self._knobs = Knobs.from_config(self.config)
@@ -132,11 +142,19 @@ class Run:
         """Of the model."""
         return count_parameters(self.config).total
 
+    def first(self, seed: int) -> Any:
+        """Weights before training."""
+        own = jax.jit(self.model(1).init)(jax.random.key(seed))
+        if self._plain is None or self._plain == self._tree:
+            return own
+        plain = Run(self._plain, self._task)
+        return jax.device_put(like(plain.first(seed), plain.config, own, self.config))
+
     def train(self, seed: int, stages: Iterable[Stage]) -> Trained:
         """Trains fresh weights through all stages."""
         stages = list(stages)
         random = np.random.default_rng(seed)
-        params: Any = jax.jit(self.model(1).init)(jax.random.key(seed))
+        params = self.first(seed)
         moved = jax.jit(self._optimizer.init)(params)
         whole, number = sum(stage.steps for stage in stages), 0
         timer = Timer()

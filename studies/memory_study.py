@@ -25,11 +25,19 @@ def equal_sides(base: Tree, tiers: Mapping[str, Sequence[Tree]], task: Task) -> 
 
 
 def runs_of(
-    flags: Namespace, trees: Mapping[str, Tree], task: Task, *, smoke: Sequence[str]
+    flags: Namespace,
+    trees: Mapping[str, Tree],
+    task: Task,
+    *,
+    smoke: Sequence[str],
+    plain: str | None = None,
 ) -> dict[str, Run]:
-    """The sides that `sides.chosen` finds, ready to be trained."""
-    found = sides.chosen(flags, trees, smoke=smoke)
-    return {name: Run(tree, task) for name, tree in found.items()}
+    """The sides that `sides.chosen` finds, ready to be trained.
+
+    With `plain`, a side's name, all begin with the first weights of that one.
+    """
+    found, start = sides.chosen(flags, trees, smoke=smoke), trees.get(plain or "")
+    return {name: Run(tree, task, plain=start) for name, tree in found.items()}
 
 
 def costs(name: str, ran: Sequence[Ran], run: Run) -> list[Result]:

@@ -5,8 +5,8 @@ with nothing. A side is a tier; all have the same number of parameters and are t
 characters, and judged by the whole held-out part in rows four times as long. Told is the loss, that
 of the segments behind the first, which alone have something to remember, and by how much the worst
 seed of a side is below the best one without memory: above 0 is beyond the spread of the seeds. A
-seed also chooses what is read, and in which order, the same for all sides; so told is, too, by how
-much a side is below the one without memory that read the same.
+seed also chooses what is read, in which order, and the first weights, the same for all sides; so
+told is, too, by how much a side is below the one without memory that had the same.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -109,7 +109,7 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
     sides = memory_study.equal_sides(size.base, TIERS, train)
-    runs = memory_study.runs_of(flags, sides, train, smoke=("none", "all"))
+    runs = memory_study.runs_of(flags, sides, train, smoke=("none", "all"), plain="none")
     one = partial(judged, size, held_out)
     for ran in each(runs, one, lambda ran: f"{ran.loss:.4f} nats", flags=flags, usual=SEEDS):
         yield results(ran, runs)

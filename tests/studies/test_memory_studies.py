@@ -4,12 +4,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.text import CharacterText
 from rtdlm.evaluation.results import read_results
+from rtdlm.parallel import path_name
 from studies import (
     memory_passkey,
     memory_recall,
@@ -102,6 +104,34 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
         least = found["all/below none with the same seed, least"]
         assert least.value == pytest.approx(1.4 - losses[1])
         assert least.holds == (losses[1] < 1.4)
+
+
+def test_sides_begin_with_the_same_weights() -> None:
+    """Two layers in one loop beside two loops, of which one has memory, and narrower ones."""
+    text = memory_text.Text(np.zeros(999, np.int32), 20, segment=8)
+    base = memory_text.SMOKE.base
+    plain = memory_side.with_memory(base)
+    tree = memory_side.with_memory({**base, "d_ff": 5}, {"every": 2, "stm_window": 8})
+    none, side, alone = Run(plain, text), Run(tree, text, plain=plain), Run(tree, text)
+    first, own, other = (path_parts(run.first(3)) for run in (none, side, alone))
+    for path, leaf in other.items():
+        place = int("layers_1" in path)
+        same = first.get(path.replace("layers_1", "layers"))
+        if same is None:
+            assert "memory" in path
+            np.testing.assert_array_equal(own[path], leaf)
+        elif "layers" in path:
+            both = tuple(map(slice, leaf.shape[1:]))
+            np.testing.assert_array_equal(own[path][0], same[place][both])
+        else:
+            np.testing.assert_array_equal(own[path], same)
+    assert any(not np.array_equal(own[path], leaf) for path, leaf in other.items())
+    assert path_parts(Run(plain, text, plain=plain).first(3)).keys() == first.keys()
+
+
+def path_parts(params: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 SIZE = memory_turns.SMOKE  # 3 cues, 2 questions a lesson, 2 rows
