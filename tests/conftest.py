@@ -70,7 +70,7 @@ def few_programs() -> Iterator[None]:
         jax.clear_caches()
 
 
-CHECKED = ("tests.models.test_masking", "tests.models.test_memory")
+CHECKED = ("tests.models.test_masking", "tests.models.test_memory", "tests.test_frame")
 """Every kind of model is traced in these; everywhere, looking for misuse would take a tenth of the
 time that tracing takes."""
 
