@@ -19,9 +19,9 @@ Place = tuple[str, int | None]
 """Path of a parameter, or of what it is within its layer; and the layer's number, or None."""
 
 
-def like(plain: Any, plain_config: AGIConfig, own: Any, own_config: AGIConfig) -> Any:
+def take_over(plain: Any, plain_config: AGIConfig, own: Any, own_config: AGIConfig) -> Any:
     """`own` parameters with the numbers of `plain` wherever those have the same; host arrays."""
-    given = {place: part for place, part in _parts(plain, plain_config)}
+    given = dict(_parts(plain, plain_config))
     own = jax.tree.map(np.array, own)
     for place, part in _parts(own, own_config):
         if place in given:

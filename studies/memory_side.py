@@ -24,7 +24,7 @@ from rtdlm.models.cost import count_parameters
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import loss_terms
 from rtdlm.training.optimizer import Progress, make_optimizer
-from studies.first_weights import like
+from studies.first_weights import take_over
 from studies.memory_tasks import Sessions, Task
 from studies.variants import Tree, merged
 
@@ -128,7 +128,7 @@ class Run:
             plain: the side whose first weights it begins with (`first_weights`); None is itself.
         """
         self._tree, self._task, self._cleared = tree, task, tuple(cleared)
-        self._plain = plain
+        self._plain = None if plain in (None, tree) else Run(plain, task)
         self.config = fitted(tree, task, segments=1)
         self._optimizer = make_optimizer(self.config.optimizer)
         self._knobs = Knobs.from_config(self.config)
@@ -145,10 +145,10 @@ class Run:
     def first(self, seed: int) -> Any:
         """Weights before training."""
         own = jax.jit(self.model(1).init)(jax.random.key(seed))
-        if self._plain is None or self._plain == self._tree:
+        plain = self._plain
+        if plain is None:
             return own
-        plain = Run(self._plain, self._task)
-        return jax.device_put(like(plain.first(seed), plain.config, own, self.config))
+        return jax.device_put(take_over(plain.first(seed), plain.config, own, self.config))
 
     def train(self, seed: int, stages: Iterable[Stage]) -> Trained:
         """Trains fresh weights through all stages."""

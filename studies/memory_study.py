@@ -36,7 +36,8 @@ def runs_of(
 
     With `plain`, a side's name, all begin with the first weights of that one.
     """
-    found, start = sides.chosen(flags, trees, smoke=smoke), trees.get(plain or "")
+    found = sides.chosen(flags, trees, smoke=smoke)
+    start = None if plain is None else trees[plain]
     return {name: Run(tree, task, plain=start) for name, tree in found.items()}
 
 

@@ -48,6 +48,7 @@ from rtdlm.models import tms  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+hk.config.set(check_jax_usage=True)
 
 # `precision.compute=auto` is float32 in tests, whatever the processor has; here, since some models
 # are made when their test module is imported.
@@ -68,18 +69,6 @@ def few_programs() -> Iterator[None]:
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
-
-
-CHECKED = ("tests.models.test_masking", "tests.models.test_memory", "tests.test_frame")
-"""Every kind of model is traced in these; everywhere, looking for misuse would take a tenth of the
-time that tracing takes."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def jax_is_used_well(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Haiku complains of its state being changed inside a JAX transformation."""
-    with hk.config.context(check_jax_usage=request.module.__name__ in CHECKED):
-        yield
 
 
 # A first example compiles, so that its time says nothing; the same examples in every run.

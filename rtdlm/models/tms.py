@@ -208,7 +208,9 @@ class TMSModel:
         terms: LossTerms | None = None,
         memory: MemoryState | None = None,
     ) -> Scores:
-        """`scores` of a batch as the loader makes it; `key` turns dropout on."""
+        """`scores` of a batch as the loader makes it; `key` turns dropout on, and `memory` is as
+        in `read`.
+        """
         return self.scores(
             params,
             jnp.asarray(batch.input_ids),

@@ -54,6 +54,17 @@ def counted_on(batch: Batch, carried: Carried) -> tuple[Batch, jax.Array]:
     return batch._replace(segment_ids=cast(Any, document_BT)), last_B
 
 
+def kept(before: Carried | None, after: Carried | None, finite: jax.Array) -> Carried | None:
+    """`after` a step, or what was `before` it where a step is skipped (not `finite`) or a memory is
+    not finite: no gradient tells of what was written last, and rows would read it for ever.
+    """
+    if after is None:
+        return None
+    sound = [finite, *(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(after))]
+    whole = jnp.all(jnp.stack(sound))
+    return jax.tree.map(lambda new, old: jnp.where(whole, new, old), after, before)
+
+
 def in_micros(rows: Any, count: int) -> Any:
     """Arrays `[B, ...]`, or what is carried, as `[A, B / A, ...]`.
 

@@ -16,6 +16,7 @@ from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
 from rtdlm.parallel import batch_sharding, under
+from rtdlm.training.carried import kept
 from rtdlm.training.gradients import make_gradients
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import Sums
@@ -78,9 +79,7 @@ def make_train_step(
             grads, state.optimizer, state.params, knobs=knobs, progress=progress
         )
         params = optax.apply_updates(state.params, updates)
-        params, moved, carried = _where(
-            finite, (params, moved, carried), (state.params, state.optimizer, state.memory)
-        )
+        params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
         scale = state.loss_scale
         weight = divisor(sums.tokens.weight)
         metrics = Metrics(
@@ -101,7 +100,7 @@ def make_train_step(
             optimizer=moved,
             skipped=state.skipped + (~finite).astype(jnp.int32),
             loss_scale=scale,
-            memory=carried,
+            memory=kept(state.memory, carried, finite),
         )
         return state, metrics
 

@@ -249,12 +249,10 @@ def test_what_is_consolidated_is_read_from_the_matrix() -> None:
     assert not np.allclose(told.whole[:, 8:], plain.whole[:, 8:], atol=1e-4)
 
 
-@pytest.mark.parametrize("form", TOGETHER)
 def test_a_stream_in_parts_is_the_whole_stream_and_passes_through_a_file(
-    form: str, tmp_path: Path
+    of_form: Remembering, tmp_path: Path
 ) -> None:
     """Same state and tokens, same result, bitwise; so is what a file gives back."""
-    of_form = remembering(form)
     # As users compile: the emitters of the tests' other programs round two lengths 1.2e-6 apart.
     flag = "xla_cpu_use_fusion_emitters"
     own = {flag: True} if flag in os.environ["XLA_FLAGS"] else {}

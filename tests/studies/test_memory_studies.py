@@ -4,14 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.text import CharacterText
 from rtdlm.evaluation.results import read_results
-from rtdlm.parallel import path_name
 from studies import (
     memory_passkey,
     memory_recall,
@@ -23,6 +21,7 @@ from studies import (
 from studies.__main__ import main
 from studies.memory_side import Run
 from studies.memory_turns import Teacher, Visit, examples, summed
+from tests.training.runs import flat
 
 STUDIED = ["memory_recall", "memory_rule", "memory_passkey", "memory_text", "memory_turns"]
 TINY = memory_recall.SMOKE.base
@@ -113,7 +112,7 @@ def test_sides_begin_with_the_same_weights() -> None:
     plain = memory_side.with_memory(base)
     tree = memory_side.with_memory({**base, "d_ff": 5}, {"every": 2, "stm_window": 8})
     none, side, alone = Run(plain, text), Run(tree, text, plain=plain), Run(tree, text)
-    first, own, other = (path_parts(run.first(3)) for run in (none, side, alone))
+    first, own, other = (flat(run.first(3)) for run in (none, side, alone))
     for path, leaf in other.items():
         place = int("layers_1" in path)
         same = first.get(path.replace("layers_1", "layers"))
@@ -126,12 +125,7 @@ def test_sides_begin_with_the_same_weights() -> None:
         else:
             np.testing.assert_array_equal(own[path], same)
     assert any(not np.array_equal(own[path], leaf) for path, leaf in other.items())
-    assert path_parts(Run(plain, text, plain=plain).first(3)).keys() == first.keys()
-
-
-def path_parts(params: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    assert flat(Run(plain, text, plain=plain).first(3)).keys() == first.keys()
 
 
 SIZE = memory_turns.SMOKE  # 3 cues, 2 questions a lesson, 2 rows

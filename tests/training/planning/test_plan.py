@@ -48,6 +48,14 @@ def test_it_is_told_and_written(plan: Plan) -> None:
     assert AGIConfig.from_dict(tree["config"]) == plan.config
 
 
+def test_what_rows_carry_has_a_line_where_there_is_any(plan: Plan) -> None:
+    assert "carried" not in render(plan)
+    memory = replace(plan.memory, carried=2e6)
+    assert memory.total == plan.memory.total + 2e6
+    lines = render(replace(plan, memory=memory)).splitlines()
+    assert ["carried", "2.0", "MB"] in [line.split() for line in lines]
+
+
 def test_memory_across_segments_has_a_line_of_its_own(plan: Plan) -> None:
     """A window of 32 in two layers of 64 features; other parts are those of the plan given."""
     assert "remembered" not in render(plan)
