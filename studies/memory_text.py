@@ -63,10 +63,12 @@ PLACE: Tree = {"every": 2, "heads": 2}
 """Where memory stands: it has queries, keys and values of its own, and what they take of the
 parameters the side without memory has in its feed-forward layers. In both layers and with all four
 heads that is 1.7 times their width, more than memory is worth in so few steps."""
-WINDOW: Tree = {"stm_window": 256}
+WINDOW: Tree = {"stm_window": 256, "stm_form": "attention"}
+APART: Tree = {"stm_window": 256}
 TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),
-    "STM": (PLACE, WINDOW),
+    "STM": (WINDOW,),
+    "STM with heads of its own": (PLACE, APART),
     "recurrent": (PLACE, side.RECURRENT),
     "episodic": (PLACE, side.EPISODIC),
     "MTM": (PLACE, side.TASK),

@@ -238,6 +238,11 @@ class AGIConfig:
         return max((*self.ngram.orders, *self.knowledge.lengths), default=1) - 1
 
     @property
+    def reach(self) -> int:
+        """Earlier tokens that convolutions and n-grams read; 0 without any."""
+        return max(self.short_conv - 1, self.ngram_reach)
+
+    @property
     def core_layers(self) -> int:
         """Last layers that the controller's core is made of."""
         return self.controller.layers if self.use_compute_controller else 0

@@ -10,6 +10,7 @@ Fusion = Literal["gated", "cross", "hierarchical"]
 WritePolicy = Literal["all", "novel"]
 ForgetPolicy = Literal["age", "use", "surprise", "adaptive"]
 Scope = Literal["document", "stream"]
+ShortTermForm = Literal["own_heads", "attention"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class MemoryConfig:
 
     segment: int | None = None
     """Rows are read in segments of so many tokens, and attention, a layer's convolutions and
-    n-grams stay inside a segment: beyond it there is only memory; None reads whole rows and has no
-    memory [tokens]."""
+    n-grams stay inside a segment: beyond it there is only memory (see `stm_form`); None reads whole
+    rows and has no memory [tokens]."""
     every: int | None = None
     """Give every so-manyth layer memory; None is every layer [layers]."""
     heads: int | None = None
@@ -30,6 +31,10 @@ class MemoryConfig:
     stm_window: int = 0
     """Short-term memory: keys and values of the last tokens before the segment (arXiv 1901.02860);
     0 is none [tokens]."""
+    stm_form: ShortTermForm | None = None
+    """Who reads short-term memory: heads of its own in layers that have memory (`own_heads`), or
+    attention itself, in every layer and in one softmax with the segment (`attention`), where then
+    convolutions and n-grams go on from segment to segment, too; None is `own_heads`."""
     recurrent: Recurrence = "none"
     """Long-term memory in a matrix a head: `gated_delta` decays it by one number a head (arXiv
     2412.06464), `channel_decay` by one a key feature (arXiv 2510.26692), `erase_write` has separate
@@ -94,7 +99,7 @@ class MemoryConfig:
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """What a layer with memory reads, from what is nearest to what is most general."""
+        """What is remembered, from what is nearest to what is most general."""
         given = {
             "stm": self.stm_window > 0,
             "episodic": self.episodic_slots > 0,
@@ -104,8 +109,18 @@ class MemoryConfig:
         }
         return tuple(name for name, has in given.items() if has)
 
+    @property
+    def is_attended(self) -> bool:
+        """Attention reads short-term memory itself."""
+        return self.stm_window > 0 and self.stm_form == "attention"
+
+    @property
+    def layer_tiers(self) -> tuple[str, ...]:
+        """Those of `tiers` that a layer with memory reads."""
+        return tuple(tier for tier in self.tiers if not (self.is_attended and tier == "stm"))
+
     def prior(self, tier: str) -> float:
-        """Share with which a tier of `tiers` is let through before training."""
+        """Share with which a tier of `layer_tiers` is let through before training."""
         weights = {"stm": self.stm_weight, "mtm": self.mtm_weight}
         weight = weights.get(tier, self.ltm_weight)
         return 0.5 if weight is None else weight
@@ -169,6 +184,9 @@ class MemoryConfig:
                 "memory.recurrent, memory.episodic_slots, memory.summary_slots or "
                 "memory.task_tokens, or remove it",
             )
+        for name in ("every", "heads", "short_conv", "fusion"):
+            told = "memory.stm_form='attention' and no other tier"
+            self._require_reader(name, bool(self.layer_tiers) or not self.has_tiers, told)
         require(
             not self.across_steps or self.has_tiers,
             "memory.across_steps=True carries nothing without a tier; set memory.stm_window, "
@@ -192,16 +210,18 @@ class MemoryConfig:
         self._require_reader("task_slots", self.task_tokens > 0, "memory.task_tokens=0")
         self._require_reader("mtm_scope", self.task_tokens > 0, "memory.task_tokens=0")
         self._require_reader("ltm_scope", self.has_long_term, "no long-term memory")
+        self._require_reader("stm_form", self.stm_window > 0, "memory.stm_window=0")
         self._require_reader("stm_weight", self.stm_window > 0, "memory.stm_window=0")
+        self._require_reader("stm_weight", not self.is_attended, "memory.stm_form='attention'")
         self._require_reader("ltm_weight", self.has_long_term, "no long-term memory")
         self._require_reader("mtm_weight", self.task_tokens > 0, "memory.task_tokens=0")
         for name in ("stm_weight", "ltm_weight", "mtm_weight"):
             value = getattr(self, name)
             require(value is None or 0 < value < 1, f"memory.{name}={value} is outside (0, 1)")
         require(
-            self.fusion != "cross" or len(self.tiers) > 1,
+            self.fusion != "cross" or len(self.layer_tiers) > 1,
             f"memory.fusion='cross' weighs tiers against each other and there is only "
-            f"{' '.join(self.tiers)}; use 'gated' or another tier",
+            f"{' '.join(self.layer_tiers)}; use 'gated' or another tier",
         )
         self._require_reader(
             "episodic_rows",

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from rtdlm.config import PrecisionConfig
 from rtdlm.models import TMSModel
-from rtdlm.models.cache import DecodeCache, InputCache, LayerCache
-from rtdlm.models.memory import MemoryState
+from rtdlm.models.cache import DecodeCache, LayerCache
+from rtdlm.models.memory import InputCache, MemoryState
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from rtdlm.modules.memory import LayerMemory
@@ -155,7 +155,10 @@ def with_memory(cache: SplitCache, memory: MemoryState, rows: int) -> SplitCache
         )
         for rounds, layers in zip(cache.loops, memory.loops, strict=True)
     )
-    return cache._replace(loops=loops)
+    if memory.input is None:
+        return cache._replace(loops=loops)
+    own = jax.tree.map(lambda x: jnp.repeat(x[0], rows, axis=0), memory.input.cache)
+    return cache._replace(loops=loops, input=own)
 
 
 def join_cache(cache: SplitCache) -> DecodeCache:

@@ -34,14 +34,27 @@ from rtdlm.modules.attention import (
     Rows,
     SpikeStatistics,
     ValueSources,
+    Window,
+    rotate,
     with_alibi,
+    with_window,
 )
 from rtdlm.modules.depths import DepthStatistics
 from rtdlm.modules.experts import ExpertStatistics, SparseExperts
 from rtdlm.modules.feedforward import FEEDFORWARDS
 from rtdlm.modules.graph import GraphLayer, GraphOutput, GraphStatistics, Spread
 from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
-from rtdlm.modules.memory import LayerMemory, MemoryLayer, MemoryOutput, MemoryStatistics, Tokens
+from rtdlm.modules.memory import (
+    LayerMemory,
+    MemoryLayer,
+    MemoryOutput,
+    MemoryStatistics,
+    Pending,
+    ShortTerm,
+    Tokens,
+    may_read,
+    pass_on,
+)
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.modules.quantum import QuantumAttention, QuantumCache, QuantumLayer
 from rtdlm.parallel import constrain
@@ -71,6 +84,8 @@ class BlockInput(NamedTuple):
     """Values of the token's own."""
     tokens: Tokens | None = None
     """For memory; None where there is none."""
+    window_turn: Rotation | None = None
+    """Of a window that attention reads; None without one, and without rotation."""
     ngrams_BTN: jax.Array | None = None
     """Rows of a parametric memory's tables that a hash chose."""
     earlier: Earlier | None = None
@@ -131,7 +146,12 @@ class Block(hk.Module):
         `memory` is of the segments before this one, where there is no cache to hold it.
         """
         config = self.config
-        convolve = Convolutions(config, given.past, None if cache is None else cache.convs)
+        memory = memory if cache is None else cache.memory
+        states = None if cache is None else cache.convs
+        if self.plan.window:
+            assert memory is not None and memory.convs is not None
+            states = dict(memory.convs)
+        convolve = Convolutions(config, given.past, states)
         x_BTD = stream.x_BTD
         if config.residual_gates:
             assert given.start_BTD is not None
@@ -139,19 +159,22 @@ class Block(hk.Module):
         normed = convolve("attention", make_norm(config, "attention_norm")(x_BTD))
         sources = ValueSources(stream.first_BTKE, is_first, given.value_BTKE)
         kv = None if cache is None else cache.kv
-        read = self._attention(normed, given, kv, sources, convolve)
+        read = self._attention(normed, given, kv, sources, convolve, memory)
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
-        told = None
+        stm = attended = told = None
+        if self.plan.window:
+            stm, attended = self._pass_on(read, given, cache, memory)
         if self.plan.memory:
             told = self._memory(x_BTD, given, cache, memory)
+            memory = told.memory
             x_BTD = self._add(x_BTD, told.out_BTD, "memory")
         graph = None
         if self.plan.graph:
             graph = self._graph(x_BTD, given, cache)
             x_BTD = self._add(x_BTD, graph.out_BTD, "graph")
-        states = None if cache is None else cache.quantum
+        circuits = None if cache is None else cache.quantum
         if self.plan.quantum:
-            write_BTD, states = self._quantum(x_BTD, given, states)
+            write_BTD, circuits = self._quantum(x_BTD, given, circuits)
             x_BTD = self._add(x_BTD, write_BTD, "quantum")
         normed = convolve("feedforward", make_norm(config, "feedforward_norm")(x_BTD))
         if told is not None and told.modulation is not None:
@@ -161,18 +184,22 @@ class Block(hk.Module):
         if self.plan.knowledge:
             thought += self._knowledge(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
+        if memory is not None and self.plan.window:
+            memory = memory._replace(stm=stm, convs=convolve.states)
         left = None
         if read.cache is not None and cache is not None:
-            left = cache._replace(kv=read.cache, convs=convolve.states, quantum=states)
+            left = cache._replace(kv=read.cache, quantum=circuits)
+            left = left if self.plan.window else left._replace(convs=convolve.states)
             left = left if graph is None else left._replace(graph=graph.spread.cache)
+            left = left._replace(memory=memory, attended=attended)
+            left = left if told is None else left._replace(pending=told.pending)
         out = BlockOutput(left, statistics, spikes=read.spikes, written_H=read.written_H)
         if graph is not None and left is None:
             out = out._replace(graphs=graph.statistics)
-        if told is not None and left is not None:
-            left = left._replace(memory=told.memory, pending=told.pending)
-            out = out._replace(cache=left)
-        elif told is not None:
-            out = out._replace(memory=told.memory, remembered=told.statistics)
+        if left is None:
+            out = out._replace(memory=memory)
+        if told is not None and left is None:
+            out = out._replace(remembered=told.statistics)
         return Stream(x_BTD, read.first_BTKE), out
 
     @property
@@ -199,11 +226,19 @@ class Block(hk.Module):
         cache: Cache | None,
         sources: ValueSources,
         convolve: Convolutions,
+        memory: LayerMemory | None,
     ) -> AttentionOutput:
         config = self.config
         kind = KINDS[self.plan.attention](config.attention)
         if config.position_encoding == "alibi":
             kind = with_alibi(kind, config.num_heads)
+        if self.plan.window:
+            assert memory is not None and memory.stm is not None and given.tokens is not None
+            key_BWKE, value_BWKE, _ = memory.stm
+            if given.window_turn is not None:
+                key_BWKE = rotate(key_BWKE, given.window_turn)
+            may_BTW = may_read(given.tokens, memory.stm)
+            kind = with_window(kind, Window(key_BWKE, value_BWKE, may_BTW))
         attention = GroupedQueryAttention(
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
@@ -224,6 +259,20 @@ class Block(hk.Module):
         )
 
     @hk.transparent
+    def _pass_on(
+        self,
+        read: AttentionOutput,
+        given: BlockInput,
+        cache: LayerCache | None,
+        memory: LayerMemory | None,
+    ) -> tuple[ShortTerm, Pending | None]:
+        """The window that attention reads next, and what waits for the segment's end."""
+        assert memory is not None and memory.stm is not None and given.tokens is not None
+        assert read.key_BTKE is not None and read.value_BTKE is not None
+        attended = None if cache is None else cache.attended
+        return pass_on(memory.stm, attended, read.key_BTKE, read.value_BTKE, given.tokens)
+
+    @hk.transparent
     def _memory(
         self,
         x_BTD: jax.Array,
@@ -231,9 +280,10 @@ class Block(hk.Module):
         cache: LayerCache | None,
         memory: LayerMemory | None,
     ) -> MemoryOutput:
-        config = self.config
-        memory, pending = (memory, None) if cache is None else (cache.memory, cache.pending)
+        config, pending = self.config, None if cache is None else cache.pending
         assert memory is not None and given.tokens is not None
+        if self.plan.window:
+            memory = memory._replace(stm=None)
         layer = MemoryLayer(
             config.memory,
             heads=config.memory_heads,

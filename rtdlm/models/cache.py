@@ -12,9 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.convs import States, conv_features
+from rtdlm.models.convs import States
 from rtdlm.models.layers import LayerPlan, segments
-from rtdlm.models.memory import empty_pending, layer_memory
+from rtdlm.models.memory import (
+    InputCache,
+    empty_input,
+    empty_pending,
+    layer_convs,
+    layer_memory,
+)
 from rtdlm.modules.attention import KINDS, Cache, KVCache
 from rtdlm.modules.graph import GraphCache
 from rtdlm.modules.memory import LayerMemory, Pending
@@ -32,19 +38,12 @@ class LayerCache(NamedTuple):
     """Of earlier segments; None where the layer has none."""
     pending: Pending | None = None
     """What the segment that is being read will leave behind."""
+    attended: Pending | None = None
+    """The same of attention's own keys and values; None where its window is not attention's."""
     graph: GraphCache | None = None
     """None where the layer has none."""
     quantum: QuantumCache | None = None
     """None where no states are kept."""
-
-
-class InputCache(NamedTuple):
-    """Memory of what stands before the layers."""
-
-    recent_BJ: jax.Array | None
-    """int32; the last tokens, oldest first, as id + 1, and 0 before the document. None without
-    n-grams."""
-    convs: States
 
 
 class DecodeCache(NamedTuple):
@@ -59,41 +58,35 @@ class DecodeCache(NamedTuple):
 
 def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dtype) -> DecodeCache:
     """The memory of `batch_size` rows before their first token, with room for `slots` tokens."""
-    back = config.short_conv - 1
-    convs = {
-        place: jnp.zeros((batch_size, back, *shape), dtype)
-        for place, shape in conv_features(config).items()
-    }
-    own = {place: convs.pop(place) for place in ("input",) if place in convs}
     # Attention keeps the tokens of a segment, and memory what is older.
     slots = slots if config.memory.segment is None else min(slots, config.memory.segment)
     rows = (batch_size, slots, config.kv_heads, config.head_dim)
 
     def layer(plan: LayerPlan, repeats: int) -> LayerCache:
         kind = KINDS[plan.attention](config.attention)
-        stacked = {place: jnp.zeros((repeats, *x.shape), dtype) for place, x in convs.items()}
+        # They go on where attention does, and are then of its memory.
+        convs = {} if plan.window else layer_convs(config, repeats, batch_size, dtype=dtype)
         taken = jnp.zeros((repeats, batch_size, slots), bool) if plan.depth else None
-        memory = pending = None
+        memory = layer_memory(config, plan, repeats, batch_size, dtype=dtype)
+        pending = attended = None
         if plan.memory:
-            memory = layer_memory(config, repeats, batch_size, dtype=dtype)
-            pending = empty_pending(config, repeats, batch_size, dtype=dtype)
+            pending = empty_pending(config, config.memory_heads, repeats, batch_size, dtype=dtype)
+        if plan.window:
+            attended = empty_pending(config, config.kv_heads, repeats, batch_size, dtype=dtype)
         graph = _empty_graph(config, plan, (repeats, *rows[:2]), dtype) if plan.graph else None
         kv = kind.empty_cache(repeats, *rows, dtype=dtype)
         quantum = _empty_quantum(config, (repeats, *rows[:2]), dtype) if plan.quantum else None
-        return LayerCache(kv, stacked, taken, memory, pending, graph, quantum)
+        return LayerCache(kv, convs, taken, memory, pending, attended, graph, quantum)
 
     loops = tuple(
         tuple(layer(plan, segment.repeats) for plan in segment.round)
         for segment in segments(config)
     )
-    recent_BJ = None
-    if config.ngram_reach:
-        recent_BJ = jnp.zeros((batch_size, config.ngram_reach), jnp.int32)
     core = None
     if config.core_layers:
         layers = tuple(KVCache.empty(*rows, dtype=dtype) for _ in range(config.core_layers))
         core = (layers,) * config.controller.steps
-    return DecodeCache(loops, InputCache(recent_BJ, own), core)
+    return DecodeCache(loops, empty_input(config, batch_size, dtype=dtype), core)
 
 
 def _empty_graph(

@@ -71,6 +71,7 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         kind = KINDS[plan.attention](config.attention)
         keys = kind.keys_computed(taken, head_dim=config.head_dim)
         own = _layer_products(config, plan, experts=config.experts.choices)
+        keys += config.memory.stm_window if plan.window else 0
         own += 2 * config.num_heads * config.head_dim * keys
         own += round(memory_reads(config, length=length)) if plan.memory else 0
         own += knowledge_reads(config) if plan.knowledge else 0

@@ -20,9 +20,9 @@ from rtdlm.models.memory import MemoryState
 from rtdlm.models.norms import make_norm
 from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
-from rtdlm.modules.attention import KINDS, Kind, cache_mask, causal_mask, rotation
+from rtdlm.modules.attention import KINDS, Kind, Rotation, cache_mask, causal_mask, rotation
 from rtdlm.modules.controller import sample_prices
-from rtdlm.modules.memory import LayerMemory, Tokens
+from rtdlm.modules.memory import LayerMemory, Tokens, continued
 from rtdlm.modules.primitives import Past, packed_past
 
 DEFAULT_ROPE_BASE = 10_000.0
@@ -205,8 +205,14 @@ class Decoder(hk.Module):
         memory: MemoryState | None = None,
     ) -> Features:
         config = self.config
-        reach = max(config.short_conv - 1, config.ngram_reach)
         place_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1])[None], ids_BT.shape)
+        tokens = self._tokens(ids_BT, segment_ids_BT, segment_ids_BT > 0, place_BT)
+        past = packed_past(segment_ids_BT, reach=config.reach) if config.reach > 0 else None
+        if memory is not None and memory.input is not None:
+            assert tokens is not None
+            before = jax.tree.map(lambda x: x[0], memory.input)
+            past, label_BJ = continued(tokens, before.label_BJ)
+            memory = memory._replace(input=before._replace(label_BJ=label_BJ))
         reading = Reading(
             positions_BT=positions_BT,
             rows={
@@ -214,10 +220,10 @@ class Decoder(hk.Module):
                 for name, kind in self._kinds.items()
             },
             weights_BT=(segment_ids_BT > 0).astype(jnp.float32),
-            past=packed_past(segment_ids_BT, reach=reach) if reach > 0 else None,
+            past=past,
             cache=None,
             training=training,
-            tokens=self._tokens(ids_BT, segment_ids_BT, segment_ids_BT > 0, place_BT),
+            tokens=tokens,
             memory=memory,
             earlier=self._earlier_tokens(segment_ids_BT, place_BT),
         )
@@ -227,13 +233,15 @@ class Decoder(hk.Module):
     def _features(self, ids_BT: jax.Array, reading: Reading) -> Features:
         config, cache = self.config, reading.cache
         embedding_VD, output_VD = self._tables()
+        before = None if reading.memory is None else reading.memory.input
+        own = None if before is None else before.cache
         embedded = embed(
             config,
             ids_BT,
             embedding_VD,
             positions_BT=reading.positions_BT,
             past=reading.past,
-            cache=None if cache is None else cache.input,
+            cache=own if cache is None else cache.input,
             dtype=self.dtype,
         )
         stream, given, loops = self._stack(embedded, reading)
@@ -254,11 +262,15 @@ class Decoder(hk.Module):
         x_BTD = norm(x_BTD)
         kinds = ("experts", "depths", "spikes", "remembered", "graphs")
         experts, depths, spikes, remembered, graphs = (of_all_layers(loops, what) for what in kinds)
-        if embedded.cache is None:
+        if cache is None:
             written_LH = of_all_layers(loops, "written_H")
             after = None
             if reading.memory is not None:
                 after = MemoryState(tuple(tuple(left.memory for left in loop) for loop in loops))
+                if before is not None:
+                    assert embedded.cache is not None
+                    before = before._replace(cache=embedded.cache)
+                    after = after._replace(input=jax.tree.map(lambda x: x[None], before))
             return Features(
                 x_BTD,
                 output_VD,
@@ -274,6 +286,7 @@ class Decoder(hk.Module):
                 exits,
             )
         caches = [tuple(left.cache for left in loop if left.cache is not None) for loop in loops]
+        assert embedded.cache is not None
         cache = DecodeCache(tuple(caches), embedded.cache, core_cache)
         return Features(x_BTD, output_VD, experts, depths, cache, spent=spent)
 
@@ -308,12 +321,11 @@ class Decoder(hk.Module):
     def _stack(self, embedded: Embedded, reading: Reading) -> tuple[Stream, BlockInput, list[Loop]]:
         """The stream after all layers of loops, what they read, and what each left behind."""
         config, x_BTD = self.config, embedded.x_BTD
-        turn, first_BTKE = None, None
+        turn, window_turn, first_BTKE = None, None, None
         if config.position_encoding == "rope":
-            base = config.rope_base or DEFAULT_ROPE_BASE
-            turn = rotation(
-                reading.positions_BT, head_dim=config.head_dim, base=base, scaling=config.rope
-            )
+            turn = self._turn(reading.positions_BT)
+            if config.memory.is_attended:
+                window_turn = self._turn(jnp.arange(-config.memory.stm_window, 0)[None])
         if config.value_residual:
             shape = (*x_BTD.shape[:2], config.kv_heads, config.head_dim)
             first_BTKE = jnp.zeros(shape, x_BTD.dtype)
@@ -325,6 +337,7 @@ class Decoder(hk.Module):
             start_BTD=x_BTD if config.residual_gates else None,
             value_BTKE=embedded.value_BTKE,
             tokens=reading.tokens,
+            window_turn=window_turn,
             ngrams_BTN=embedded.ngrams_BTN,
             earlier=reading.earlier,
         )
@@ -344,6 +357,11 @@ class Decoder(hk.Module):
             )
             loops.append(left)
         return stream, given, loops
+
+    def _turn(self, positions_BT: jax.Array) -> Rotation:
+        config = self.config
+        base = config.rope_base or DEFAULT_ROPE_BASE
+        return rotation(positions_BT, head_dim=config.head_dim, base=base, scaling=config.rope)
 
     @hk.transparent
     def _loop(

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.cache import InputCache
 from rtdlm.models.convs import Convolutions
+from rtdlm.models.memory import InputCache
 from rtdlm.models.norms import make_norm
 from rtdlm.modules.embedding import NgramTables, lookup, ngram_rows
 from rtdlm.modules.primitives import Past, dropout, look_back

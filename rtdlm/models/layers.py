@@ -29,6 +29,8 @@ class LayerPlan(NamedTuple):
     """Works on a share of the tokens only."""
     memory: bool = False
     """Reads and writes memory of earlier segments."""
+    window: bool = False
+    """Its attention reads on in what stood before the segment."""
     knowledge: bool = False
     """A parametric memory beside the feed-forward layer."""
     graph: bool = False
@@ -73,6 +75,7 @@ def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
             experts=_has_experts(config, layer),
             depth=_is_deep(config, layer),
             memory=_has_memory(config, layer),
+            window=config.memory.is_attended and layer < config.stacked_layers,
             knowledge=_has_knowledge(config, layer),
             graph=_has_graph(config, layer),
             quantum=_has_quantum(config, layer),
@@ -129,7 +132,7 @@ def _is_deep(config: AGIConfig, layer: int) -> bool:
 
 
 def _has_memory(config: AGIConfig, layer: int) -> bool:
-    return config.memory.has_tiers and _is_turn(config, layer, config.memory.stride)
+    return bool(config.memory.layer_tiers) and _is_turn(config, layer, config.memory.stride)
 
 
 def _has_knowledge(config: AGIConfig, layer: int) -> bool:

@@ -9,7 +9,7 @@ Axes: B batch.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,18 @@ import numpy as np
 from rtdlm.checkpoint.tensors import read_tensors, write_tensors
 from rtdlm.config import AGIConfig, UserError
 from rtdlm.disk import replace_with
+from rtdlm.models.convs import States, conv_features
 from rtdlm.models.layers import LayerPlan, segments
-from rtdlm.modules.memory import LayerMemory, Pending, Store
+from rtdlm.modules.memory import LayerMemory, Pending, ShortTerm, Store
 
+Holder = TypeVar("Holder", LayerMemory, "MemoryState")
 TIERS = {
-    "stm": ("stm", "recent"),
+    "stm": ("stm", "recent", "convs", "input"),
     "ltm": ("episodic", "recurrent", "summaries", "recent"),
     "mtm": ("mtm",),
 }
-"""Name of a tier -> the fields of `LayerMemory` that it is made of; either of the first two goes on
-only with the tokens that were read last."""
+"""Name of a tier -> the fields of `LayerMemory` and `MemoryState` that it is made of; either of the
+first two goes on only with the tokens that were read last."""
 
 
 class MemoryState(NamedTuple):
@@ -36,37 +38,91 @@ class MemoryState(NamedTuple):
     loops: tuple[tuple[LayerMemory | None, ...], ...]
     """Of every layer of a round, in every loop (see `rtdlm.models.layers`), with a leading axis of
     rounds; None for a layer that has none."""
+    input: "InputMemory | None" = None
+    """Of what stands before the layers, with a leading axis of one; None where nothing goes on from
+    segment to segment there."""
+
+
+class InputCache(NamedTuple):
+    """What stands before the layers reads again."""
+
+    recent_BJ: jax.Array | None
+    """int32; the last tokens, oldest first, as id + 1, and 0 before the document. None without
+    n-grams."""
+    convs: States
+
+
+class InputMemory(NamedTuple):
+    """What goes on before the layers where attention goes on in them."""
+
+    label_BJ: jax.Array
+    """int32; document of the tokens that stood last, 0 where there is none."""
+    cache: InputCache
 
 
 def empty_memory(config: AGIConfig, batch_size: int, *, dtype: jnp.dtype) -> MemoryState:
     """What is remembered before the first segment."""
-
-    def layer(plan: LayerPlan, repeats: int) -> LayerMemory | None:
-        return layer_memory(config, repeats, batch_size, dtype=dtype) if plan.memory else None
-
-    return MemoryState(
+    loops = tuple(
         tuple(
-            tuple(layer(plan, segment.repeats) for plan in segment.round)
-            for segment in segments(config)
+            layer_memory(config, plan, segment.repeats, batch_size, dtype=dtype)
+            for plan in segment.round
         )
+        for segment in segments(config)
     )
+    if not (config.memory.is_attended and config.reach):
+        return MemoryState(loops)
+    label_BJ = jnp.zeros((batch_size, config.reach), jnp.int32)
+    own = InputMemory(label_BJ, empty_input(config, batch_size, dtype=dtype))
+    return MemoryState(loops, jax.tree.map(lambda x: x[None], own))
 
 
-def empty_pending(config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype) -> Pending:
+def empty_input(config: AGIConfig, batch_size: int, *, dtype: jnp.dtype) -> InputCache:
+    """What stands before the layers reads again, before the first token."""
+    recent_BJ = None
+    if config.ngram_reach:
+        recent_BJ = jnp.zeros((batch_size, config.ngram_reach), jnp.int32)
+    return InputCache(recent_BJ, _empty_convs(config, batch_size, dtype=dtype, of_input=True))
+
+
+def layer_convs(config: AGIConfig, *rows: int, dtype: jnp.dtype) -> States:
+    """What a layer's convolutions read again, before the first token; `rows`: (layers,) batch."""
+    return _empty_convs(config, *rows, dtype=dtype, of_input=False)
+
+
+def _empty_convs(config: AGIConfig, *rows: int, dtype: jnp.dtype, of_input: bool) -> States:
+    return {
+        place: jnp.zeros((*rows, config.short_conv - 1, *shape), dtype)
+        for place, shape in conv_features(config).items()
+        if (place == "input") == of_input
+    }
+
+
+def empty_pending(
+    config: AGIConfig, heads: int, repeats: int, batch_size: int, *, dtype: jnp.dtype
+) -> Pending:
     """What waits for the end of a segment in decoding, before its first token."""
     assert config.memory.segment is not None
-    heads = (config.memory_heads, config.head_dim)
-    return Pending.empty(repeats, batch_size, config.memory.segment, *heads, dtype=dtype)
+    shape = (config.memory.segment, heads, config.head_dim)
+    return Pending.empty(repeats, batch_size, *shape, dtype=dtype)
 
 
 def layer_memory(
-    config: AGIConfig, repeats: int, batch_size: int, *, dtype: jnp.dtype
-) -> LayerMemory:
-    """What the layers of one place in a round remember before the first segment."""
-    heads, features = config.memory_heads, config.head_dim
-    return LayerMemory.empty(
-        config.memory, repeats, batch_size, heads=heads, features=features, dtype=dtype
-    )
+    config: AGIConfig, plan: LayerPlan, repeats: int, batch_size: int, *, dtype: jnp.dtype
+) -> LayerMemory | None:
+    """What the layers of one place in a round remember before the first segment, or None."""
+    memory, features = LayerMemory(*(None,) * len(LayerMemory._fields)), config.head_dim
+    if plan.memory:
+        memory = LayerMemory.empty(
+            config.memory, repeats, batch_size,
+            heads=config.memory_heads, features=features, dtype=dtype,
+        )  # fmt: skip
+    if plan.window:
+        shape = (repeats, batch_size, config.memory.stm_window, config.kv_heads, features)
+        memory = memory._replace(
+            stm=ShortTerm.empty(*shape, dtype=dtype),
+            convs=layer_convs(config, repeats, batch_size, dtype=dtype),
+        )
+    return memory if plan.memory or plan.window else None
 
 
 def reset(memory: MemoryState, tiers: Sequence[str]) -> MemoryState:
@@ -80,10 +136,10 @@ def reset(memory: MemoryState, tiers: Sequence[str]) -> MemoryState:
     def empty(layer: LayerMemory | None) -> LayerMemory | None:
         if layer is None:
             return None
-        zeros = {name: jax.tree.map(jnp.zeros_like, getattr(layer, name)) for name in fields}
-        return layer._replace(**zeros)
+        return _zeroed(layer, fields)
 
-    return MemoryState(tuple(tuple(empty(layer) for layer in loop) for loop in memory.loops))
+    loops = tuple(tuple(empty(layer) for layer in loop) for loop in memory.loops)
+    return _zeroed(memory._replace(loops=loops), fields)
 
 
 def stores(memory: MemoryState) -> list[Store]:
@@ -115,7 +171,7 @@ def with_stores(memory: MemoryState, found: Sequence[Store]) -> MemoryState:
             return layer
         return layer._replace(episodic=jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds))
 
-    return MemoryState(tuple(put(loop) for loop in memory.loops))
+    return memory._replace(loops=tuple(put(loop) for loop in memory.loops))
 
 
 def _rounds(loop: tuple[LayerMemory | None, ...]) -> int:
@@ -181,12 +237,20 @@ def _named(memory: MemoryState, tiers: Sequence[str]) -> dict[str, jax.Array]:
     return {_name(path): leaf for path, leaf in leaves if _field(path) in fields}
 
 
+def _zeroed(memory: Holder, fields: Sequence[str]) -> Holder:
+    """With those of the fields that it has emptied."""
+    own = {name: getattr(memory, name) for name in fields if name in memory._fields}
+    return memory._replace(**jax.tree.map(jnp.zeros_like, own))
+
+
 def _field(path: tuple[Any, ...]) -> str:
-    """Of `LayerMemory`."""
-    return str(path[3].name)
+    """Of `LayerMemory`, or `input`."""
+    return str(path[0].name if path[0].name == "input" else path[3].name)
 
 
 def _name(path: tuple[Any, ...]) -> str:
+    if path[0].name == "input":
+        return jax.tree_util.keystr(path, simple=True, separator=".")
     loop, place = path[1].idx, path[2].idx
     rest = jax.tree_util.keystr(path[3:], simple=True, separator=".")
     return f"loop{loop}.layer{place}.{rest}"

@@ -14,7 +14,7 @@ def memory_products(config: AGIConfig) -> int:
     """Parameters that multiply a token's features."""
     memory, d = config.memory, config.d_model
     heads, features = config.memory_heads, config.head_dim
-    tiers = len(memory.tiers)
+    tiers = len(memory.layer_tiers)
     total = 4 * d * heads * features
     total += 3 * memory.conv_width * heads * features
     if memory.fusion == "cross":
@@ -41,8 +41,10 @@ def memory_once(config: AGIConfig) -> int:
 def memory_vectors(config: AGIConfig) -> int:
     """Parameters of scales, biases and norms, the layer's own norm apart."""
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
-    total = 0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.tiers))
-    total += 3 * heads if memory.stm_window else 0
+    total = (
+        0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.layer_tiers))
+    )
+    total += 3 * heads if "stm" in memory.layer_tiers else 0
     total += 2 * heads if memory.episodic_slots else 0
     total += 4 * heads if memory.summary_slots else 0
     if memory.recurrent != "none":
@@ -59,7 +61,8 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
     assert memory.segment is not None
     segment = min(memory.segment, length)
-    rows = 2.0 * (memory.stm_window + memory.episodic_slots + memory.summary_slots)
+    window = memory.stm_window if "stm" in memory.layer_tiers else 0
+    rows = 2.0 * (window + memory.episodic_slots + memory.summary_slots)
     rows += 3 if memory.summary_slots else 0  # each token's share of the one that is pooled
     if memory.needs_novelty:
         rows += memory.episodic_slots + segment  # each token's key beside all others
@@ -72,7 +75,7 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
         rows += (
             memory.consolidate * (4 * min(memory.consolidate, DELTA_CHUNK) + 3 * features) / segment
         )
-    fused = len(memory.tiers) * (2 if memory.fusion == "cross" else 1)
+    fused = len(memory.layer_tiers) * (2 if memory.fusion == "cross" else 1)
     bank = memory_once(config) / segment if memory.task_slots else 0.0
     search = heads * memory.episodic_slots * SEARCH
     return heads * features * (rows + fused) + bank + search

@@ -1,7 +1,8 @@
 """Rows longer than a segment, read segment by segment with memory in between.
 
-Attention, a layer's convolutions and n-grams see a segment of S tokens, and positions count from
-its start, or from a document's within it. What is older reaches a token through memory alone, which
+Attention, a layer's convolutions and n-grams see a segment of S tokens, or go on from the one
+before (`memory.stm_form=attention`), and positions count from its start, or from a document's
+within it. What is older reaches a token through memory alone, which
 is carried by a scan: compiling takes the time of one segment, however long the row.
 
 Axes: B batch, T time, S tokens of a segment, N segments, V vocabulary.
@@ -150,7 +151,8 @@ def begin_segment(cache: DecodeCache, rows_B: jax.Array) -> DecodeCache:
             return where_rows(rows_B, none, rest, axis=1)._replace(memory=layer.memory)
 
         loops = tuple(tuple(emptied(layer) for layer in loop) for loop in cache.loops)
-        none = jax.tree.map(jnp.zeros_like, cache.input)
+        attended = any(layer.attended is not None for loop in cache.loops for layer in loop)
+        none = cache.input if attended else jax.tree.map(jnp.zeros_like, cache.input)
         # A core's slots, as all keys and values, are written before they are read.
         return DecodeCache(loops, where_rows(rows_B, none, cache.input), cache.core)
 

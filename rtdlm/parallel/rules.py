@@ -116,7 +116,10 @@ MEMORY_RULES: dict[str, Axes] = {
     r"(recurrent|mtm)/state_BHEF": (ROWS, "tensor", None, None),
     r"(recurrent|mtm)/label_B": (ROWS,),
     r"recent/heads/(query|key|value)": (ROWS, None, "tensor", None),
-    r"recent/label_BJ": (ROWS, None),
+    r"(recent|input)/label_BJ": (ROWS, None),
+    r"convs/(input|attention|feedforward)": (ROWS, None, None),
+    r"convs/(queries|keys|values)": (ROWS, None, "tensor", None),
+    r"input/cache/recent_BJ": (ROWS, None),
     r"document_B": (ROWS,),
 }
 """What rows remember from step to step lies beside them, and heads beside what they are made by."""

@@ -14,7 +14,7 @@ from rtdlm.inference import Generator
 from rtdlm.inference.remember import keep_memory, no_memory, read_memory
 from rtdlm.models.memory import stores, with_stores
 from tests.inference.writers import GREEDY, VOCABULARY, letters_model, written
-from tests.models.small import assert_trees_equal
+from tests.models.small import RICH, assert_trees_equal
 
 STORES = {"segment": 16, "episodic_slots": 32, "episodic_top_k": 8}
 LIFE = "a long story of what was, told before: it has seventy letters and some more"
@@ -38,6 +38,21 @@ def test_every_row_goes_on_from_the_memory_it_is_given() -> None:
         assert ids[start:].tolist() == after[start - 1 : -1].argmax(-1).tolist()
     alone = generator().generate(PROMPTS, GREEDY)
     assert [found.tokens for found in alone] != [found.tokens for found in completions]
+
+
+def test_what_attention_and_convolutions_remember_goes_on_in_every_row() -> None:
+    """Of three whole segments, read as four: what follows is as if it were one text."""
+    memory = {"segment": 16, "stm_window": 24, "stm_form": "attention"}
+    form = {**RICH, "num_layers": 2, "memory": memory}
+    letters = Generator(*letters_model(**form), byte_tokenizer())
+    before, prompt = LIFE[: 3 * 16 - 1], "Then"
+    kept = letters.remember(before)
+    [completion] = letters.generate([prompt], GREEDY, memory=kept)
+    model, params = letters_model(**form)
+    both = jnp.concatenate([letters.tokenizer.prompt(text) for text in (before, prompt)])
+    ids = jnp.concatenate([both, jnp.asarray(completion.tokens)])[None]
+    after = jax.jit(model.read)(params, ids)[0][0, :, :VOCABULARY]
+    assert list(completion.tokens) == after[len(both) - 1 : -1].argmax(-1).tolist()
 
 
 def test_a_file_gives_it_to_another_process(tmp_path: Path) -> None:

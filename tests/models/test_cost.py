@@ -108,6 +108,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "short-term and meta-task memory": {
         "memory": {"segment": 64, "stm_window": 32, "task_tokens": 4, "task_slots": 3},
     },
+    "a window that attention reads": {
+        "memory": {"segment": 64, "stm_window": 32, "stm_form": "attention"},
+    },
     "memory in summaries": {
         "memory": {"segment": 64, "summary_slots": 32, "summary_chunk": 8},
     },

@@ -63,6 +63,14 @@ FORMS: dict[str, dict[str, Any]] = {
         "num_layers": 2, "layer_unroll": 1,
         "position_encoding": "learned", "remat": "full",
     },
+    "all, with attention's own window": {
+        **RICH,
+        "memory": {
+            "segment": 4, "stm_window": 6, "stm_form": "attention", "recurrent": "gated_delta",
+            "every": 2,
+        },
+        "num_layers": 2, "remat": "full",
+    },
 }  # fmt: skip
 """Every tier alone, without convolutions, which reach beyond a segment too; and together in every
 form of fusion."""

@@ -5,8 +5,8 @@ from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
 from rtdlm.modules.attention.dot_product import attend, attend_causally
 from rtdlm.modules.attention.gqa import AttentionOutput, GroupedQueryAttention
-from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows
-from rtdlm.modules.attention.kinds import KINDS, with_alibi
+from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows, Window
+from rtdlm.modules.attention.kinds import KINDS, with_alibi, with_window
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.ring import RingCache, attend_ring
@@ -37,6 +37,7 @@ __all__ = [
     "SpikeStatistics",
     "StoppedCache",
     "ValueSources",
+    "Window",
     "attend",
     "attend_causally",
     "attend_ring",
@@ -53,4 +54,5 @@ __all__ = [
     "rotation",
     "sparse_branches",
     "with_alibi",
+    "with_window",
 ]

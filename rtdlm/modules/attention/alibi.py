@@ -22,9 +22,9 @@ class Places(NamedTuple):
     query_BT: jax.Array
     key_BS: jax.Array
 
-    def block(self, start: int, stop: int) -> "Places":
-        """Of the queries from `start` to before `stop`, and of the keys up to the last of these."""
-        return Places(self.query_BT[:, start:stop], self.key_BS[:, :stop])
+    def block(self, queries: slice, keys: slice) -> "Places":
+        """Of some queries and some keys."""
+        return Places(self.query_BT[:, queries], self.key_BS[:, keys])
 
     @property
     def back_BTS(self) -> jax.Array:

@@ -68,27 +68,30 @@ def attend(
 
 def attend_causally(
     query_BTHE: jax.Array,
-    key_BTKE: jax.Array,
-    value_BTKE: jax.Array,
-    mask_BTT: jax.Array,
+    key_BSKE: jax.Array,
+    value_BSKE: jax.Array,
+    mask_BTS: jax.Array,
     scoring: Scoring = PLAIN,
     places: Places | None = None,
 ) -> jax.Array:
     """`attend` within a row, for a mask that is False above its diagonal; made for training.
 
+    Keys may begin before the row, which has the last T of them; the diagonal is that of these.
     Queries go block by block, and a block's products leave out the keys that come after it: with n
-    blocks, (n - 1) / 2n of all work.
+    blocks, (n - 1) / 2n of all work within the row.
     """
-    if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BTKE):
-        return attend_fused(query_BTHE, key_BTKE, value_BTKE, mask_BTT, causal=True)
+    before = key_BSKE.shape[1] - query_BTHE.shape[1]
+    if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BSKE):
+        return attend_fused(query_BTHE, key_BSKE, value_BSKE, mask_BTS, causal=before == 0)
     length = query_BTHE.shape[1]
     size = max(QUERY_BLOCK, -(-length // MAX_BLOCKS))
     blocks = []
     for start in range(0, length, size):
         stop = min(start + size, length)
-        query, mask = query_BTHE[:, start:stop], mask_BTT[:, start:stop, :stop]
-        near = None if places is None else places.block(start, stop)
-        key, value = key_BTKE[:, :stop], value_BTKE[:, :stop]
+        keys = slice(before + stop)
+        query, mask = query_BTHE[:, start:stop], mask_BTS[:, start:stop, keys]
+        near = None if places is None else places.block(slice(start, stop), keys)
+        key, value = key_BSKE[:, keys], value_BSKE[:, keys]
         blocks.append(_attend(scoring, query, key, value, mask, near))
     return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 

@@ -38,6 +38,9 @@ class AttentionOutput(NamedTuple):
     """Values of the first layer, for the next one; None unless they were given."""
     spikes: SpikeStatistics | None = None
     """None where the kind has none, and with a cache."""
+    key_BTKE: jax.Array | None = None
+    """As they are before they are rotated, for a window of them."""
+    value_BTKE: jax.Array | None = None
     written_H: jax.Array | None = None
     """Float32; sum over the row's tokens of the squared length of what each head writes, padding
     aside. None unless asked for."""
@@ -104,8 +107,11 @@ class GroupedQueryAttention(hk.Module):
             sources: what the values are mixed with.
             convolve: applied to the projected `queries`, `keys` and `values`, by these names.
         """
-        query, key, value = self._project(x_BTD, turn, convolve)
+        query, key, value = self._project(x_BTD, convolve)
         value, first_BTKE = mix_values(value, sources)
+        plain_key = key
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
         asked = Heads(query, key, value, x_BTD)
         spikes = None
         if cache is not None:
@@ -126,11 +132,13 @@ class GroupedQueryAttention(hk.Module):
         if self.measure_heads:
             assert rows.segment_ids_BT is not None
             written_H = _written(read_BTHE, out.weight(), rows.segment_ids_BT > 0)
-        return AttentionOutput(out(read_BTHE), cache, first_BTKE, spikes, written_H)
+        return AttentionOutput(
+            out(read_BTHE), cache, first_BTKE, spikes, plain_key, value, written_H
+        )
 
     @hk.transparent
     def _project(
-        self, x_BTD: jax.Array, turn: Rotation | None, convolve: Convolve
+        self, x_BTD: jax.Array, convolve: Convolve
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         def projection(name: str, heads: int) -> Projection:
             shape = (x_BTD.shape[-1], heads, self.head_dim)
@@ -143,8 +151,6 @@ class GroupedQueryAttention(hk.Module):
         value = convolve("values", value)
         if self.head_norm is not None:
             query, key = self.head_norm("query_norm")(query), self.head_norm("key_norm")(key)
-        if turn is not None:
-            query, key = rotate(query, turn), rotate(key, turn)
         return query, key, value
 
 

@@ -53,6 +53,16 @@ class Rows(NamedTuple):
     """int32; tokens of each row that count, the first ones. None without a cache."""
 
 
+class Window(NamedTuple):
+    """Tokens that stand before a call's, oldest first, at positions -W to -1."""
+
+    key_BWKE: jax.Array
+    """Rotated to these positions, where keys are."""
+    value_BWKE: jax.Array
+    may_BTW: jax.Array
+    """bool; True where query t may read slot w."""
+
+
 class Kind(Protocol):
     """One kind of attention."""
 

@@ -13,7 +13,7 @@ from rtdlm.config import AttentionConfig
 from rtdlm.modules.attention.alibi import Places, alibi_slopes
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.dot_product import attend, attend_causally
-from rtdlm.modules.attention.kind import Heads, Kind, Rows
+from rtdlm.modules.attention.kind import Heads, Kind, Rows, Window
 from rtdlm.modules.attention.mask import cache_mask, causal_mask
 from rtdlm.modules.attention.neurons import Spiking
 from rtdlm.modules.attention.recurrent import Delta, Linear
@@ -76,6 +76,56 @@ class Dense:
 
     def keys_computed(self, length: int, *, head_dim: int) -> int:
         return length
+
+
+@dataclass(frozen=True)
+class Windowed(Dense):
+    """`Dense` that reads a window of earlier tokens in the same softmax (arXiv 1901.02860)."""
+
+    window: Window | None = None
+
+    def read(self, heads: Heads, rows: Rows) -> jax.Array:
+        def attend_here(qkv: QKV, here: tuple[jax.Array, Places]) -> jax.Array:
+            mask_BTS, places = here
+            return attend_causally(*qkv, mask_BTS, self.scoring, places)
+
+        alike = self.scoring.slopes_H is None
+        key, value = heads.key_BTKE, heads.value_BTKE
+        given = self._with_window(heads.query_BTHE, key, value, rows, rows.positions_BT)
+        return on_own_heads(attend_here, *given, split_heads=alike)
+
+    def extend(
+        self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
+    ) -> tuple[jax.Array, KVCache | StoppedCache]:
+        dtype = heads.query_BTHE.dtype
+        cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
+        key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
+        slot_1S = jnp.arange(key_BSKE.shape[1])[None]
+        qkv, (mask_BTS, places) = self._with_window(
+            heads.query_BTHE, key_BSKE, value_BSKE, rows, slot_1S
+        )
+        return attend(*qkv, mask_BTS, self.scoring, places), cache
+
+    def _with_window(
+        self,
+        query_BTHE: jax.Array,
+        key_BSKE: jax.Array,
+        value_BSKE: jax.Array,
+        rows: Rows,
+        positions_BS: jax.Array,
+    ) -> tuple[QKV, tuple[jax.Array, Places]]:
+        """What attention is given, with the window's keys before the others."""
+        window, mask_BTS = self.window, rows.mask_BTS
+        assert window is not None and mask_BTS is not None
+        before_1W = jnp.arange(-window.key_BWKE.shape[1], 0)[None]
+        before_BW = jnp.broadcast_to(before_1W, (len(positions_BS), before_1W.shape[1]))
+
+        def behind(first: jax.Array, rest: jax.Array, axis: int = 1) -> jax.Array:
+            return jnp.concatenate([first.astype(rest.dtype), rest], axis=axis)
+
+        key, value = behind(window.key_BWKE, key_BSKE), behind(window.value_BWKE, value_BSKE)
+        places = Places(rows.positions_BT, behind(before_BW, positions_BS))
+        return (query_BTHE, key, value), (behind(window.may_BTW, mask_BTS, 2), places)
 
 
 @dataclass(frozen=True)
@@ -144,6 +194,12 @@ def with_alibi(kind: Kind, num_heads: int) -> Kind:
     """`kind`, whose `num_heads` heads lower the scores of far keys; only for kinds with scores."""
     assert isinstance(kind, Dense | Sliding)
     return replace(kind, scoring=kind.scoring._replace(slopes_H=alibi_slopes(num_heads)))
+
+
+def with_window(kind: Kind, window: Window) -> Kind:
+    """`kind`, whose queries read `window` too; only for kinds that read all of a document."""
+    assert type(kind) is Dense
+    return Windowed(kind.scoring, window)
 
 
 def _scoring(config: AttentionConfig) -> Scoring:

@@ -10,18 +10,20 @@ States have static shapes and are zeros when empty; everything is pure, runs in 
 each row of a batch alone. `rtdlm.checkpoint.bank` keeps stores in files.
 """
 
+from rtdlm.modules.memory.attended import may_read, pass_on
 from rtdlm.modules.memory.forget import FORGET
 from rtdlm.modules.memory.layer import (
     LayerMemory,
     MemoryLayer,
     MemoryOutput,
     MemoryStatistics,
-    Pending,
 )
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation
 from rtdlm.modules.memory.novelty import novelty
+from rtdlm.modules.memory.pending import Pending
 from rtdlm.modules.memory.read import Reading, read_store
+from rtdlm.modules.memory.recent import continued
 from rtdlm.modules.memory.short_term import ShortTerm
 from rtdlm.modules.memory.store import Replay, Store, consolidation_rows, mark_used
 from rtdlm.modules.memory.tokens import Tokens
@@ -42,8 +44,11 @@ __all__ = [
     "Store",
     "Tokens",
     "consolidation_rows",
+    "continued",
     "mark_used",
+    "may_read",
     "novelty",
+    "pass_on",
     "read_store",
     "write_store",
 ]

@@ -11,6 +11,7 @@ decoding it is a part of one, whose keys and values wait in `Pending` until the 
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import haiku as hk
@@ -22,6 +23,7 @@ from rtdlm.modules.memory.consolidate import consolidated
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
+from rtdlm.modules.memory.pending import Pending
 from rtdlm.modules.memory.recent import Heads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
@@ -38,19 +40,24 @@ class LayerMemory(NamedTuple):
     """What a layer remembers of a batch of rows; None for what it does not have."""
 
     stm: ShortTerm | None
+    """Of the layer's own heads, or of attention's (`attended`)."""
     episodic: Store | None
     recurrent: Matrix | None
     summaries: ShortTerm | None
     mtm: Matrix | None
     recent: Recent | None
     """For the short convolutions; emptied with short-term and with long-term memory."""
+    convs: Mapping[str, jax.Array] | None = None
+    """What the layer's other convolutions read again `[B, J, ...]`, by their place, where they go
+    on with a window that attention reads."""
 
     @classmethod
     def empty(
         cls, config: MemoryConfig, *rows: int, heads: int, features: int, dtype: jnp.dtype
     ) -> "LayerMemory":
-        """For `rows`: (layers,) batch."""
-        shape, window, slots = (heads, features), config.stm_window, config.episodic_slots
+        """For `rows`: (layers,) batch; without a window that attention reads."""
+        window = 0 if config.is_attended else config.stm_window
+        shape, slots = (heads, features), config.episodic_slots
         kept, back = config.summary_slots, config.conv_width - 1
         return cls(
             ShortTerm.empty(*rows, window, *shape, dtype=dtype) if window else None,
@@ -59,35 +66,6 @@ class LayerMemory(NamedTuple):
             ShortTerm.empty(*rows, kept, *shape, dtype=dtype) if kept else None,
             Matrix.empty(*rows, *shape) if config.task_tokens else None,
             Recent.empty(*rows, back, *shape, dtype=dtype) if back > 0 else None,
-        )
-
-
-class Pending(NamedTuple):
-    """What the segment that is being read will leave behind; place s is its token s."""
-
-    key_BSHE: jax.Array
-    value_BSHE: jax.Array
-    label_BS: jax.Array
-    """int32; 0 where nothing was read yet."""
-    id_BS: jax.Array
-
-    @classmethod
-    def empty(cls, *shape: int, dtype: jnp.dtype) -> "Pending":
-        """For `shape`: (layers,) batch, tokens of a segment, heads, features."""
-        heads, ints = jnp.zeros(shape, dtype), jnp.zeros(shape[:-2], jnp.int32)
-        return cls(heads, heads, ints, ints)
-
-    def put(self, key_BTHE: jax.Array, value_BTHE: jax.Array, tokens: Tokens) -> "Pending":
-        """With the tokens of one more call at their places."""
-        slots = self.label_BS.shape[1]
-        place_BT = jnp.where(tokens.counts_BT, tokens.place_BT, slots)
-        rows_B1 = jnp.arange(place_BT.shape[0])[:, None]
-        new = (key_BTHE, value_BTHE, tokens.label_BT, tokens.id_BT)
-        return Pending(
-            *(
-                old.at[rows_B1, place_BT].set(x.astype(old.dtype), mode="drop")
-                for old, x in zip(self, new, strict=True)
-            )
         )
 
 
@@ -251,8 +229,7 @@ class MemoryLayer(hk.Module):
             whole = Pending(key_BTHE, value_BTHE, tokens.label_BT, tokens.id_BT)
             return self._write_segment(memory, whole), None
         pending = pending.put(key_BTHE, value_BTHE, tokens)
-        # Places fill in order, so that the last one says whether the segment is complete.
-        complete_B = pending.label_BS[:, -1] > 0
+        complete_B = pending.complete()
 
         def write(memory: LayerMemory, pending: Pending) -> LayerMemory:
             return where_rows(complete_B, self._write_segment(memory, pending), memory)
@@ -263,15 +240,14 @@ class MemoryLayer(hk.Module):
 
         # Of the tokens that are decoded one by one, few complete a segment.
         memory = hk.cond(jnp.any(complete_B), write, wait, memory, pending)
-        label_BS = where_rows(complete_B, jnp.zeros_like(pending.label_BS), pending.label_BS)
-        return memory, pending._replace(label_BS=label_BS)
+        return memory, pending.without(complete_B)
 
     @hk.transparent
     def _write_segment(self, memory: LayerMemory, segment: Pending) -> LayerMemory:
         config = self.config
         key, value, label_BS, id_BS = segment
         merged_BS = (label_BS > 0).astype(jnp.int32)
-        stm, store, recurrent, kept, mtm, recent = memory
+        stm, store, recurrent, kept, mtm, recent, convs = memory
         if stm is not None:
             stm = write_window(stm, key, value, label_BS)
         if mtm is not None:
@@ -293,7 +269,7 @@ class MemoryLayer(hk.Module):
                 surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
             )  # fmt: skip
             store = keep_spread(store)
-        return LayerMemory(stm, store, recurrent, kept, mtm, recent)
+        return LayerMemory(stm, store, recurrent, kept, mtm, recent, convs)
 
     def _statistics(
         self,
@@ -308,7 +284,9 @@ class MemoryLayer(hk.Module):
         def mean(x_BTH: jax.Array) -> jax.Array:
             return jnp.sum(jnp.mean(x_BTH, axis=2) * weight_BT) / total
 
-        gates = {tier: mean(share_BTHN[..., place]) for place, tier in enumerate(self.config.tiers)}
+        gates = {
+            tier: mean(share_BTHN[..., place]) for place, tier in enumerate(self.config.layer_tiers)
+        }
         fill = age = None
         if memory.episodic is not None:
             store = memory.episodic

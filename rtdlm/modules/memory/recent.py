@@ -47,16 +47,10 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
         recent: what stood before them.
         tokens: which they are.
     """
-    reach, length = recent.label_BJ.shape[1], tokens.label_BT.shape[1]
-    label_BL = jnp.concatenate([recent.label_BJ, tokens.label_BT], axis=1)
-    same_BLJ = packed_past(label_BL, reach=reach).same_BTJ
-    assert same_BLJ is not None
-    # Behind the last token that counts there is nothing to go on from.
-    behind_B = jnp.max(jnp.where(tokens.counts_BT, jnp.arange(1, length + 1)[None], 0), axis=1)
-    past = Past(same_BLJ[:, reach:], behind_B)
+    past, label_BJ = continued(tokens, recent.label_BJ)
 
     def convolve(name: str, x: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y, after = ShortConv(width=reach + 1, name=name)(x, past=past, state=before)
+        y, after = ShortConv(width=before.shape[1] + 1, name=name)(x, past=past, state=before)
         assert after is not None
         return y, after
 
@@ -64,6 +58,21 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
     query, last_query = convolve("memory_queries_conv", heads.query, before.query)
     key, last_key = convolve("memory_keys_conv", heads.key, before.key)
     value, last_value = convolve("memory_values_conv", heads.value, before.value)
-    _, label_BJ = look_back(tokens.label_BT, past, reach=reach, state=recent.label_BJ)
-    assert label_BJ is not None
     return Heads(query, key, value), Recent(Heads(last_query, last_key, last_value), label_BJ)
+
+
+def continued(tokens: Tokens, label_BJ: jax.Array) -> tuple[Past, jax.Array]:
+    """The past of tokens that go on after those of `label_BJ`, and the labels of the last J then.
+
+    `label_BJ` is the document of each of the J tokens that stood last, 0 where there was none.
+    """
+    reach, length = label_BJ.shape[1], tokens.label_BT.shape[1]
+    label_BL = jnp.concatenate([label_BJ, tokens.label_BT], axis=1)
+    same_BLJ = packed_past(label_BL, reach=reach).same_BTJ
+    assert same_BLJ is not None
+    # Behind the last token that counts there is nothing to go on from.
+    behind_B = jnp.max(jnp.where(tokens.counts_BT, jnp.arange(1, length + 1)[None], 0), axis=1)
+    past = Past(same_BLJ[:, reach:], behind_B)
+    _, newest_BJ = look_back(tokens.label_BT, past, reach=reach, state=label_BJ)
+    assert newest_BJ is not None
+    return past, newest_BJ

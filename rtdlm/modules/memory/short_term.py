@@ -6,7 +6,8 @@ own document with a softmax of its own, beside attention within the segment:
     score_ts = c q_t k_s - m (distance of t and s) / W        a = softmax over s and nothing
 
 with q and k of length 1 and one learned scale c, slope m and score of "nothing" a head; what
-nothing gives is zero, so that an empty window reads zero.
+nothing gives is zero, so that an empty window reads zero. A window may be attention's instead; see
+`rtdlm.modules.memory.attended`.
 
 Axes: B batch, T time, W slots of the window, S tokens of a segment, H heads, E head features.
 """
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive, softmax_or_nothing
 from rtdlm.modules.memory.tokens import Tokens
-from rtdlm.modules.primitives import dot
+from rtdlm.modules.primitives import dot, where_rows
 
 
 class ShortTerm(NamedTuple):
@@ -70,11 +71,12 @@ def read_window(
 def write_window(
     window: ShortTerm, key_BSHE: jax.Array, value_BSHE: jax.Array, label_BS: jax.Array
 ) -> ShortTerm:
-    """The window after a whole segment."""
+    """The window after a whole segment; one without a token, which pads a row, leaves it."""
     slots = window.label_BW.shape[1]
-    return ShortTerm(
+    moved = ShortTerm(
         *(
             jnp.concatenate([old, new.astype(old.dtype)], axis=1)[:, -slots:]
             for old, new in zip(window, (key_BSHE, value_BSHE, label_BS), strict=True)
         )
     )
+    return where_rows(jnp.any(label_BS > 0, axis=1), moved, window)

@@ -81,6 +81,9 @@ def test_a_window_holds_the_last_tokens() -> None:
     assert window.key_BWHE.ravel().tolist() == [3, 4, 5]
     assert window.value_BWHE.ravel().tolist() == [-3, -4, -5]
     assert window.label_BW.tolist() == [[2, 3, 3]]
+    padding = jnp.zeros((1, 2, 1, 1))
+    kept = write_window(window, padding, padding, jnp.zeros((1, 2), jnp.int32))
+    assert kept.label_BW.tolist() == [[2, 3, 3]] and kept.key_BWHE.ravel().tolist() == [3, 4, 5]
 
 
 def test_chunks_are_pooled_and_the_newest_kept() -> None:

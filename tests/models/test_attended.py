@@ -1,0 +1,122 @@
+"""Short-term memory that attention itself reads: attention over more than a segment."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtdlm.config import UserError
+from rtdlm.models import TMSModel
+from rtdlm.models.tms import Params
+from rtdlm.modules.head import LossTerms
+from tests.models.small import HASHED, RICH, SMALL, assert_trees_close, random_params, small_config
+from tests.models.test_memory import LENGTH, Remembering
+from tests.training.test_carried import STILL, as_read, carrying, long_rows, two_steps
+
+WINDOW: dict[str, Any] = {"segment": 4, "stm_window": 8, "stm_form": "attention"}
+FORMS: dict[str, dict[str, Any]] = {
+    "rope": {},
+    "alibi": {"position_encoding": "alibi"},
+    "convolutions, n-grams and values of the first layer": RICH,
+    "rows that n-grams choose": {**HASHED, "position_encoding": "none"},
+}
+ROW = {"ids": np.random.default_rng(4).integers(64, size=(2, LENGTH), dtype=np.int32)}
+
+
+def loss_and_slopes(model: TMSModel, params: Params, **rows: Any) -> tuple[jax.Array, Params]:
+    zero = jnp.float32(0.0)
+    terms = LossTerms(jnp.ones((2, LENGTH)), zero, zero, jnp.float32(1.0))
+
+    def loss(params: Params) -> jax.Array:
+        labels = np.roll(ROW["ids"], -1, axis=1)
+        found = model.scores(params, ROW["ids"], labels, terms=terms, **rows).objective
+        assert found is not None
+        return found
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_window_as_long_as_the_row_is_attention_over_all_of_it(form: str) -> None:
+    """The model without segments is the reference: its loss and every gradient."""
+    plain = TMSModel(small_config(**FORMS[form]))
+    model = TMSModel(small_config(**FORMS[form], memory=WINDOW))
+    params = random_params(plain)
+    assert jax.tree.structure(model.shapes) == jax.tree.structure(plain.shapes)
+    packed = {
+        "segment_ids_BT": jnp.array([[1] * LENGTH, [1] * 2 + [2] * 9 + [0]], jnp.int32),
+        "positions_BT": jnp.array([[*range(LENGTH)], [0, 1, *range(9), 0]], jnp.int32),
+    }
+    wanted, found = (loss_and_slopes(one, params, **packed) for one in (plain, model))
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
+    assert_trees_close(found[1], wanted[1], atol=1e-5)
+
+
+def test_a_window_reaches_as_far_as_it_says() -> None:
+    """In one layer: a token at place p of its segment reads p + W tokens back, and no further."""
+    window = 5
+    memory = {**WINDOW, "stm_window": window}
+    subject = Remembering(memory=memory)
+    before = np.asarray(subject.whole)
+    for changed in range(LENGTH - 1):
+        ids = subject.ids_BT.at[0, changed].add(1) % 64
+        after = np.asarray(subject.read(subject.params, ids)[0])
+        differs = (after[0] != before[0]).any(axis=-1)
+        place = np.arange(LENGTH)
+        reads = (place >= changed) & (place // 4 * 4 - window <= changed)
+        np.testing.assert_array_equal(differs, reads)
+        np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_gradients_through_the_window_are_cut_where_they_are_asked_to_be() -> None:
+    config = small_config(num_layers=1, memory={**WINDOW, "backprop_segments": 1})
+    model, whole = TMSModel(config), TMSModel(config.replace(memory={"backprop_segments": None}))
+    params = random_params(model)
+    cut, through = (loss_and_slopes(one, params) for one in (model, whole))
+    assert cut[0] == through[0]
+    name = "decoder/layers/block/attention/key"
+    assert not np.allclose(cut[1][name]["w"], through[1][name]["w"], atol=1e-6)
+
+
+def test_what_attention_remembers_is_carried_from_step_to_step_on_a_mesh() -> None:
+    """Two steps are one row of twice the length, the windows of two layers among it."""
+    form = {"num_layers": 2, "memory": {"stm_form": "attention", "every": 2}}
+    one, many = carrying(**form), carrying((1, 2, 2), **form)
+    (state, losses), (apart, found) = (two_steps(run, **STILL) for run in (one, many))
+    assert found == pytest.approx(losses, rel=1e-5)
+    scores = jax.jit(one.model.batch_scores)(one.start().params, long_rows())
+    wanted = scores.memory
+    for got in (state, apart):
+        assert_trees_close(jax.device_get(got.memory.memory), wanted, atol=1e-5)
+    [held] = {
+        leaf.sharding.shard_shape(leaf.shape)[3]
+        for leaf in (apart.memory.memory.loops[0][0].stm.key_BWHE,)
+    }
+    assert held == SMALL["num_kv_heads"] // 2, "heads lie with the keys that they are"
+    assert as_read(long_rows(), 1).input_ids.shape[1] == LENGTH
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"attention_type": "sliding"}, "attention_type='sliding' cannot be combined with"),
+        ({"position_encoding": "learned"}, "a position would be of a token's own segment only"),
+        (
+            {"memory": {"stm_window": 0}},
+            "stm_form='attention' has no effect with memory.stm_window",
+        ),
+        ({"memory": {"every": 2}}, "memory.every=2 has no effect with memory.stm_form='attention'"),
+        ({"memory": {"stm_weight": 0.3}}, "stm_weight=0.3 has no effect with memory.stm_form"),
+        (
+            {"memory": {"fusion": "cross", "task_tokens": 2}},
+            "weighs tiers against each other and there is only mtm",
+        ),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_it_is_refused(overrides: dict[str, Any], message: str) -> None:
+    memory = {**WINDOW, **overrides.pop("memory", {})}
+    with pytest.raises(UserError, match=message):
+        small_config(**overrides, memory=memory)
