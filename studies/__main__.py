@@ -33,6 +33,7 @@ STUDIES = {
     "memory_rule": "studies.memory_rule",
     "memory_passkey": "studies.memory_passkey",
     "memory_text": "studies.memory_text",
+    "memory_carried": "studies.memory_carried",
     "memory_turns": "studies.memory_turns",
     "graph_hops": "studies.graph_hops",
     "graph_reach": "studies.graph_reach",

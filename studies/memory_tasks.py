@@ -320,16 +320,17 @@ class Text(NamedTuple):
         del training
         length = segments * self.segment
         start_B = random.integers(len(self.ids_N) - length, size=rows)
-        return (self._rows(start_B, length),)
+        return (self.rows(start_B, length),)
 
     def whole(self, *, rows: int, segments: int) -> Iterator[Sessions]:
         """The text from its start in rows that do not overlap; less than `rows` at its end go."""
         length = segments * self.segment
         starts = np.arange(0, len(self.ids_N) - length, length)
         for first in range(0, len(starts) - rows + 1, rows):
-            yield (self._rows(starts[first : first + rows], length),)
+            yield (self.rows(starts[first : first + rows], length),)
 
-    def _rows(self, start_B: np.ndarray, length: int) -> Asked:
+    def rows(self, start_B: np.ndarray, length: int) -> Asked:
+        """Rows of so many tokens from these places."""
         ids = self.ids_N[start_B[:, None] + np.arange(length + 1)]
         return _as_asked(ids.astype(np.int32), np.ones((len(ids), length), bool))
 

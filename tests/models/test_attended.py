@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from rtdlm.config import UserError
+from rtdlm.config import MeshConfig, UserError
 from rtdlm.models import TMSModel
 from rtdlm.models.tms import Params
 from rtdlm.modules.head import LossTerms
+from rtdlm.parallel import make_mesh, path_name
+from rtdlm.training.carried import carried_shapes, carried_shardings
 from tests.models.small import HASHED, RICH, SMALL, assert_trees_close, random_params, small_config
 from tests.models.test_memory import LENGTH, Remembering
 from tests.training.test_carried import STILL, as_read, carrying, long_rows, two_steps
@@ -96,6 +99,20 @@ def test_what_attention_remembers_is_carried_from_step_to_step_on_a_mesh() -> No
     }
     assert held == SMALL["num_kv_heads"] // 2, "heads lie with the keys that they are"
     assert as_read(long_rows(), 1).input_ids.shape[1] == LENGTH
+
+
+def test_every_part_that_is_carried_has_a_rule() -> None:
+    memory = {**WINDOW, "across_steps": True, "task_tokens": 2}
+    model = TMSModel(small_config(**RICH, memory=memory))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    placed = carried_shardings(carried_shapes(model), mesh)
+    specs = {path_name(path): at.spec for path, at in jax.tree_util.tree_leaves_with_path(placed)}
+    rows = ("data", "fsdp", "expert")
+    assert specs["memory/loops/0/0/convs/keys"] == P(None, rows, None, "tensor", None)
+    assert specs["memory/loops/0/0/convs/feedforward"] == P(None, rows, None, None)
+    assert specs["memory/input/cache/convs/input"] == P(None, rows, None, None)
+    assert specs["memory/input/cache/recent_BJ"] == P(None, rows, None)
+    assert specs["memory/input/label_BJ"] == P(None, rows, None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.text import CharacterText
 from rtdlm.evaluation.results import read_results
 from studies import (
+    memory_carried,
     memory_passkey,
     memory_recall,
     memory_rule,
@@ -19,11 +20,14 @@ from studies import (
     memory_turns,
 )
 from studies.__main__ import main
-from studies.memory_side import Run
+from studies.memory_side import Run, Stage
 from studies.memory_turns import Teacher, Visit, examples, summed
 from tests.training.runs import flat
 
-STUDIED = ["memory_recall", "memory_rule", "memory_passkey", "memory_text", "memory_turns"]
+STUDIED = [
+    "memory_recall", "memory_rule", "memory_passkey", "memory_text", "memory_carried",
+    "memory_turns",
+]  # fmt: skip
 TINY = memory_recall.SMOKE.base
 
 
@@ -126,6 +130,46 @@ def test_sides_begin_with_the_same_weights() -> None:
             np.testing.assert_array_equal(own[path], same)
     assert any(not np.array_equal(own[path], leaf) for path, leaf in other.items())
     assert flat(Run(plain, text, plain=plain).first(3)).keys() == first.keys()
+
+
+def test_lanes_go_on_where_the_step_before_ended() -> None:
+    text = memory_text.Text(np.arange(1000, dtype=np.int32), 1000, segment=8)
+    steps = list(memory_carried.in_order(text, rows=3, segments=2, steps=5, seed=1))
+    lanes = np.concatenate([drawn.ids_BT for drawn in steps], axis=1)
+    starts = lanes[:, 0]
+    np.testing.assert_array_equal(lanes, starts[:, None] + np.arange(5 * 16))
+    np.testing.assert_array_equal(steps[-1].labels_BT, steps[-1].ids_BT + 1)
+    assert np.diff(starts).tolist() == [333, 333] and 0 < starts[0] < 333 - 80
+    [again, *_] = memory_carried.in_order(text, rows=3, segments=2, steps=5, seed=2)
+    assert again.ids_BT[0, 0] != starts[0]
+
+
+def test_what_is_carried_is_compared_with_the_same_that_is_not() -> None:
+    def of(*losses: float) -> list[memory_carried.Ran]:
+        return [memory_carried.Ran(loss, loss + 0.1, 1.0) for loss in losses]
+
+    short, on, *_ = memory_carried.SIDES
+    ran = {short: of(1.5, 1.4), on: of(1.4, 1.45)}
+    found = named(memory_carried.results(ran, SIZED))
+    assert found[f"{on}/below the same not carried"].spread == pytest.approx([-0.05, 0.1])
+    least = found[f"{on}/below the same not carried, least"]
+    assert least.value == pytest.approx(-0.05) and least.holds is False
+
+
+def test_a_step_that_is_given_a_memory_learns_from_it() -> None:
+    """The first step of both is the same; the second has other losses, and so other weights."""
+    text = memory_text.Text(np.random.default_rng(0).integers(20, size=999, dtype=np.int32), 20, 8)
+    tree = memory_side.with_memory(memory_text.SMOKE.base, memory_text.WINDOW)
+    run = Run(tree, text)
+    found = [
+        memory_carried.trained(run, text, memory_carried.Side(1, carried=on), Stage(2, 2, steps), 0)
+        for steps in (1, 2)
+        for on in (False, True)
+    ]
+    one, other, third, fourth = (flat(trained.params) for trained in found)
+    for path, leaf in one.items():
+        np.testing.assert_array_equal(leaf, other[path])
+    assert any(not np.array_equal(leaf, fourth[path]) for path, leaf in third.items())
 
 
 SIZE = memory_turns.SMOKE  # 3 cues, 2 questions a lesson, 2 rows
