@@ -1,6 +1,9 @@
 """Pictures of studies in docs/images/, a panel a study or a task.
 
 memory.png       what each tier of memory finds, by how far back it stands
+forgetting.png   what a full store should forget
+facts.png        facts learned by heart
+text.png         held-out loss on long text, tier by tier
 turns.png        how soon a returning task is known, and what is forgotten, by the rate of learning
 controller.png   right answers by the compute that is allowed
 """
@@ -8,6 +11,7 @@ controller.png   right answers by the compute that is allowed
 import io
 import re
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rtdlm.evaluation.results import Result
@@ -26,13 +30,13 @@ class Panel(NamedTuple):
     title: str
     across: str
     names: str
-    """Regular expression of a result's name, with groups `side` and `at`."""
-    scale: Literal["log", "symlog", "linear"] = "log"
-    """Of what is across; `symlog` is linear below a hundredth."""
-    legend: Literal["center left", "center right", "lower right", "upper right"] = "center left"
+    """Regular expression of a result's name, with a group `at` and, of several sides, `side`."""
+    scale: Literal["log", "symlog", "linear", "names"] = "log"
+    """Of what is across; `symlog` is linear below a hundredth, and `names` are no numbers."""
+    legend: Literal["center left", "center right", "lower right", "lower left"] = "center left"
     """Where it is."""
-    percent: bool = True
-    """Whether what is up is a share; else any positive number, in a logarithmic scale."""
+    up: Literal["percent", "log", "linear", "from zero"] = "percent"
+    """Scale of what is up: of a share, of any positive number, or of what is there."""
 
 
 MEMORY = (
@@ -49,12 +53,31 @@ MEMORY = (
         r"(?P<side>[^/]+)/keys found, (?P<at>\d+) segments",
     ),
 )  # fmt: skip
+FORGETTING = (
+    Panel(
+        "memory_forgetting", "Questions answered [%]", "stream of mentions and questions",
+        "(?P<at>steady|drift|recent|changes), (?P<side>age|use|surprise|adaptive|best)/right",
+        "names", "lower left",
+    ),
+)  # fmt: skip
+FACTS = (
+    Panel(
+        "memory_facts", "Facts held", "at equal operations a token",
+        "(?P<at>dense|product_key|ngram|facts that were shown)/facts", "names", up="from zero",
+    ),
+)  # fmt: skip
+TEXT = (
+    Panel(
+        "memory_text", "Held-out loss [nats a character]", "memory", r"(?P<at>[^/]+)/loss",
+        "names", up="linear",
+    ),
+)  # fmt: skip
 RATE = "rate of learning, as multiple of that before"
 TURNS = (
     Panel(
         "memory_turns", "Questions until a returning task is known", RATE,
         r"(?P<side>[^,]+), rate (?P<at>[\d.]+)/examples when it returns", "symlog",
-        legend="lower right", percent=False,
+        legend="lower right", up="log",
     ),
     Panel(
         "memory_turns", "Forgotten by the end [%]", RATE,
@@ -71,17 +94,21 @@ CONTROLLER = tuple(
 )  # fmt: skip
 PICTURES: Mapping[str, Sequence[Panel]] = {
     "docs/images/memory.png": MEMORY,
+    "docs/images/forgetting.png": FORGETTING,
+    "docs/images/facts.png": FACTS,
+    "docs/images/text.png": TEXT,
     "docs/images/turns.png": TURNS,
     "docs/images/controller.png": CONTROLLER,
 }
 
 
-def lines(results: Sequence[Result], names: str) -> dict[str, dict[float, Result]]:
-    """Side -> place across -> result."""
-    found: dict[str, dict[float, Result]] = {}
+def lines(results: Sequence[Result], names: str) -> dict[str, dict[str, Result]]:
+    """Side -> place across -> result; the side is empty where there is one."""
+    found: dict[str, dict[str, Result]] = {}
     for result in results:
         if match := re.fullmatch(names, result.name):
-            found.setdefault(match["side"], {})[float(match["at"])] = result
+            side = match.groupdict().get("side", "")
+            found.setdefault(side, {})[match["at"]] = result
     return found
 
 
@@ -91,7 +118,8 @@ def draw_panels(panels: Sequence[Panel], studies: Mapping[str, Sequence[Result]]
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.0 * len(panels), 3.6), dpi=150, layout="constrained")
+        width = 6.0 if len(panels) == 1 else 4.0 * len(panels)
+        figure = Figure(figsize=(width, 3.6), dpi=150, layout="constrained")
         every = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(every, panels, strict=True):
             _draw(axes, panel, lines(studies[panel.study], panel.names))
@@ -100,28 +128,41 @@ def draw_panels(panels: Sequence[Panel], studies: Mapping[str, Sequence[Result]]
     return buffer.getvalue()
 
 
-def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[float, Result]]) -> None:
-    """Means, with the smallest and largest of the seeds."""
-    for mark, (side, by_place) in zip(MARKS, found.items(), strict=False):
-        places = sorted(by_place)
+def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[str, Result]]) -> None:
+    """Means, with the smallest and largest of the seeds; numbers are joined, names stand apart."""
+    names = list(dict.fromkeys(at for by_place in found.values() for at in by_place))
+    named = panel.scale == "names"
+    where = {at: float(place) if named else float(at) for place, at in enumerate(names)}
+    for number, (mark, (side, by_place)) in enumerate(zip(MARKS, found.items(), strict=False)):
+        places = sorted(by_place, key=where.__getitem__)
         own = [by_place[place] for place in places]
         ends = [
             (result.value, result.value) if (s := result.spread) is None else s for result in own
         ]
         down = [result.value - low for result, (low, _) in zip(own, ends, strict=True)]
         up = [high - result.value for result, (_, high) in zip(own, ends, strict=True)]
+        # Beside one another, so that none hides another.
+        aside = 0.12 * (number - (len(found) - 1) / 2) if named else 0.0
         axes.errorbar(
-            places, [result.value for result in own], yerr=[down, up], label=side, marker=mark,
-            markersize=4, capsize=2,
+            [where[place] + aside for place in places], [result.value for result in own],
+            yerr=[down, up], label=side, marker=mark, markersize=4, capsize=2,
+            linestyle="none" if named else "-",
         )  # fmt: skip
-    places = sorted({place for by_place in found.values() for place in by_place})
     axes.set(title=panel.title, xlabel=panel.across)
-    axes.set_xscale(panel.scale, **({"linthresh": 0.01} if panel.scale == "symlog" else {}))
-    if panel.percent:
+    if not named:
+        axes.set_xscale(panel.scale, **({"linthresh": 0.01} if panel.scale == "symlog" else {}))
+    if panel.up == "percent":
         axes.set_ylim(-4, 104)
-    else:
+    elif panel.up == "from zero":
+        axes.set_ylim(bottom=0)
+    elif panel.up == "log":
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+    names.sort(key=where.__getitem__)
+    told = [fill(at.replace("_", " "), 14) if named else f"{where[at]:g}" for at in names]
+    axes.set_xticks([where[at] for at in names], told, minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize=7, loc=panel.legend)
+    if named:
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    if len(found) > 1:
+        axes.legend(fontsize=7, loc=panel.legend)
