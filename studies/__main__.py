@@ -34,6 +34,7 @@ STUDIES = {
     "memory_passkey": "studies.memory_passkey",
     "memory_text": "studies.memory_text",
     "memory_carried": "studies.memory_carried",
+    "memory_forms": "studies.memory_forms",
     "memory_turns": "studies.memory_turns",
     "graph_hops": "studies.graph_hops",
     "graph_reach": "studies.graph_reach",

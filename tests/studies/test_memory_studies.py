@@ -12,6 +12,7 @@ from benchmarks.text import CharacterText
 from rtdlm.evaluation.results import read_results
 from studies import (
     memory_carried,
+    memory_forms,
     memory_passkey,
     memory_recall,
     memory_rule,
@@ -358,6 +359,19 @@ def test_result_files_are_named_after_what_was_measured() -> None:
         assert module.file_name(flags) == name
         assert module.file_name(Namespace(**{**vars(flags), "only": "none"})) is None
         assert module.file_name(Namespace(**{**vars(flags), "smoke": True})) is None
+
+
+@pytest.mark.slow
+def test_forms_are_compared_on_both_tasks(tmp_path: Path) -> None:
+    out = tmp_path / "forms.json"
+    assert main(["memory_forms", "--smoke", "--out", str(out)]) == 0
+    found = named(read_results(out).results)
+    for side, parts in memory_forms.RULE.items():
+        assert 0 <= found[f"{side}/rule right, 2 segments later"].value <= 100, parts
+    totals = {name: found[f"{name}/parameters"].value for name in memory_forms.RULE}
+    assert len(set(totals.values())) == 1
+    assert "store of 64, novel, surprise/pairs right, 3 segments" in found
+    assert set(memory_forms.RECALL).isdisjoint(memory_forms.RULE)
 
 
 @pytest.mark.slow
