@@ -33,8 +33,9 @@ class MemoryConfig:
     0 is none [tokens]."""
     stm_form: ShortTermForm | None = None
     """Who reads short-term memory: heads of its own in layers that have memory (`own_heads`), or
-    attention itself, in every layer and in one softmax with the segment (`attention`), where then
-    convolutions and n-grams go on from segment to segment, too; None is `own_heads`."""
+    attention itself, in every layer but a controller's core and in one softmax with the segment
+    (`attention`), where then convolutions and n-grams go on from segment to segment, too; None is
+    `own_heads`."""
     recurrent: Recurrence = "none"
     """Long-term memory in a matrix a head: `gated_delta` decays it by one number a head (arXiv
     2412.06464), `channel_decay` by one a key feature (arXiv 2510.26692), `erase_write` has separate

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rtdlm.config import PrecisionConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.cache import DecodeCache, LayerCache
-from rtdlm.models.memory import InputCache, MemoryState
+from rtdlm.models.memory import InputCache, MemoryState, of_first_document
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from rtdlm.modules.memory import LayerMemory
@@ -148,6 +148,7 @@ def with_memory(cache: SplitCache, memory: MemoryState, rows: int) -> SplitCache
         every = jax.tree.map(lambda x: jnp.repeat(x[at], rows, axis=0), own)
         return layer._replace(memory=every)
 
+    memory = of_first_document(memory)
     loops = tuple(
         tuple(
             tuple(given(layer, own, at) for layer, own in zip(one, layers, strict=True))

@@ -283,7 +283,7 @@ class Block(hk.Module):
         config, pending = self.config, None if cache is None else cache.pending
         assert memory is not None and given.tokens is not None
         if self.plan.window:
-            memory = memory._replace(stm=None)
+            memory = memory._replace(stm=None, convs=None)
         layer = MemoryLayer(
             config.memory,
             heads=config.memory_heads,

@@ -19,13 +19,25 @@ from rtdlm.models.cost import forward_flops_per_token
 from rtdlm.models.layers import layer_plans
 from rtdlm.modules.controller import Contract, Unit
 
-OFF: dict[str, dict[str, Any]] = {
-    "memory": {"memory": MemoryConfig()},
-    "knowledge": {"knowledge": KnowledgeConfig()},
-    "graph": {"graph": GraphConfig()},
-    "quantum": {"quantum": QuantumConfig(), "quantum_layers": 0},
-}
-"""The fields that a configuration without the module has."""
+
+def _off(config: AGIConfig) -> dict[str, dict[str, Any]]:
+    """The fields that a configuration without the module has."""
+    memory = config.memory
+    of_layers, windowless = MemoryConfig(), memory
+    if memory.is_attended:
+        of_layers = MemoryConfig(
+            memory.segment, stm_window=memory.stm_window, stm_form=memory.stm_form
+        )
+        windowless = replace(
+            memory, stm_window=0, stm_form=None, backprop_segments=None, across_steps=False
+        )
+    return {
+        "memory": {"memory": of_layers},
+        "window": {"memory": windowless},
+        "knowledge": {"knowledge": KnowledgeConfig()},
+        "graph": {"graph": GraphConfig()},
+        "quantum": {"quantum": QuantumConfig(), "quantum_layers": 0},
+    }
 
 
 def _beside(name: str) -> Callable[[AGIConfig], float]:
@@ -38,7 +50,7 @@ def _beside(name: str) -> Callable[[AGIConfig], float]:
         if not layers:
             return 0.0
         length = config.max_seq_len
-        without = replace(config, **OFF[name])
+        without = replace(config, **_off(config)[name])
         added = forward_flops_per_token(config, length=length)
         return (added - forward_flops_per_token(without, length=length)) / layers
 
@@ -82,6 +94,14 @@ CONTRACTS: dict[str, Contract] = {
             skipped="zeros; what the segment leaves behind is written all the same",
             unit="batch",
             cost=_beside("memory"),
+        ),
+        Contract(
+            "window",
+            needs=("memory.stm_window", "memory.stm_form=attention"),
+            offers="attention to what stood before its segment",
+            skipped="attention within the segment; keys and values are kept all the same",
+            unit="batch",
+            cost=_beside("window"),
         ),
         Contract(
             "knowledge",

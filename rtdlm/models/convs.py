@@ -24,14 +24,14 @@ class Convolutions:
     """Applies those that `config` has; elsewhere it is the identity. Made anew for every call.
 
     Attributes:
-        states: what the next call reads again; empty outside of decoding.
+        states: what the next call reads again; empty where rows are whole.
     """
 
     def __init__(self, config: AGIConfig, past: Past | None, states: States | None) -> None:
-        """`states` is None outside of decoding."""
+        """`states` is None where rows are whole: nothing stood before them."""
         self._config = config
         self._past = past
-        self._decoding = states is not None
+        self._goes_on = states is not None
         self.states = dict(states or {})
 
     def __call__(self, place: str, x: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ class Convolutions:
             return x
         assert self._past is not None
         conv = ShortConv(width=self._config.short_conv, name=f"{place}_conv")
-        state = self.states[place] if self._decoding else None
+        state = self.states[place] if self._goes_on else None
         y, state = conv(x, past=self._past, state=state)
         if state is not None:
             self.states[place] = state

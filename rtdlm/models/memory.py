@@ -89,6 +89,31 @@ def layer_convs(config: AGIConfig, *rows: int, dtype: jnp.dtype) -> States:
     return _empty_convs(config, *rows, dtype=dtype, of_input=False)
 
 
+def of_first_document(memory: MemoryState) -> MemoryState:
+    """`memory` without what convolutions and n-grams know of any document but 1.
+
+    Decoding goes on with document 1 and, unlike tiers, these do not look whose tokens they are.
+    """
+    if memory.input is None:
+        return memory
+    own_1BJ = memory.input.label_BJ == 1
+
+    def kept(x_RBJ: jax.Array) -> jax.Array:
+        back = x_RBJ.shape[2]
+        own = own_1BJ[:, :, own_1BJ.shape[2] - back :]
+        return jnp.where(own.reshape(*own.shape, *(1,) * (x_RBJ.ndim - 3)), x_RBJ, 0)
+
+    loops = tuple(
+        tuple(
+            layer if layer is None else layer._replace(convs=jax.tree.map(kept, layer.convs))
+            for layer in loop
+        )
+        for loop in memory.loops
+    )
+    cache = jax.tree.map(kept, memory.input.cache)
+    return MemoryState(loops, memory.input._replace(cache=cache))
+
+
 def _empty_convs(config: AGIConfig, *rows: int, dtype: jnp.dtype, of_input: bool) -> States:
     return {
         place: jnp.zeros((*rows, config.short_conv - 1, *shape), dtype)

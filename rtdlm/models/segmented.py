@@ -151,8 +151,9 @@ def begin_segment(cache: DecodeCache, rows_B: jax.Array) -> DecodeCache:
             return where_rows(rows_B, none, rest, axis=1)._replace(memory=layer.memory)
 
         loops = tuple(tuple(emptied(layer) for layer in loop) for loop in cache.loops)
-        attended = any(layer.attended is not None for loop in cache.loops for layer in loop)
-        none = cache.input if attended else jax.tree.map(jnp.zeros_like, cache.input)
+        if any(layer.attended is not None for loop in cache.loops for layer in loop):
+            return cache._replace(loops=loops)  # what stands before the layers goes on, too
+        none = jax.tree.map(jnp.zeros_like, cache.input)
         # A core's slots, as all keys and values, are written before they are read.
         return DecodeCache(loops, where_rows(rows_B, none, cache.input), cache.core)
 

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rtdlm.config import MeshConfig, UserError
+from rtdlm.inference.layout import join_cache, split_cache, with_memory
 from rtdlm.models import TMSModel
 from rtdlm.models.tms import Params
 from rtdlm.modules.head import LossTerms
@@ -71,6 +72,26 @@ def test_a_window_reaches_as_far_as_it_says() -> None:
         reads = (place >= changed) & (place // 4 * 4 - window <= changed)
         np.testing.assert_array_equal(differs, reads)
         np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_decoding_goes_on_with_the_first_document_alone() -> None:
+    """A memory whose last document is the second tells decoding nothing, nor does it `read`."""
+    model = TMSModel(small_config(**RICH, memory=WINDOW))
+    params, read = random_params(model), jax.jit(model.read)
+    for last, differs in ((2, False), (1, True)):
+        documents = jnp.array([[1] * 4 + [last] * 4], jnp.int32)
+        found = []
+        for changed in (0, 1):
+            ids = jnp.asarray(ROW["ids"][:1, :8] + np.repeat([0, changed], 4), jnp.int32) % 64
+            memory = read(params, ids, segment_ids_BT=documents)[1]
+            wanted, _ = read(params, jnp.asarray(ROW["ids"][:1, 8:]), memory=memory)
+            cache = join_cache(with_memory(split_cache(model.empty_cache(1, 4)), memory, 1))
+            got, _ = jax.jit(model.extend)(
+                params, ROW["ids"][:1, 8:], positions_BT=jnp.arange(4)[None], cache=cache
+            )
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+            found.append(got)
+        assert (not np.array_equal(*found)) == differs
 
 
 def test_gradients_through_the_window_are_cut_where_they_are_asked_to_be() -> None:

@@ -18,6 +18,7 @@ WIDE: dict[str, Any] = {
 CORE: dict[str, Any] = {"use_compute_controller": True, "controller_strategy": "thorough"}
 FORMS: dict[str, dict[str, Any]] = {
     "memory": {"memory": {"segment": 64, "stm_window": 32, "every": 1}},
+    "window": {"memory": {"segment": 64, "stm_window": 32, "stm_form": "attention"}},
     "knowledge": {"knowledge": {"kind": "product_key", "every": 1, "rows": 40, "top_k": 6}},
     "graph": {"graph": {"hops": 2, "every": 1}},
     "quantum": {"quantum_layers": 3, "quantum": {"num_rounds": 1, "num_qubits": 8}},
@@ -58,4 +59,7 @@ def test_the_plan_lists_what_is_there() -> None:
     assert [line.split(":")[0] for line in contract_table(config)] == [
         "depth", "knowledge", "graph",
     ]  # fmt: skip
+    both = {**FORMS["window"]["memory"], "task_tokens": 2, "every": 3}
+    lines = contract_table(AGIConfig.from_dict(WIDE | {"memory": both}))
+    assert [line.split(":")[0] for line in lines] == ["memory", "window"]
     assert set(FORMS) | {"depth"} == set(CONTRACTS)

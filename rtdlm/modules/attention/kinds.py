@@ -5,6 +5,7 @@ Axes: B batch, T query time, S key time, H heads, K key-value heads, E head feat
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,16 @@ from rtdlm.modules.attention.stopped import StoppedCache
 from rtdlm.parallel import axis_size, on_own_heads
 
 QKV = tuple[jax.Array, jax.Array, jax.Array]
+Masked = tuple[jax.Array, Places]
+"""`[B, T, S]`, True where query t may read key s; and where both stand."""
 
 
 @dataclass(frozen=True)
 class Dense:
     """Every earlier token of the document: `mha`, `gqa` and `mqa`. O(T^2) time and memory."""
 
+    in_tiles: ClassVar[bool] = True
+    """TPUs may read a row by its documents alone."""
     scoring: Scoring = PLAIN
 
     def packed(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Rows:
@@ -45,31 +50,43 @@ class Dense:
     def read(self, heads: Heads, rows: Rows) -> jax.Array:
         assert rows.mask_BTS is not None
         # The mask of packed rows is what their documents say; one without them speaks for itself.
-        if rows.segment_ids_BT is not None and splash_serves(heads.query_BTHE, self.scoring):
+        by_documents = self.in_tiles and rows.segment_ids_BT is not None
+        if by_documents and splash_serves(heads.query_BTHE, self.scoring):
 
             def attend_tiles(qkv: QKV, segment_ids_BT: jax.Array) -> jax.Array:
                 return attend_splash(*qkv, segment_ids_BT, scoring=self.scoring)
 
             return on_own_heads(attend_tiles, heads.qkv, rows.segment_ids_BT)
 
-        def attend_here(qkv: QKV, here: tuple[jax.Array, Places]) -> jax.Array:
+        def attend_here(qkv: QKV, here: Masked) -> jax.Array:
             mask_BTS, places = here
             return attend_causally(*qkv, mask_BTS, self.scoring, places)
 
-        places = Places(rows.positions_BT, rows.positions_BT)
-        alike = self.scoring.slopes_H is None
-        return on_own_heads(attend_here, heads.qkv, (rows.mask_BTS, places), split_heads=alike)
+        given, alike = self._given(*heads.qkv, rows, rows.positions_BT), not self.scoring.slopes_H
+        return on_own_heads(attend_here, *given, split_heads=alike)
 
     def extend(
         self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
     ) -> tuple[jax.Array, KVCache | StoppedCache]:
-        assert rows.mask_BTS is not None
-        dtype = heads.query_BTHE.dtype
+        query_BTHE, dtype = heads.query_BTHE, heads.query_BTHE.dtype
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
         key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
-        places = Places(rows.positions_BT, jnp.arange(key_BSKE.shape[1])[None])
-        read = attend(heads.query_BTHE, key_BSKE, value_BSKE, rows.mask_BTS, self.scoring, places)
-        return read, cache
+        slot_1S = jnp.arange(key_BSKE.shape[1])[None]
+        qkv, (mask_BTS, places) = self._given(query_BTHE, key_BSKE, value_BSKE, rows, slot_1S)
+        return attend(*qkv, mask_BTS, self.scoring, places), cache
+
+    def _given(
+        self,
+        query_BTHE: jax.Array,
+        key_BSKE: jax.Array,
+        value_BSKE: jax.Array,
+        rows: Rows,
+        positions_BS: jax.Array,
+    ) -> tuple[QKV, Masked]:
+        """What attention reads of these keys and values, which stand at these positions."""
+        assert rows.mask_BTS is not None
+        places = Places(rows.positions_BT, positions_BS)
+        return (query_BTHE, key_BSKE, value_BSKE), (rows.mask_BTS, places)
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> KVCache:
         return KVCache.empty(*shape, dtype=dtype)
@@ -82,39 +99,17 @@ class Dense:
 class Windowed(Dense):
     """`Dense` that reads a window of earlier tokens in the same softmax (arXiv 1901.02860)."""
 
+    in_tiles: ClassVar[bool] = False
     window: Window | None = None
 
-    def read(self, heads: Heads, rows: Rows) -> jax.Array:
-        def attend_here(qkv: QKV, here: tuple[jax.Array, Places]) -> jax.Array:
-            mask_BTS, places = here
-            return attend_causally(*qkv, mask_BTS, self.scoring, places)
-
-        alike = self.scoring.slopes_H is None
-        key, value = heads.key_BTKE, heads.value_BTKE
-        given = self._with_window(heads.query_BTHE, key, value, rows, rows.positions_BT)
-        return on_own_heads(attend_here, *given, split_heads=alike)
-
-    def extend(
-        self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
-    ) -> tuple[jax.Array, KVCache | StoppedCache]:
-        dtype = heads.query_BTHE.dtype
-        cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
-        key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
-        slot_1S = jnp.arange(key_BSKE.shape[1])[None]
-        qkv, (mask_BTS, places) = self._with_window(
-            heads.query_BTHE, key_BSKE, value_BSKE, rows, slot_1S
-        )
-        return attend(*qkv, mask_BTS, self.scoring, places), cache
-
-    def _with_window(
+    def _given(
         self,
         query_BTHE: jax.Array,
         key_BSKE: jax.Array,
         value_BSKE: jax.Array,
         rows: Rows,
         positions_BS: jax.Array,
-    ) -> tuple[QKV, tuple[jax.Array, Places]]:
-        """What attention is given, with the window's keys before the others."""
+    ) -> tuple[QKV, Masked]:
         window, mask_BTS = self.window, rows.mask_BTS
         assert window is not None and mask_BTS is not None
         before_1W = jnp.arange(-window.key_BWKE.shape[1], 0)[None]

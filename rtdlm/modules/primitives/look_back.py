@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 class Past(NamedTuple):
     """Which earlier tokens belong to a token; the same for every convolution of a model but those
-    of memory, which go on from call to call and know documents: they have both fields.
+    of memory. Where convolutions go on from call to call and know documents, both fields are there.
     """
 
     same_BTJ: jax.Array | None
     """bool; True where the token 1, 2, ... places back is of the same document. None in decoding,
     where each row is one document."""
     lengths_B: jax.Array | None
-    """int32; tokens of each row that count, the first ones. None outside of decoding."""
+    """int32; tokens of each row that count, the first ones. None where rows are whole."""
 
 
 def packed_past(segment_ids_BT: jax.Array, *, reach: int) -> Past:
