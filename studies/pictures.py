@@ -159,7 +159,8 @@ def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[str, Result]])
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     names.sort(key=where.__getitem__)
-    told = [fill(at.replace("_", " "), 14) if named else f"{where[at]:g}" for at in names]
+    widest = 60 // max(len(names), 1)
+    told = [fill(at.replace("_", " "), widest) if named else f"{where[at]:g}" for at in names]
     axes.set_xticks([where[at] for at in names], told, minor=False)
     axes.minorticks_off()
     if named:
