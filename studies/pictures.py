@@ -160,7 +160,10 @@ def _draw(axes: "Axes", panel: Panel, found: Mapping[str, Mapping[str, Result]])
         axes.yaxis.set_major_formatter("{x:g}")
     names.sort(key=where.__getitem__)
     widest = 60 // max(len(names), 1)
-    told = [fill(at.replace("_", " "), widest) if named else f"{where[at]:g}" for at in names]
+    told = [
+        fill(at.replace("_", " "), widest, break_long_words=False) if named else f"{where[at]:g}"
+        for at in names
+    ]
     axes.set_xticks([where[at] for at in names], told, minor=False)
     axes.minorticks_off()
     if named:
