@@ -13,7 +13,7 @@ Axes: B rows, T time.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,10 +108,9 @@ def judged(
 def trained(run: Run, train: Text, side: Side, stage: Stage, seed: int) -> Trained:
     """Trains fresh weights on the text in its order; a step has the tokens of one of `stage`."""
     rows = stage.rows * stage.segments // side.segments
-    model, optimizer = run.model(side.segments), make_optimizer(run.config.optimizer)
-    params = run.first(seed)
-    moved, empty = jax.jit(optimizer.init)(params), model.empty_memory(rows)
-    step, memory = jitted_step(model, optimizer, Knobs.from_config(run.config)), empty
+    params, step = run.first(seed), jitted_step(run, side.segments)
+    moved = jax.jit(make_optimizer(run.config.optimizer).init)(params)
+    memory = empty = run.model(side.segments).empty_memory(rows)
     timer = Timer()
     lanes = in_order(train, rows=rows, segments=side.segments, steps=stage.steps, seed=seed)
     for number, drawn in enumerate(lanes):
@@ -122,8 +121,11 @@ def trained(run: Run, train: Text, side: Side, stage: Stage, seed: int) -> Train
     return Trained(params, timer.read().cpu)
 
 
-def jitted_step(model: Any, optimizer: Any, knobs: Knobs) -> Callable[..., tuple[Any, Any, Any]]:
+@cache
+def jitted_step(run: Run, segments: int) -> Callable[..., tuple[Any, Any, Any]]:
     """Of parameters, moments, memory, rows and progress: the first three after a step."""
+    model, optimizer = run.model(segments), make_optimizer(run.config.optimizer)
+    knobs = Knobs.from_config(run.config)
 
     @jax.jit
     def step(
@@ -133,7 +135,9 @@ def jitted_step(model: Any, optimizer: Any, knobs: Knobs) -> Callable[..., tuple
         terms = loss_terms(drawn.weights_BT, knobs, scale=1.0 / weight)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            scores = model.scores(params, drawn.ids_BT, drawn.labels_BT, terms=terms, memory=memory)
+            ids_BT, labels_BT = jnp.asarray(drawn.ids_BT), jnp.asarray(drawn.labels_BT)
+            scores = model.scores(params, ids_BT, labels_BT, terms=terms, memory=memory)
+            assert scores.objective is not None
             return scores.objective / weight, scores.memory
 
         grads, after = jax.grad(loss, has_aux=True)(params)

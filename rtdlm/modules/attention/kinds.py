@@ -62,31 +62,25 @@ class Dense:
             mask_BTS, places = here
             return attend_causally(*qkv, mask_BTS, self.scoring, places)
 
-        given, alike = self._given(*heads.qkv, rows, rows.positions_BT), not self.scoring.slopes_H
+        alike = self.scoring.slopes_H is None
+        given = self._given(heads, rows, rows.positions_BT)
         return on_own_heads(attend_here, *given, split_heads=alike)
 
     def extend(
         self, heads: Heads, rows: Rows, cache: KVCache | StoppedCache
     ) -> tuple[jax.Array, KVCache | StoppedCache]:
-        query_BTHE, dtype = heads.query_BTHE, heads.query_BTHE.dtype
+        dtype = heads.query_BTHE.dtype
         cache = cache.write(heads.key_BTKE, heads.value_BTKE, rows.positions_BT)
         key_BSKE, value_BSKE = cache.key_BSKE.astype(dtype), cache.value_BSKE.astype(dtype)
+        heads = heads._replace(key_BTKE=key_BSKE, value_BTKE=value_BSKE)
         slot_1S = jnp.arange(key_BSKE.shape[1])[None]
-        qkv, (mask_BTS, places) = self._given(query_BTHE, key_BSKE, value_BSKE, rows, slot_1S)
+        qkv, (mask_BTS, places) = self._given(heads, rows, slot_1S)
         return attend(*qkv, mask_BTS, self.scoring, places), cache
 
-    def _given(
-        self,
-        query_BTHE: jax.Array,
-        key_BSKE: jax.Array,
-        value_BSKE: jax.Array,
-        rows: Rows,
-        positions_BS: jax.Array,
-    ) -> tuple[QKV, Masked]:
-        """What attention reads of these keys and values, which stand at these positions."""
+    def _given(self, heads: Heads, rows: Rows, positions_BS: jax.Array) -> tuple[QKV, Masked]:
+        """What attention reads of keys and values that stand at these positions."""
         assert rows.mask_BTS is not None
-        places = Places(rows.positions_BT, positions_BS)
-        return (query_BTHE, key_BSKE, value_BSKE), (rows.mask_BTS, places)
+        return heads.qkv, (rows.mask_BTS, Places(rows.positions_BT, positions_BS))
 
     def empty_cache(self, *shape: int, dtype: jnp.dtype) -> KVCache:
         return KVCache.empty(*shape, dtype=dtype)
@@ -102,14 +96,7 @@ class Windowed(Dense):
     in_tiles: ClassVar[bool] = False
     window: Window | None = None
 
-    def _given(
-        self,
-        query_BTHE: jax.Array,
-        key_BSKE: jax.Array,
-        value_BSKE: jax.Array,
-        rows: Rows,
-        positions_BS: jax.Array,
-    ) -> tuple[QKV, Masked]:
+    def _given(self, heads: Heads, rows: Rows, positions_BS: jax.Array) -> tuple[QKV, Masked]:
         window, mask_BTS = self.window, rows.mask_BTS
         assert window is not None and mask_BTS is not None
         before_1W = jnp.arange(-window.key_BWKE.shape[1], 0)[None]
@@ -118,9 +105,10 @@ class Windowed(Dense):
         def behind(first: jax.Array, rest: jax.Array, axis: int = 1) -> jax.Array:
             return jnp.concatenate([first.astype(rest.dtype), rest], axis=axis)
 
-        key, value = behind(window.key_BWKE, key_BSKE), behind(window.value_BWKE, value_BSKE)
+        query, key, value = heads.qkv
+        key, value = behind(window.key_BWKE, key), behind(window.value_BWKE, value)
         places = Places(rows.positions_BT, behind(before_BW, positions_BS))
-        return (query_BTHE, key, value), (behind(window.may_BTW, mask_BTS, 2), places)
+        return (query, key, value), (behind(window.may_BTW, mask_BTS, 2), places)
 
 
 @dataclass(frozen=True)
