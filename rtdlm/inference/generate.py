@@ -32,6 +32,7 @@ from rtdlm.inference.layout import (
     SplitCache,
     decoding_model,
     join_params,
+    places,
     split_cache,
     split_params,
     with_memory,
@@ -164,7 +165,12 @@ class Generator:
 
     def _compiled(self, function: partial) -> jax.stages.Wrapped:
         """`function` of (parameters, own state, ...), the state updated in place."""
-        return jax.jit(function, donate_argnums=1, out_shardings=self._place)
+
+        def placed(*given: Any) -> Any:
+            found = function(*given)
+            return jax.lax.with_sharding_constraint(found, places(found, self._place))
+
+        return jax.jit(placed, donate_argnums=1)
 
     def _row(self, number: int, text: str, sampling: SamplingConfig) -> Row:
         try:
@@ -229,9 +235,10 @@ class Generator:
         length_B = np.array([len(row.prompt) for row in rows], np.int32)
         slots = _power_of_two(max(len(row.prompt) + row.left - 1 for row in rows), MIN_SLOTS)
         shapes = jax.eval_shape(lambda: split_cache(reader.model.empty_cache(len(rows), slots)))
-        cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._place), shapes)
+        at = places(shapes, self._place)
+        cache = jax.tree.map(lambda x, at: jnp.zeros(x.shape, x.dtype, device=at), shapes, at)
         if memory is not None:
-            cache = jax.device_put(with_memory(cache, memory, len(rows)), self._place)
+            cache = jax.device_put(with_memory(cache, memory, len(rows)), at)
         to_read = int(length_B.max()) - 1
         ids_BT = np.zeros((len(rows), to_read + PREFILL_TOKENS), np.int32)
         for number, row in enumerate(rows):

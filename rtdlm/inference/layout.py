@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rtdlm.config import PrecisionConfig
 from rtdlm.models import TMSModel
@@ -20,7 +21,7 @@ from rtdlm.models.memory import InputCache, MemoryState, of_first_document
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention import KVCache
 from rtdlm.modules.memory import LayerMemory
-from rtdlm.parallel import is_stacked
+from rtdlm.parallel import is_stacked, memory_spec, path_name
 
 LayerParams = Mapping[str, Mapping[str, Any]]
 """`Params` in which a stacked parameter is a tuple, an array a layer."""
@@ -168,3 +169,38 @@ def join_cache(cache: SplitCache) -> DecodeCache:
         jax.tree.map(lambda *arrays: jnp.stack(arrays), *rounds) for rounds in cache.loops
     )
     return DecodeCache(loops, cache.input, cache.core)
+
+
+def places(tree: Any, whole: Sharding) -> Any:
+    """Where each array of `tree` lies: those of caches by the rule table, and all others `whole`.
+
+    Raises:
+        ValueError: no rule or more than one matches a cache's array.
+    """
+
+    def of_cache(path: tuple[Any, ...], leaf: Any) -> Sharding:
+        if not isinstance(whole, NamedSharding):
+            return whole
+        spec = memory_spec(path_name(path), leaf.shape, whole.mesh)
+        return NamedSharding(whole.mesh, _shortest(spec, whole.mesh))
+
+    def of_part(part: Any) -> Any:
+        if isinstance(part, SplitCache):
+            return jax.tree_util.tree_map_with_path(of_cache, part)
+        return whole
+
+    return jax.tree.map(of_part, tree, is_leaf=lambda part: isinstance(part, SplitCache))
+
+
+def _shortest(spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """`spec` as JAX tells it of what it computed, so that no call is compiled for either form."""
+
+    def told(axes: Any) -> Any:
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        split = tuple(name for name in names if mesh.shape[name] > 1)
+        return split[0] if len(split) == 1 else split or None
+
+    found = [told(axes) for axes in spec]
+    while found and found[-1] is None:
+        found.pop()
+    return PartitionSpec(*found)

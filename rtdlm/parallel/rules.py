@@ -3,7 +3,7 @@
 A rule names the mesh axis of each of a parameter's own dimensions. Layers are stacked along one
 more leading dimension, which is never split. A path that matches no rule, or two, raises: a new
 parameter must say where it goes. The optimizer's moments lie beside their parameters. A second
-table says the same of what rows remember from step to step.
+table says the same of what rows remember, from step to step and while they are decoded.
 """
 
 import re
@@ -113,16 +113,27 @@ MEMORY_RULES: dict[str, Axes] = {
     r"episodic/(key|value)_BMHE": (ROWS, None, "tensor", None),
     r"episodic/(label|token|born|used|surprise)_BM": (ROWS, None),
     r"episodic/clock_B": (ROWS,),
-    r"(recurrent|mtm)/state_BHEF": (ROWS, "tensor", None, None),
+    r"(recurrent|mtm|kv)/state_BHEF": (ROWS, "tensor", None, None),
     r"(recurrent|mtm)/label_B": (ROWS,),
     r"recent/heads/(query|key|value)": (ROWS, None, "tensor", None),
     r"(recent|input)/label_BJ": (ROWS, None),
     r"convs/(input|attention|feedforward)": (ROWS, None, None),
     r"convs/(queries|keys|values)": (ROWS, None, "tensor", None),
-    r"input/cache/recent_BJ": (ROWS, None),
+    r"input/(cache/)?recent_BJ": (ROWS, None),
     r"document_B": (ROWS,),
+    r"(key_BKES|(key|value)_BK[SM]E)": (ROWS, "tensor", None, None),
+    r"kv/sum_BKEF": (ROWS, "tensor", None, None),
+    r"kv/total_BKE": (ROWS, "tensor", None),
+    r"kv/count_BK": (ROWS, "tensor"),
+    r"(kv/holds|taken)_BS": (ROWS, None),
+    r"(pending|attended)/(key|value)_BSHE": (ROWS, None, "tensor", None),
+    r"(pending|attended)/(label|id)_BS": (ROWS, None),
+    # As their parameters, only rows are apart.
+    r"graph/(key_BSRE|state_BSKG)": (ROWS, None, None, None),
+    r"graph/logits_BSX": (ROWS, None, None),
+    r"quantum/(state_BSHP|value_BSHE)": (ROWS, None, None, None),
 }
-"""What rows remember from step to step lies beside them, and heads beside what they are made by."""
+"""What is remembered lies beside its row, and heads beside what they are made by."""
 
 
 def partition_spec(
@@ -144,7 +155,7 @@ def partition_spec(
 
 
 def memory_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """Where the array at `path` of what rows remember lies; see `partition_spec`.
+    """Where the array at `path` of a memory, or of a cache of decoding, lies; see `partition_spec`.
 
     Raises:
         ValueError: no rule or more than one matches.

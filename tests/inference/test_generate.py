@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 
-from rtdlm.config import AGIConfig, MeshConfig
+from rtdlm.config import AGIConfig
 from rtdlm.config.errors import UserError
 from rtdlm.config.sampling import SamplingConfig
 from rtdlm.data import byte_tokenizer, train_bpe
 from rtdlm.inference import Completion, Generator, make_sampler, sample
 from rtdlm.inference import generate as module
 from rtdlm.models import TMSModel
-from rtdlm.parallel import make_mesh, partition_spec, path_name
 from tests.inference.writers import (
     DOCUMENT,
     GREEDY,
@@ -228,18 +226,3 @@ def test_a_learned_vocabulary_reads_and_writes_its_own_tokens() -> None:
     [completion] = generator.generate(["that is"], GREEDY)
     assert completion.prompt_tokens == 1 + len(tokenizer.encode("that is")) < 8
     assert completion.text == tokenizer.decode(completion.tokens)
-
-
-def test_parameters_on_a_mesh_write_the_same() -> None:
-    """Split over two devices by the rule table, as a run with tensor parallelism leaves them."""
-    model, params = letters_model()
-    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=2), jax.devices()[:2])
-
-    def place(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-        spec = partition_spec(path_name(path), x.shape, mesh)
-        return jax.device_put(x, NamedSharding(mesh, spec))
-
-    split = jax.tree_util.tree_map_with_path(place, params)
-    generator = Generator(model, split, byte_tokenizer())
-    assert generator.generate(PROMPTS, DRAWN) == letters_generator().generate(PROMPTS, DRAWN)
-    assert generator._decode._cache_size() == 1
