@@ -10,7 +10,7 @@ Fusion = Literal["gated", "cross", "hierarchical"]
 WritePolicy = Literal["all", "novel"]
 ForgetPolicy = Literal["age", "use", "surprise", "adaptive"]
 Scope = Literal["document", "stream"]
-ShortTermForm = Literal["own_heads", "attention"]
+Form = Literal["own_heads", "attention"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,15 @@ class MemoryConfig:
     stm_window: int = 0
     """Short-term memory: keys and values of the last tokens before the segment (arXiv 1901.02860);
     0 is none [tokens]."""
-    stm_form: ShortTermForm | None = None
+    stm_form: Form | None = None
     """Who reads short-term memory: heads of its own in layers that have memory (`own_heads`), or
     attention itself, in every layer but a controller's core and in one softmax with the segment
     (`attention`), where then convolutions and n-grams go on from segment to segment, too; None is
+    `own_heads`."""
+    tier_form: Form | None = None
+    """Whose queries, keys and values the tiers of a layer go by, less a window that attention
+    reads: memory's own, behind attention (`own_heads`), or attention's, before they are rotated,
+    where each head adds what tiers give to what it reads (`attention`; arXiv 2404.07143); None is
     `own_heads`."""
     recurrent: Recurrence = "none"
     """Long-term memory in a matrix a head: `gated_delta` decays it by one number a head (arXiv
@@ -120,6 +125,11 @@ class MemoryConfig:
         """Those of `tiers` that a layer with memory reads."""
         return tuple(tier for tier in self.tiers if not (self.is_attended and tier == "stm"))
 
+    @property
+    def by_attention(self) -> bool:
+        """Tiers of a layer go by attention's queries, keys and values."""
+        return bool(self.layer_tiers) and self.tier_form == "attention"
+
     def prior(self, tier: str) -> float:
         """Share with which a tier of `layer_tiers` is let through before training."""
         weights = {"stm": self.stm_weight, "mtm": self.mtm_weight}
@@ -138,7 +148,9 @@ class MemoryConfig:
 
     @property
     def conv_width(self) -> int:
-        """Tokens under a short convolution; 0 is none."""
+        """Tokens under a short convolution of memory's own; 0 is none."""
+        if self.by_attention:
+            return 0
         return 4 if self.short_conv is None else self.short_conv
 
     @property
@@ -177,7 +189,7 @@ class MemoryConfig:
             "memory has a tier and no segment to carry it across; set memory.segment, for instance "
             "to 64",
         )
-        for name in ("every", "heads", "short_conv", "fusion", "backprop_segments"):
+        for name in ("every", "heads", "short_conv", "fusion", "tier_form", "backprop_segments"):
             value = getattr(self, name)
             require(
                 value is None or self.has_tiers,
@@ -185,9 +197,11 @@ class MemoryConfig:
                 "memory.recurrent, memory.episodic_slots, memory.summary_slots or "
                 "memory.task_tokens, or remove it",
             )
-        for name in ("every", "heads", "short_conv", "fusion"):
+        for name in ("every", "heads", "short_conv", "fusion", "tier_form"):
             told = "memory.stm_form='attention' and no other tier"
             self._require_reader(name, bool(self.layer_tiers) or not self.has_tiers, told)
+        for name in ("heads", "short_conv"):
+            self._require_reader(name, not self.by_attention, "memory.tier_form='attention'")
         require(
             not self.across_steps or self.has_tiers,
             "memory.across_steps=True carries nothing without a tier; set memory.stm_window, "

@@ -28,8 +28,10 @@ from rtdlm.models.norms import make_head_norm, make_norm
 from rtdlm.modules.attention import (
     KINDS,
     AttentionOutput,
+    Beside,
     Cache,
     GroupedQueryAttention,
+    Heads,
     Rotation,
     Rows,
     SpikeStatistics,
@@ -46,6 +48,7 @@ from rtdlm.modules.graph import GraphLayer, GraphOutput, GraphStatistics, Spread
 from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
 from rtdlm.modules.memory import (
     LayerMemory,
+    MemoryHeads,
     MemoryLayer,
     MemoryOutput,
     MemoryStatistics,
@@ -159,15 +162,18 @@ class Block(hk.Module):
         normed = convolve("attention", make_norm(config, "attention_norm")(x_BTD))
         sources = ValueSources(stream.first_BTKE, is_first, given.value_BTKE)
         kv = None if cache is None else cache.kv
-        read = self._attention(normed, given, kv, sources, convolve, memory)
+        beside = self._beside(given, cache, memory)
+        read = self._attention(normed, given, kv, sources, convolve, memory, beside)
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
-        stm = attended = told = None
+        stm = attended = None
+        told: MemoryOutput | None = read.left
         if self.plan.window:
             stm, attended = self._pass_on(read, given, cache, memory)
-        if self.plan.memory:
-            told = self._memory(x_BTD, given, cache, memory)
-            memory = told.memory
-            x_BTD = self._add(x_BTD, told.out_BTD, "memory")
+        if self.plan.memory and told is None:
+            normed = make_norm(config, "memory_norm")(x_BTD)
+            told = self._memory(normed, given, cache, memory)
+            x_BTD = self._add(x_BTD, told.out, "memory")
+        memory = memory if told is None else told.memory
         graph = None
         if self.plan.graph:
             graph = self._graph(x_BTD, given, cache)
@@ -227,6 +233,7 @@ class Block(hk.Module):
         sources: ValueSources,
         convolve: Convolutions,
         memory: LayerMemory | None,
+        beside: Beside | None,
     ) -> AttentionOutput:
         config = self.config
         kind = KINDS[self.plan.attention](config.attention)
@@ -256,7 +263,28 @@ class Block(hk.Module):
             cache=cache,
             sources=sources,
             convolve=convolve,
+            beside=beside,
         )
+
+    @hk.transparent
+    def _beside(
+        self, given: BlockInput, cache: LayerCache | None, memory: LayerMemory | None
+    ) -> Beside | None:
+        """Reads memory by attention's heads; None where it has its own, or there is none."""
+        if not (self.plan.memory and self.config.memory.by_attention):
+            return None
+
+        def beside(heads: Heads) -> tuple[jax.Array, MemoryOutput]:
+            assert heads.x_BTD is not None
+            query, key, value = heads.qkv
+            times = query.shape[2] // key.shape[2]
+            if times > 1:
+                key, value = (jnp.repeat(x, times, axis=2) for x in (key, value))
+            own = MemoryHeads(query, key, value)
+            told = self._memory(heads.x_BTD, given, cache, memory, own)
+            return told.out, told
+
+        return beside
 
     @hk.transparent
     def _pass_on(
@@ -275,10 +303,11 @@ class Block(hk.Module):
     @hk.transparent
     def _memory(
         self,
-        x_BTD: jax.Array,
+        normed_BTD: jax.Array,
         given: BlockInput,
         cache: LayerCache | None,
         memory: LayerMemory | None,
+        heads: MemoryHeads | None = None,
     ) -> MemoryOutput:
         config, pending = self.config, None if cache is None else cache.pending
         assert memory is not None and given.tokens is not None
@@ -290,8 +319,7 @@ class Block(hk.Module):
             features=config.head_dim,
             out_scale=self.out_scale,
         )
-        normed = make_norm(config, "memory_norm")(x_BTD)
-        return layer(normed, given.tokens, memory, pending)
+        return layer(normed_BTD, given.tokens, memory, pending, heads)
 
     @hk.transparent
     def _graph(self, x_BTD: jax.Array, given: BlockInput, cache: LayerCache | None) -> GraphOutput:

@@ -172,7 +172,8 @@ def _vectors(config: AGIConfig) -> int:
     plans = layer_plans(config)
     once += sum(plan.depth for plan in plans)  # the predictor's bias
     own = token * (1 + config.norm_outputs)
-    once += sum(plan.memory for plan in plans) * (own + memory_vectors(config))
+    around = 0 if config.memory.by_attention else own
+    once += sum(plan.memory for plan in plans) * (around + memory_vectors(config))
     once += sum(plan.graph for plan in plans) * (own + graph_vectors(config))
     circuits = sum(plan.quantum for plan in plans)
     once += circuits * (own + quantum_vectors(config)) if circuits else 0

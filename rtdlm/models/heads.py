@@ -118,9 +118,11 @@ def remove_heads(config: AGIConfig, params: Params, optimizer: Any, heads: Heads
         rounds = [np.take(np.asarray(leaf[turn]), own, axis) for turn, own in enumerate(numbers)]
         return jnp.asarray(np.stack(rounds))
 
-    named = {"attention": {"head_dim": config.head_dim}, "num_heads": num_heads}
+    named: dict[str, Any] = {"attention": {"head_dim": config.head_dim}, "num_heads": num_heads}
     if config.attention_type not in ("mha", "mqa", "delta"):
         named["num_kv_heads"] = kv_heads
+    if config.memory.layer_tiers:  # which have as many heads as attention had, unless told
+        named["memory"] = {"heads": config.memory_heads}
     return Pruned(
         config.replace(**named),
         jax.tree_util.tree_map_with_path(cut, params),
@@ -200,6 +202,11 @@ def _check_kinds(config: AGIConfig, *, fewer_keys: bool) -> None:
         raise UserError(
             "heads cannot be removed with position_encoding='alibi', where a head's number says "
             "its slope; silence them instead"
+        )
+    if config.memory.by_attention:
+        raise UserError(
+            "heads cannot be removed with memory.tier_form='attention', where tiers have a gate "
+            "for each; silence them instead"
         )
     for name in ("value_residual", "value_embeddings"):
         if fewer_keys and getattr(config, name):

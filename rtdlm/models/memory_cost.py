@@ -15,8 +15,8 @@ def memory_products(config: AGIConfig) -> int:
     memory, d = config.memory, config.d_model
     heads, features = config.memory_heads, config.head_dim
     tiers = len(memory.layer_tiers)
-    total = 4 * d * heads * features
-    total += 3 * memory.conv_width * heads * features
+    own = 0 if memory.by_attention else 4 * d + 3 * memory.conv_width
+    total = own * heads * features
     if memory.fusion == "cross":
         total += heads * features * features
     else:
@@ -39,7 +39,7 @@ def memory_once(config: AGIConfig) -> int:
 
 
 def memory_vectors(config: AGIConfig) -> int:
-    """Parameters of scales, biases and norms, the layer's own norm apart."""
+    """Parameters of scales, biases and norms, those around memory's own heads apart."""
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
     total = (
         0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.layer_tiers))

@@ -111,6 +111,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "a window that attention reads": {
         "memory": {"segment": 64, "stm_window": 32, "stm_form": "attention"},
     },
+    "tiers by attention's heads": {
+        "memory": {"segment": 64, "stm_window": 32, "tier_form": "attention"},
+        "norm_outputs": True,
+    },
     "memory in summaries": {
         "memory": {"segment": 64, "summary_slots": 32, "summary_chunk": 8},
     },

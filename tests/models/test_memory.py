@@ -71,6 +71,7 @@ FORMS: dict[str, dict[str, Any]] = {
         },
         "num_layers": 2, "remat": "full",
     },
+    "all, by attention's heads": {**RICH, "memory": {**ALL, "tier_form": "attention"}},
 }  # fmt: skip
 """Every tier alone, without convolutions, which reach beyond a segment too; and together in every
 form of fusion."""

@@ -10,7 +10,7 @@ Axes: B batch, T query time, S key time, D model, H heads, K key-value heads, E 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -26,6 +26,9 @@ from rtdlm.modules.primitives import Projection, project_all
 Convolve = Callable[[str, jax.Array], jax.Array]
 """A short convolution over tokens by the place where it stands, or the identity there."""
 HeadNorm = Callable[[str], Callable[[jax.Array], jax.Array]]
+Beside = Callable[[Heads], tuple[jax.Array, Any]]
+"""Of heads before they are rotated: what each head reads elsewhere `[B, T, H, E]`, and what that
+leaves behind."""
 
 
 class AttentionOutput(NamedTuple):
@@ -44,6 +47,8 @@ class AttentionOutput(NamedTuple):
     written_H: jax.Array | None = None
     """Float32; sum over the row's tokens of the squared length of what each head writes, padding
     aside. None unless asked for."""
+    left: Any = None
+    """What `beside` left behind."""
 
 
 def _unchanged(place: str, x: jax.Array) -> jax.Array:
@@ -97,6 +102,7 @@ class GroupedQueryAttention(hk.Module):
         cache: Cache | None,
         sources: ValueSources = OWN_VALUES,
         convolve: Convolve = _unchanged,
+        beside: Beside | None = None,
     ) -> AttentionOutput:
         """
         Args:
@@ -106,10 +112,11 @@ class GroupedQueryAttention(hk.Module):
             cache: what was read so far; None attends within the row.
             sources: what the values are mixed with.
             convolve: applied to the projected `queries`, `keys` and `values`, by these names.
+            beside: reads elsewhere by the same heads; it is added to what these read.
         """
         query, key, value = self._project(x_BTD, convolve)
         value, first_BTKE = mix_values(value, sources)
-        plain_key = key
+        plain = Heads(query, key, value, x_BTD)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         asked = Heads(query, key, value, x_BTD)
@@ -120,6 +127,10 @@ class GroupedQueryAttention(hk.Module):
             read_BTHE, spikes = self.kind.measure(asked, rows)
         else:
             read_BTHE = self.kind.read(asked, rows)
+        left = None
+        if beside is not None:
+            more_BTHE, left = beside(plain)
+            read_BTHE += more_BTHE
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
             "BTHE,HED->BTD",
@@ -133,7 +144,7 @@ class GroupedQueryAttention(hk.Module):
             assert rows.segment_ids_BT is not None
             written_H = _written(read_BTHE, out.weight(), rows.segment_ids_BT > 0)
         return AttentionOutput(
-            out(read_BTHE), cache, first_BTKE, spikes, plain_key, value, written_H
+            out(read_BTHE), cache, first_BTKE, spikes, plain.key_BTKE, value, written_H, left
         )
 
     @hk.transparent

@@ -23,7 +23,7 @@ from rtdlm.modules.memory.meta import Modulation
 from rtdlm.modules.memory.novelty import novelty
 from rtdlm.modules.memory.pending import Pending
 from rtdlm.modules.memory.read import Reading, read_store
-from rtdlm.modules.memory.recent import continued
+from rtdlm.modules.memory.recent import MemoryHeads, continued
 from rtdlm.modules.memory.short_term import ShortTerm
 from rtdlm.modules.memory.store import Replay, Store, consolidation_rows, mark_used
 from rtdlm.modules.memory.tokens import Tokens
@@ -33,6 +33,7 @@ __all__ = [
     "FORGET",
     "LayerMemory",
     "Matrix",
+    "MemoryHeads",
     "MemoryLayer",
     "MemoryOutput",
     "MemoryStatistics",

@@ -3,10 +3,12 @@
     q, k, v = conv(x W_q), conv(x W_k), conv(x W_v)      q and k at length 1; see `recent`
     y = fuse(what each tier reads for q) W_o
 
-Queries, keys and values are shared by the tiers. Their convolutions and the recurrent matrix go on
-from token to token; the others are written at a segment's end, from all of its keys and values, so
-that what a token reads there is older than its segment. In training a call is a whole segment. In
-decoding it is a part of one, whose keys and values wait in `Pending` until the segment is complete.
+Queries, keys and values are shared by the tiers, or are attention's (arXiv 2404.07143): then what
+is fused is added to what each of its heads reads, and there is no W here. Memory's own convolutions
+and the recurrent matrix go on from token to token; the others are written at a segment's end, from
+all of its keys and values, so that what a token reads there is older than its segment. In training
+a call is a whole segment. In decoding it is a part of one, whose keys and values wait in `Pending`
+until the segment is complete.
 
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
@@ -24,7 +26,7 @@ from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.pending import Pending
-from rtdlm.modules.memory.recent import Heads, Recent, convolved
+from rtdlm.modules.memory.recent import MemoryHeads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
 from rtdlm.modules.memory.short_term import ShortTerm, read_window, write_window
@@ -91,7 +93,8 @@ class MemoryStatistics(NamedTuple):
 class MemoryOutput(NamedTuple):
     """What memory says to a call's tokens, and what it then is."""
 
-    out_BTD: jax.Array
+    out: jax.Array
+    """`[B, T, D]`; by attention's heads `[B, T, H, E]`, for its output projection."""
     modulation: Modulation | None
     """Of the feed-forward layer's input; None without a bank of tasks."""
     memory: LayerMemory
@@ -124,6 +127,7 @@ class MemoryLayer(hk.Module):
         tokens: Tokens,
         memory: LayerMemory,
         pending: Pending | None,
+        heads: MemoryHeads | None = None,
     ) -> MemoryOutput:
         """
         Args:
@@ -131,19 +135,9 @@ class MemoryLayer(hk.Module):
             tokens: what the call reads, all of one segment a row.
             memory: what is remembered of earlier segments.
             pending: the earlier tokens of this segment; None if the call is a whole one.
+            heads: attention's, of the tokens; None makes memory's own.
         """
-        shape, model = (self.heads, self.features), x_BTD.shape[-1]
-        query, key, value = project_all(
-            x_BTD,
-            [
-                Projection("BTD,DHE->BTHE", shape=(model, *shape), name=name)
-                for name in ("query", "key", "value")
-            ],
-        )
-        if memory.recent is not None:
-            heads = Heads(query, key, value)
-            (query, key, value), recent = convolved(heads, memory.recent, tokens)
-            memory = memory._replace(recent=recent)
+        (query, key, value), memory = self._heads(x_BTD, tokens, memory, heads)
         query, key = (unit(x).astype(x_BTD.dtype) for x in (query, key))
         reads, memory, found = self._read(x_BTD, query, key, value, tokens, memory)
         bank = self._modulation(x_BTD, tokens, memory)
@@ -155,12 +149,38 @@ class MemoryLayer(hk.Module):
             priors=[config.prior(tier) for tier in reads],
             how=config.fusion or "gated",
         )
-        out = Projection(
-            "BTHE,HED->BTD", shape=(*shape, model), scale=self.out_scale, name="output"
-        )
+        out = fused_BTHE if heads is not None else self._output(fused_BTHE, x_BTD.shape[-1])
         statistics = self._statistics(share_BTHN, found, memory, tokens)
         memory, pending = self._write(memory, pending, key, value, tokens)
-        return MemoryOutput(out(fused_BTHE), bank, memory, pending, statistics)
+        return MemoryOutput(out, bank, memory, pending, statistics)
+
+    @hk.transparent
+    def _heads(
+        self, x_BTD: jax.Array, tokens: Tokens, memory: LayerMemory, given: MemoryHeads | None
+    ) -> tuple[MemoryHeads, LayerMemory]:
+        """Queries, keys and values, and memory with what their convolutions read next."""
+        if given is not None:
+            return given, memory
+        shape = (x_BTD.shape[-1], self.heads, self.features)
+        heads = MemoryHeads(
+            *project_all(
+                x_BTD,
+                [
+                    Projection("BTD,DHE->BTHE", shape=shape, name=name)
+                    for name in ("query", "key", "value")
+                ],
+            )
+        )
+        if memory.recent is None:
+            return heads, memory
+        heads, recent = convolved(heads, memory.recent, tokens)
+        return heads, memory._replace(recent=recent)
+
+    @hk.transparent
+    def _output(self, fused_BTHE: jax.Array, model: int) -> jax.Array:
+        shape = (self.heads, self.features, model)
+        out = Projection("BTHE,HED->BTD", shape=shape, scale=self.out_scale, name="output")
+        return out(fused_BTHE)
 
     @hk.transparent
     def _read(

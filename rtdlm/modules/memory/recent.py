@@ -16,7 +16,7 @@ from rtdlm.modules.memory.tokens import Tokens
 from rtdlm.modules.primitives import Past, ShortConv, look_back, packed_past
 
 
-class Heads(NamedTuple):
+class MemoryHeads(NamedTuple):
     """Of each token, `[B, T, H, E]`; of those that stood last, J in place of T."""
 
     query: jax.Array
@@ -27,7 +27,7 @@ class Heads(NamedTuple):
 class Recent(NamedTuple):
     """What stood last, newest at the end; zeros where nothing did."""
 
-    heads: Heads
+    heads: MemoryHeads
     """As projected, without convolution."""
     label_BJ: jax.Array
     """int32; document of each token, 0 where there is none."""
@@ -36,10 +36,10 @@ class Recent(NamedTuple):
     def empty(cls, *shape: int, dtype: jnp.dtype) -> "Recent":
         """For `shape`: (layers,) batch, tokens, heads, features."""
         heads = jnp.zeros(shape, dtype)
-        return cls(Heads(heads, heads, heads), jnp.zeros(shape[:-2], jnp.int32))
+        return cls(MemoryHeads(heads, heads, heads), jnp.zeros(shape[:-2], jnp.int32))
 
 
-def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Recent]:
+def convolved(heads: MemoryHeads, recent: Recent, tokens: Tokens) -> tuple[MemoryHeads, Recent]:
     """`heads` with their convolutions, and what is recent after them.
 
     Args:
@@ -58,7 +58,9 @@ def convolved(heads: Heads, recent: Recent, tokens: Tokens) -> tuple[Heads, Rece
     query, last_query = convolve("memory_queries_conv", heads.query, before.query)
     key, last_key = convolve("memory_keys_conv", heads.key, before.key)
     value, last_value = convolve("memory_values_conv", heads.value, before.value)
-    return Heads(query, key, value), Recent(Heads(last_query, last_key, last_value), label_BJ)
+    return MemoryHeads(query, key, value), Recent(
+        MemoryHeads(last_query, last_key, last_value), label_BJ
+    )
 
 
 def continued(tokens: Tokens, label_BJ: jax.Array) -> tuple[Past, jax.Array]:
