@@ -33,6 +33,7 @@ STUDIES = {
     "memory_rule": "studies.memory_rule",
     "memory_passkey": "studies.memory_passkey",
     "memory_text": "studies.memory_text",
+    "memory_heads": "studies.memory_heads",
     "memory_carried": "studies.memory_carried",
     "memory_forms": "studies.memory_forms",
     "memory_turns": "studies.memory_turns",

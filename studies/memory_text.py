@@ -95,10 +95,10 @@ def add_flags(parser: ArgumentParser) -> None:
     add_only(parser)
 
 
-def file_name(flags: Namespace) -> str | None:
+def file_name(flags: Namespace, study: str = "memory_text") -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
     other = "" if flags.text == library_text.NAME else f"-{Path(flags.text).stem}"
-    return whole_name(flags, f"memory_text{other}")
+    return whole_name(flags, f"{study}{other}")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -107,14 +107,21 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     Raises:
         UserError: the text cannot be read, or no side has the word in its name.
     """
+    yield from compared(flags, TIERS, barred="all")
+
+
+def compared(
+    flags: Namespace, tiers: Mapping[str, Sequence[Tree]], *, barred: str
+) -> Iterator[list[Result]]:
+    """`measure` of these sides, of which `none` is the one without memory and `barred` has bars."""
     size = SMOKE if flags.smoke else WHOLE
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
-    sides = memory_study.equal_sides(size.base, TIERS, train)
-    runs = memory_study.runs_of(flags, sides, train, smoke=("none", "all"), plain="none")
+    sides = memory_study.equal_sides(size.base, tiers, train)
+    runs = memory_study.runs_of(flags, sides, train, smoke=("none", barred), plain="none")
     one = partial(judged, size, held_out)
     for ran in each(runs, one, lambda ran: f"{ran.loss:.4f} nats", flags=flags, usual=SEEDS):
-        yield results(ran, runs)
+        yield results(ran, runs, barred=barred)
 
 
 def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
@@ -135,7 +142,9 @@ def judged(size: Size, held_out: Text, name: str, run: Run, seed: int) -> Ran:
     return Ran(float(losses.mean()), float(losses[1:].mean()), cpu)
 
 
-def results(ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[Result]:
+def results(
+    ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run], *, barred: str
+) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
     for name, own in ran.items():
@@ -146,7 +155,7 @@ def results(ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run]) -> list[R
             *memory_study.costs(name, own, runs[name]),
         ]
         if name != "none" and ran.get("none"):
-            bar: Bar | None = (">=", 0.0) if name == "all" else None
+            bar: Bar | None = (">=", 0.0) if name == barred else None
             gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)
             found.append(Result(f"{name}/below every seed without memory", gap, "nats", bar=bar))
             pairs = zip(ran["none"], own, strict=False)

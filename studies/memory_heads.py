@@ -1,0 +1,42 @@
+"""`python -m studies memory_heads`: memory that goes by attention's heads, on long real text.
+
+As `memory_text`, whose text, size and steps it has, for tiers that go by attention's queries, keys
+and values and add what they read to what its heads read (`memory.tier_form=attention`), alone and
+beside attention's own window. A window of eight tokens shows what the end of a segment takes away
+by itself: with any window convolutions go on across it, too.
+"""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+
+from rtdlm.evaluation.results import Result
+from studies import memory_side as side
+from studies import memory_text
+from studies.memory_text import WINDOW, add_flags
+from studies.variants import Tree
+
+DESCRIPTION = "held-out loss on long text: tiers by attention's heads"
+SEEDS = memory_text.SEEDS
+
+BY_ATTENTION: Tree = {"tier_form": "attention"}
+TIERS: Mapping[str, Sequence[Tree]] = {
+    "none": (),
+    "a window of 8 tokens": ({**WINDOW, "stm_window": 8},),
+    "recurrent": (BY_ATTENTION, side.RECURRENT),
+    "window": (WINDOW,),
+    "window and recurrent": (BY_ATTENTION, WINDOW, side.RECURRENT),
+    "MTM": (BY_ATTENTION, side.TASK),
+    "episodic": (BY_ATTENTION, {"every": 2}, side.EPISODIC),
+}
+
+__all__ = ["DESCRIPTION", "SEEDS", "add_flags", "file_name", "measure"]
+
+
+def file_name(flags: Namespace) -> str | None:
+    """See `memory_text.file_name`."""
+    return memory_text.file_name(flags, "memory_heads")
+
+
+def measure(flags: Namespace) -> Iterator[list[Result]]:
+    """See `memory_text.measure`."""
+    yield from memory_text.compared(flags, TIERS, barred="recurrent")
