@@ -1,9 +1,11 @@
 """`python -m studies memory_heads`: memory that goes by attention's heads, on long real text.
 
-As `memory_text`, whose text, size and steps it has, for tiers that go by attention's queries, keys
-and values and add what they read to what its heads read (`memory.tier_form=attention`), alone and
-beside attention's own window. A window of eight tokens shows what the end of a segment takes away
-by itself: with any window convolutions go on across it, too.
+On the text and by the steps of `memory_text`, for tiers that go by attention's queries, keys and
+values and add what they read to what its heads read (`memory.tier_form=attention`), alone and
+beside attention's own window. Costing no projections, they stand in both layers and have all heads,
+where those of `memory_text` have two in the second; a store, which is dear, stands in that alone. A
+window of eight tokens shows what the end of a segment takes away by itself: with any window
+convolutions go on across it, too.
 """
 
 from argparse import Namespace
@@ -39,4 +41,4 @@ def file_name(flags: Namespace) -> str | None:
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
     """See `memory_text.measure`."""
-    yield from memory_text.compared(flags, TIERS, barred="recurrent")
+    yield from memory_text.compared(flags, TIERS, judged_by="recurrent")

@@ -13,7 +13,7 @@ which may differ between batch sizes).
 
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -166,6 +166,7 @@ class Generator:
     def _compiled(self, function: partial) -> jax.stages.Wrapped:
         """`function` of (parameters, own state, ...), the state updated in place."""
 
+        @wraps(function.func)
         def placed(*given: Any) -> Any:
             found = function(*given)
             return jax.lax.with_sharding_constraint(found, places(found, self._place))

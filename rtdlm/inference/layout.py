@@ -177,12 +177,13 @@ def places(tree: Any, whole: Sharding) -> Any:
     Raises:
         ValueError: no rule or more than one matches a cache's array.
     """
+    if not isinstance(whole, NamedSharding):
+        return jax.tree.map(lambda leaf: whole, tree)
+    mesh = whole.mesh
 
     def of_cache(path: tuple[Any, ...], leaf: Any) -> Sharding:
-        if not isinstance(whole, NamedSharding):
-            return whole
-        spec = memory_spec(path_name(path), leaf.shape, whole.mesh)
-        return NamedSharding(whole.mesh, _shortest(spec, whole.mesh))
+        spec = memory_spec(path_name(path), leaf.shape, mesh)
+        return NamedSharding(mesh, _as_returned(spec, mesh))
 
     def of_part(part: Any) -> Any:
         if isinstance(part, SplitCache):
@@ -192,15 +193,18 @@ def places(tree: Any, whole: Sharding) -> Any:
     return jax.tree.map(of_part, tree, is_leaf=lambda part: isinstance(part, SplitCache))
 
 
-def _shortest(spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """`spec` as JAX tells it of what it computed, so that no call is compiled for either form."""
+def _as_returned(spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """`spec` in the words that JAX has for it in a program's results.
 
-    def told(axes: Any) -> Any:
+    In others a first cache, which no program has returned yet, would be compiled for by itself.
+    """
+
+    def named(axes: Any) -> Any:
         names = (axes,) if isinstance(axes, str) else axes or ()
         split = tuple(name for name in names if mesh.shape[name] > 1)
         return split[0] if len(split) == 1 else split or None
 
-    found = [told(axes) for axes in spec]
+    found = [named(axes) for axes in spec]
     while found and found[-1] is None:
         found.pop()
     return PartitionSpec(*found)

@@ -166,13 +166,14 @@ class Block(hk.Module):
         read = self._attention(normed, given, kv, sources, convolve, memory, beside)
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
         stm = attended = None
-        told: MemoryOutput | None = read.left
+        told: MemoryOutput | None = read.beside
         if self.plan.window:
             stm, attended = self._pass_on(read, given, cache, memory)
-        if self.plan.memory and told is None:
+        if self.plan.memory and not config.memory.by_attention:
             normed = make_norm(config, "memory_norm")(x_BTD)
             told = self._memory(normed, given, cache, memory)
-            x_BTD = self._add(x_BTD, told.out, "memory")
+            assert told.out_BTD is not None
+            x_BTD = self._add(x_BTD, told.out_BTD, "memory")
         memory = memory if told is None else told.memory
         graph = None
         if self.plan.graph:
@@ -282,7 +283,7 @@ class Block(hk.Module):
                 key, value = (jnp.repeat(x, times, axis=2) for x in (key, value))
             own = MemoryHeads(query, key, value)
             told = self._memory(heads.x_BTD, given, cache, memory, own)
-            return told.out, told
+            return told.read_BTHE, told
 
         return beside
 

@@ -100,14 +100,40 @@ def test_a_row_alone_and_a_draft_have_their_caches_on_the_mesh() -> None:
     assert {leaf.sharding.shard_shape(leaf.shape)[:2] for leaf in keys.values()} == {(1, heads)}
 
 
+def test_a_memory_that_is_given_is_read_on_the_mesh() -> None:
+    model, params = letters_model(**FORMS["every tier"])
+    written = []
+    for side in (params, on_mesh(params, data=2, tensor=2)):
+        generator = Generator(model, side, byte_tokenizer())
+        memory = generator.remember("or not to be")
+        written.append(generator.generate(PROMPTS[:2], DRAWN, memory=memory))
+        written.append(generator.generate(PROMPTS[:2], DRAWN))
+    assert written[:2] == written[2:] and written[0] != written[1]
+
+
+OF_HEADS = {
+    **dict.fromkeys(("key_BKES", "value_BKSE", "key_BKSE", "key_BKME", "value_BKME"), 1),
+    **dict.fromkeys(("sum_BKEF", "total_BKE", "count_BK", "state_BHEF"), 1),
+    **dict.fromkeys(("key_BSHE", "value_BSHE", "key_BWHE", "value_BWHE"), 2),
+    **dict.fromkeys(("key_BMHE", "value_BMHE"), 2),
+    **dict.fromkeys(("query", "key", "value", "queries", "keys", "values"), 2),
+}
+"""Name of an array -> the axis of its heads, in whichever part of a cache; the others have none."""
+
+
 @pytest.mark.parametrize("name", [*PRESETS, *FORMS])
 def test_every_cache_has_a_rule(name: str) -> None:
-    """Raises where none or two match; what has the attention's heads is split by them."""
+    """Rows lie apart, and heads where there are any; a circuit's are whole."""
     own = AGIConfig.from_preset(name) if name in PRESETS else small_config(**FORMS[name])
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     model = TMSModel(own)
     cache = jax.eval_shape(lambda: split_cache(model.empty_cache(8, 16)))
-    placed = places(cache, NamedSharding(mesh, P()))
-    specs = [at.spec for at in jax.tree.leaves(placed)]
-    assert len(specs) >= own.num_layers
-    assert {spec[0] for spec in specs} == {("data", "fsdp")}, "all begin with rows"
+    placed = jax.tree_util.tree_leaves_with_path(places(cache, NamedSharding(mesh, P())))
+    leaves = jax.tree.leaves(cache)
+    assert len(leaves) >= own.num_layers
+    for (path, at), leaf in zip(placed, leaves, strict=True):
+        of_circuit = "quantum" in path_name(path)
+        axis = None if of_circuit else OF_HEADS.get(path_name(path[-1:]))
+        split = axis is not None and leaf.shape[axis] % 2 == 0
+        heads = [None] * (axis - 1) + ["tensor"] if axis is not None and split else []
+        assert at.spec == P(("data", "fsdp"), *heads), path_name(path)

@@ -71,7 +71,9 @@ FORMS: dict[str, dict[str, Any]] = {
         },
         "num_layers": 2, "remat": "full",
     },
-    "all, by attention's heads": {**RICH, "memory": {**ALL, "tier_form": "attention"}},
+    "all, by attention's heads and beside its window": {
+        **RICH, "memory": {**ALL, "stm_form": "attention", "tier_form": "attention"},
+    },
 }  # fmt: skip
 """Every tier alone, without convolutions, which reach beyond a segment too; and together in every
 form of fusion."""
@@ -123,7 +125,7 @@ def test_decoding_in_pieces_of_any_size_equals_the_forward_pass(
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("gqa", "sliding")])
 def test_any_kind_of_attention_reads_within_its_segment(kind: str) -> None:
     """In one pass as in pieces that begin and end inside of segments."""
-    memory = {"segment": 4, "stm_window": 6, "short_conv": 0}
+    memory = {"segment": 4, "stm_window": 6, "tier_form": "attention"}
     subject = Remembering(**KINDS[kind], memory=memory)
     cache = subject.model.empty_cache(2, LENGTH)
     for start in (0, 6):

@@ -57,9 +57,10 @@ def test_a_layer_reads_by_given_heads_what_it_reads_by_its_own() -> None:
     gone = {f"memory/{name}" for name in ("query", "key", "value", "output")}
     assert set(params) - set(fewer) == gone and set(fewer) < set(params)
     given = net.apply({name: params[name] for name in fewer}, x_BTD, heads)
-    out_BTD = jnp.einsum("BTHE,HED->BTD", given.out, params["memory/output"]["w"])
-    np.testing.assert_allclose(out_BTD, own.out, atol=1e-5)
-    assert float(jnp.abs(own.out).min()) > 1e-4, "something was remembered"
+    out_BTD = jnp.einsum("BTHE,HED->BTD", given.read_BTHE, params["memory/output"]["w"])
+    assert own.out_BTD is not None and given.out_BTD is None
+    np.testing.assert_allclose(out_BTD, own.out_BTD, atol=1e-5)
+    assert float(jnp.abs(own.out_BTD).min()) > 1e-4, "something was remembered"
 
 
 def test_grouped_heads_are_those_of_all_heads_with_equal_keys() -> None:

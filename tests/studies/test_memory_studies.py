@@ -97,7 +97,7 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
 
     for losses, gap in (((1.3, 1.39), 0.01), ((1.3, 1.45), -0.05)):
         ran = {"none": of(1.5, 1.4), "STM": of(1.45), "all": of(*losses)}
-        found = named(memory_text.results(ran, dict.fromkeys(ran, SIZED), barred="all"))
+        found = named(memory_text.results(ran, dict.fromkeys(ran, SIZED), judged_by="all"))
         below = found["all/below every seed without memory"]
         assert below.value == pytest.approx(gap)
         assert below.holds == (gap > 0)

@@ -47,8 +47,8 @@ class AttentionOutput(NamedTuple):
     written_H: jax.Array | None = None
     """Float32; sum over the row's tokens of the squared length of what each head writes, padding
     aside. None unless asked for."""
-    left: Any = None
-    """What `beside` left behind."""
+    beside: Any = None
+    """What the reading beside left behind."""
 
 
 def _unchanged(place: str, x: jax.Array) -> jax.Array:
@@ -127,9 +127,9 @@ class GroupedQueryAttention(hk.Module):
             read_BTHE, spikes = self.kind.measure(asked, rows)
         else:
             read_BTHE = self.kind.read(asked, rows)
-        left = None
+        left_beside = None
         if beside is not None:
-            more_BTHE, left = beside(plain)
+            more_BTHE, left_beside = beside(plain)
             read_BTHE += more_BTHE
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(
@@ -144,7 +144,7 @@ class GroupedQueryAttention(hk.Module):
             assert rows.segment_ids_BT is not None
             written_H = _written(read_BTHE, out.weight(), rows.segment_ids_BT > 0)
         return AttentionOutput(
-            out(read_BTHE), cache, first_BTKE, spikes, plain.key_BTKE, value, written_H, left
+            out(read_BTHE), cache, first_BTKE, spikes, plain.key_BTKE, value, written_H, left_beside
         )
 
     @hk.transparent

@@ -93,8 +93,10 @@ class MemoryStatistics(NamedTuple):
 class MemoryOutput(NamedTuple):
     """What memory says to a call's tokens, and what it then is."""
 
-    out: jax.Array
-    """`[B, T, D]`; by attention's heads `[B, T, H, E]`, for its output projection."""
+    read_BTHE: jax.Array
+    """What tiers give each head, as one."""
+    out_BTD: jax.Array | None
+    """Projected; None by attention's heads, whose output projection is attention's."""
     modulation: Modulation | None
     """Of the feed-forward layer's input; None without a bank of tasks."""
     memory: LayerMemory
@@ -149,10 +151,10 @@ class MemoryLayer(hk.Module):
             priors=[config.prior(tier) for tier in reads],
             how=config.fusion or "gated",
         )
-        out = fused_BTHE if heads is not None else self._output(fused_BTHE, x_BTD.shape[-1])
+        out_BTD = None if heads is not None else self._output(fused_BTHE, x_BTD.shape[-1])
         statistics = self._statistics(share_BTHN, found, memory, tokens)
         memory, pending = self._write(memory, pending, key, value, tokens)
-        return MemoryOutput(out, bank, memory, pending, statistics)
+        return MemoryOutput(fused_BTHE, out_BTD, bank, memory, pending, statistics)
 
     @hk.transparent
     def _heads(
