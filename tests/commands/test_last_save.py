@@ -1,4 +1,4 @@
-"""The last save of a run that another process had stopped: watched, and not cut short by a signal.
+"""The last save of a run: watched, and not cut short by a signal where another had stopped the run.
 
 The others are played: what they would say is put into this process's mouth.
 """
@@ -6,6 +6,7 @@ The others are played: what they would say is put into this process's mouth.
 import faulthandler
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 from rtdlm import train
 from rtdlm.checkpoint import CheckpointStore, newest_complete
+from rtdlm.checkpoint.reading import step_name
 from rtdlm.config.command_line import UNFINISHED
 from rtdlm.parallel import Peers
+from tests.commands import forked
 from tests.commands.conftest import arguments
 
 FIELDS = ("hosts.step_seconds=600", "monitoring.tensorboard=false")
@@ -82,3 +85,31 @@ def test_every_wait_for_the_disk_is_watched_to_the_last(
         "fed",  # behind the sample
         *("close", "wait", "left"),
     ]
+
+
+def saved_step(out: Path) -> int:
+    found = newest_complete(out / "checkpoints")
+    assert found.snapshot is not None
+    return found.snapshot.step
+
+
+def test_a_disk_that_hangs_in_the_last_save_ends_the_run_and_costs_no_earlier_one(
+    text: Path, tmp_path: Path
+) -> None:
+    """A real hang in a process of its own: the watchdog ends it and says where it stood."""
+    seconds, out, log = 15, tmp_path / "out", tmp_path / "log.txt"
+    fields = (f"hosts.step_seconds={seconds}", *FIELDS[1:], "checkpoint.every_steps=2")
+    command = arguments(text, out, "--steps", "3", "--resume", fields=fields)
+    process = forked.start(command, log, hangs=step_name(3))
+    while process.is_alive() and not any(out.glob(f"checkpoints/*{step_name(3)}*")):
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.join(2 * seconds)
+    assert process.exitcode == 1, log.read_text()
+    assert time.monotonic() - began < seconds + 5
+    assert "Timeout" in log.read_text() and "in fsync" in log.read_text()
+    assert saved_step(out) == 2
+    again = forked.start(command, log)
+    again.join()
+    assert again.exitcode == 0, log.read_text()
+    assert saved_step(out) == 3
