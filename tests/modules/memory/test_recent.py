@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rtdlm.modules.memory import Tokens
-from rtdlm.modules.memory.recent import Heads, Recent, convolved
+from rtdlm.modules.memory.recent import MemoryHeads, Recent, convolved
 
 ROWS, TIME, HEADS, FEATURES, WIDTH = 3, 12, 2, 4, 4
 
@@ -21,9 +21,9 @@ def empty() -> Recent:
     return Recent.empty(ROWS, WIDTH - 1, HEADS, FEATURES, dtype=jnp.float32)
 
 
-def drawn() -> Heads:
+def drawn() -> MemoryHeads:
     x = np.random.default_rng(0).normal(size=(3, ROWS, TIME, HEADS, FEATURES))
-    return Heads(*jnp.asarray(x, jnp.float32))
+    return MemoryHeads(*jnp.asarray(x, jnp.float32))
 
 
 def loop(x_BTHE: np.ndarray, kernel_WHE: np.ndarray, label_BT: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_calls_one_after_another_are_the_whole_row(cuts: tuple[int, ...]) -> Non
     params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     recent, pieces = empty(), []
     for start, end in zip((0, *cuts), (*cuts, TIME), strict=True):
-        own = Heads(*(every[:, start:end] for every in x))
+        own = MemoryHeads(*(every[:, start:end] for every in x))
         found, recent = function.apply(params, None, own, recent, label_BT[:, start:end])
         pieces.append(found)
     for at, name in enumerate(("queries", "keys", "values")):
@@ -67,7 +67,7 @@ def test_what_does_not_count_leaves_no_trace() -> None:
     # Wherever it stands: the tokens of the last row begin late.
     label_BT[2, :2] = 0
     ones = jnp.ones_like(empty().heads.key)
-    before = Recent(Heads(ones, ones, ones), jnp.ones((ROWS, 3), jnp.int32))
+    before = Recent(MemoryHeads(ones, ones, ones), jnp.ones((ROWS, 3), jnp.int32))
     x = drawn()
     function = hk.transform(lambda x: convolved(x, before, tokens(label_BT)))
     _, recent = function.apply(function.init(jax.random.key(0), x), None, x)
