@@ -18,7 +18,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 # JAX reads these when it is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Programs of tests are compiled for longer than they run: one piece each, since both cores are busy
 # anyway, and without the lines of Python that each operation comes from. Where there are two
 # emitters of fused loops the newer takes three times as long; JAX 0.11 has only one, and ends at a

@@ -9,7 +9,10 @@ Bytes are what one device sends (and receives) when n devices form a ring, of a 
     collective-permute                  b
 
 (Thakur, Rabenseifner and Gropp, 2005, doi 10.1177/1094342005051521.) An asynchronous one counts
-where it starts, one inside a loop as often as the loop turns.
+where it starts, one inside a loop as often as the loop turns. A TPU's compiler computes products
+meanwhile by spreading a collective over several fused computations, each of which states it whole;
+it is the same one by its channel and its chain, and counts once. A reduce-scatter it writes as an
+all-reduce and a slice in a fused computation, `all-reduce-scatter`.
 """
 
 import re
@@ -57,26 +60,54 @@ def read_collectives(program: Program, mesh: Mesh) -> list[Collective]:
     """Every collective of a step that joins more than one device, most bytes first."""
     known = _groups_of_axes(mesh)
     found: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
+    chains: dict[tuple[str, str], int] = {}
+    parts = _parts(program)
     for instruction, runs in program.instructions():
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
+        result = _result_bytes(instruction, kind)
+        if instruction.name in parts:
+            kind, result = "reduce-scatter", parts[instruction.name]
+        if chain := _chain(instruction):
+            counted = chains.get(chain, 0)
+            chains[chain] = max(runs, counted)
+            runs = max(0, runs - counted)
         groups = _groups(instruction, mesh.size)
         group = len(groups[0]) if groups else mesh.size
         if kind == "collective-permute":
             axes, group = _permuted_axes(instruction, mesh), 2
         else:
             axes = known.get(_canonical(groups), ())
-        if group < 2:
+        if group < 2 or runs == 0:
             continue
         total = found.setdefault((kind, axes, group), [0, 0.0])
         total[0] += runs
-        total[1] += runs * ring_bytes(kind, _result_bytes(instruction, kind), group)
+        total[1] += runs * ring_bytes(kind, result, group)
     rows = [
         Collective(kind, axes, group, int(count), sent)
         for (kind, axes, group), (count, sent) in found.items()
     ]
     return sorted(rows, key=lambda row: -row.sent)
+
+
+def _parts(program: Program) -> dict[str, float]:
+    """All-reduces that are fused with a slice of what they add up, and that slice's bytes."""
+    found = {}
+    for computation in program.computations.values():
+        if computation.name.startswith("all-reduce-scatter"):
+            end = computation.instructions[-1]
+            for instruction in computation.instructions:
+                if instruction.opcode == "all-reduce" and end.opcode == "dynamic-slice":
+                    found[instruction.name] = float(end.size)
+    return found
+
+
+def _chain(instruction: Instruction) -> tuple[str, str] | None:
+    """Channel and chain of a part of a collective that stands in several computations."""
+    channel = re.search(r"channel_id=(\d+)", instruction.line)
+    chain = re.search(r'chain_id="(\w+)"', instruction.line)
+    return (channel[1], chain[1]) if channel and chain else None
 
 
 def _result_bytes(instruction: Instruction, kind: str) -> float:

@@ -144,6 +144,43 @@ def test_a_tpus_program_names_axes_and_hides_its_turns_in_the_condition(mesh: Me
     assert found[0] == Collective("all-reduce", ("data",), 4, 24, 24 * 2 * 3 / 4 * 128.0)
 
 
+def test_an_all_reduce_fused_with_a_slice_is_a_reduce_scatter(mesh: Mesh) -> None:
+    text = LITERAL.split("%body")[0] + (
+        "%all-reduce-scatter (x: f32[16,4]) -> f32[2,4] {\n"
+        "  %x = f32[16,4]{1,0} parameter(0)\n"
+        "  %i = s32[] constant(0)\n"
+        "  %r = f32[16,4]{1,0} all-reduce(%x), channel_id=2, "
+        "replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add\n"
+        "  ROOT %s = f32[2,4]{1,0} dynamic-slice(%r, %i, %i), dynamic_slice_sizes={2,4}\n}\n\n"
+        "ENTRY %main (y: f32[16,4]) -> f32[2,4] {\n"
+        "  %y = f32[16,4]{1,0} parameter(0)\n"
+        "  ROOT %f = f32[2,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter\n}\n"
+    )
+    (found,) = read_collectives(parse_program(text), mesh)
+    assert (found.kind, found.count, found.sent) == ("reduce-scatter", 1, 7 * 2 * 4 * 4)
+
+
+def test_a_collective_in_pieces_amid_products_counts_once(mesh: Mesh) -> None:
+    def piece(number: int, channel: int, chain: int) -> str:
+        return (
+            f"%piece.{number} (x: bf16[8,4]) -> bf16[16,4] {{\n"
+            "  %x = bf16[8,4]{1,0} parameter(0)\n"
+            f"  ROOT %g.{number} = bf16[16,4]{{1,0}} all-gather(%x), channel_id={channel}, "
+            "replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}, "
+            f'frontend_attributes={{chain_id="{chain}"}}\n}}\n\n'
+        )
+
+    calls = [(4, 0), (4, 0), (4, 0), (5, 1), (4, 2)]
+    text = "".join(piece(number, *call) for number, call in enumerate(calls))
+    text += "ENTRY %main (x: bf16[8,4]) -> bf16[16,4] {\n  %x = bf16[8,4]{1,0} parameter(0)\n"
+    text += "".join(
+        f"  %f.{number} = bf16[16,4]{{1,0}} fusion(%x), kind=kCustom, calls=%piece.{number}\n"
+        for number in range(len(calls))
+    )
+    (found,) = read_collectives(parse_program(text + "}\n"), mesh)
+    assert (found.count, found.sent) == (3, 3 * 16 * 4 * 2 / 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "sent"),
     [

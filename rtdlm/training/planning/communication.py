@@ -1,12 +1,12 @@
 """What devices will send each other under a strategy, by formula; nothing is compiled.
 
-With P bytes of a device's parameters if only `tensor` split them, in float32, and n devices that
-split rows:
+With P bytes of a device's parameters if only `tensor` split them, in float32, Q in the format that
+layers compute in, and n devices that split rows:
 
     data      all-reduce of gradients                                          2 (n-1)/n P
     zero1     the same, and all-gather of the new parameters                   3 (n-1)/n P
     zero2     reduce-scatter of gradients, all-gather of the new parameters    2 (n-1)/n P
-    fsdp      all-gather of parameters in each pass, reduce-scatter   (passes + 1) (n-1)/n P
+    fsdp      all-gather of parameters in each pass, reduce-scatter   (n-1)/n (passes Q + P)
     tensor    two all-reduces of activations a layer and pass
 
     muon      all-to-all of a device's part of the matrices, there and back   2 (n-1)/n P/n
@@ -38,6 +38,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         axes: devices along each mesh axis; `fsdp` as the strategy of `config` uses it.
     """
     size = FLOAT * count_parameters(config).total / axes["tensor"]
+    width = FLOAT if config.precision.compute == "float32" else 2
+    computed = size * width / FLOAT
     micros, passes = config.accumulate_steps, 2 + (config.remat in ("full", "named"))
     found: list[Collective] = []
 
@@ -57,14 +59,13 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         add("reduce-scatter", "fsdp", micros, size / split)
         add("all-gather", "fsdp", 1, size)
     else:
-        add("all-gather", "fsdp", passes * micros, size)
+        add("all-gather", "fsdp", passes * micros, computed)
         add("reduce-scatter", "fsdp", micros, size / split)
     if config.optimizer.name == "muon":
         add("all-to-all", "fsdp tensor", 2, size / split)
     add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
     add("all-reduce", "expert", 1, size / split)
     rows = config.batch_size / (axes["data"] * split * axes["expert"])
-    width = FLOAT if config.precision.compute == "float32" else 2
     stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
     add("all-reduce", "tensor", 2 * passes * config.num_layers, stream)
     if axes["expert"] > 1:

@@ -10,6 +10,7 @@ from rtdlm.parallel import mesh_of
 from rtdlm.parallel.slices import Slice, parse_slice, slice_devices
 from rtdlm.training.planning import estimate_model_memory, make_plan, render, to_dict, verdict
 from rtdlm.training.planning.advice import helpful_changes
+from rtdlm.training.planning.communication import expected_collectives
 from rtdlm.training.planning.plan import Plan, _exceeded
 
 FIELDS: dict[str, Any] = {
@@ -17,6 +18,7 @@ FIELDS: dict[str, Any] = {
     "num_layers": 2, "d_ff": 256, "batch_size": 32, "layer_unroll": 1,
 }  # fmt: skip
 CONFIG = AGIConfig.from_dict(FIELDS)
+AXES = dict.fromkeys(("data", "fsdp", "expert", "context", "tensor"), 1)
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,23 @@ def test_a_tpu_slice_without_a_tpu() -> None:
     assert found.source == "XLA's TPU compiler"
     assert found.fits and found.memory.program > 0
     assert {row.axes for row in found.collectives} == {("data",)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="no libtpu: pip install 'rtdlm[tpu]'"
+)
+def test_on_a_cube_of_tpus_parameters_are_gathered_once_a_pass() -> None:
+    """By default the compiler adds up arrays of zeros there, and gathers the table in each chunk
+    of the loss.
+    """
+    config = CONFIG.replace(
+        batch_size=64, mesh={"strategy": "fsdp"}, optimizer={"name": "adamw"},
+        loss={"chunk_size": 8},
+    )  # fmt: skip
+    found = make_plan(config, parse_slice("v5p:4x4x4"))
+    sent, expected = (
+        sum(row.sent for row in rows if row.kind == "all-gather")
+        for rows in (found.collectives, expected_collectives(found.config, {**AXES, "fsdp": 64}))
+    )
+    assert 0.5 * expected < sent < 1.05 * expected

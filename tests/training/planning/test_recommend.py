@@ -107,6 +107,21 @@ def test_what_is_sent_is_the_papers_multiple_of_the_parameters(
     assert sent == pytest.approx(times * 7 / 8 * 4 * count_parameters(config).total)
 
 
+@pytest.mark.parametrize(("remat", "gathers"), [("none", 2), ("full", 3)])
+def test_parameters_are_gathered_in_the_format_that_layers_compute_in(
+    remat: str, gathers: int
+) -> None:
+    from rtdlm.models.cost import count_parameters
+
+    config = CONFIG.replace(
+        mesh={"strategy": "fsdp"}, remat=remat, precision={"compute": "bfloat16"},
+        optimizer={"name": "adamw"},
+    )  # fmt: skip
+    axes = {"data": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
+    sent = sum(row.sent for row in expected_collectives(config, axes))
+    assert sent == pytest.approx(7 / 8 * (2 * gathers + 4) * count_parameters(config).total)
+
+
 @pytest.mark.parametrize(
     ("axes", "ways"),
     [({"fsdp": 8}, 8), ({"fsdp": 4, "tensor": 2}, 8), ({"data": 4, "tensor": 2}, 2)],

@@ -1,0 +1,27 @@
+"""What a training step's compiler is told beyond its defaults.
+
+On a TPU: that an array of which each device has a part is gathered, and while products are
+computed. By itself, XLA's TPU compiler does that on some slices only; on a cube such as v5p:4x4x4
+each device lays its part among zeros and all are added up, which sends twice as much and ends in an
+array that stays from the forward to the backward pass, in all of the layers
+(https://github.com/pytorch/xla/pull/6528; numbers in docs/scaling.md).
+"""
+
+import os
+
+from jax.sharding import Mesh
+
+ON_TPU = (
+    "xla_enable_async_all_gather",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
+    "xla_tpu_prefer_async_allgather_to_allreduce",
+)
+"""Each of them is needed for the others to have an effect."""
+
+
+def step_options(mesh: Mesh) -> dict[str, bool] | None:
+    """Options for `jax.jit` of a step on `mesh`; what LIBTPU_INIT_ARGS names is left to it."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return None
+    chosen = os.environ.get("LIBTPU_INIT_ARGS", "")
+    return {name: True for name in ON_TPU if f"--{name}=" not in chosen} or None
