@@ -1,4 +1,4 @@
-"""What a training step's compiler is told beyond its defaults.
+"""What the compiler of steps, of training and of evaluation, is told beyond its defaults.
 
 On a TPU: that an array of which each device has a part is gathered, and while products are
 computed. By itself, XLA's TPU compiler does that on some slices only; on a cube such as v5p:4x4x4

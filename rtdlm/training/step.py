@@ -15,8 +15,7 @@ from jax.typing import ArrayLike
 from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, under
-from rtdlm.parallel.options import step_options
+from rtdlm.parallel import batch_sharding, step_options, under
 from rtdlm.training.carried import kept
 from rtdlm.training.gradients import make_gradients
 from rtdlm.training.knobs import Knobs
