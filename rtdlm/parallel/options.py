@@ -23,5 +23,6 @@ def step_options(mesh: Mesh) -> dict[str, bool] | None:
     """Options for `jax.jit` of a step on `mesh`; what LIBTPU_INIT_ARGS names is left to it."""
     if mesh.devices.flat[0].platform != "tpu":
         return None
-    chosen = os.environ.get("LIBTPU_INIT_ARGS", "")
-    return {name: True for name in ON_TPU if f"--{name}=" not in chosen} or None
+    words = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    chosen = {word.lstrip("-").partition("=")[0] for word in words}
+    return {name: True for name in ON_TPU if name not in chosen} or None
