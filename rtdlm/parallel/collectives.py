@@ -11,12 +11,12 @@ Bytes are what one device sends (and receives) when n devices form a ring, of a 
 (Thakur, Rabenseifner and Gropp, 2005, doi 10.1177/1094342005051521.) An asynchronous one counts
 where it starts, one inside a loop as often as the loop turns. A TPU's compiler computes products
 meanwhile by spreading a collective over several fused computations, each of which states it whole;
-it is the same one by its channel and its chain, and counts once. A reduce-scatter it writes as an
-all-reduce and a slice in a fused computation, `all-reduce-scatter`.
+those of one channel, chain and caller are one. A reduce-scatter it writes as an all-reduce and a
+slice in a fused computation, `all-reduce-scatter`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
@@ -60,26 +60,19 @@ def read_collectives(program: Program, mesh: Mesh) -> list[Collective]:
     """Every collective of a step that joins more than one device, most bytes first."""
     known = _groups_of_axes(mesh)
     found: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
-    chains: dict[tuple[str, str], int] = {}
-    parts = _parts(program)
-    for instruction, runs in program.instructions():
+    scattered = _scattered(program)
+    for instruction, runs in _collectives(program):
         kind = instruction.opcode.removesuffix("-start")
-        if kind not in KINDS:
-            continue
         result = _result_bytes(instruction, kind)
-        if instruction.name in parts:
-            kind, result = "reduce-scatter", parts[instruction.name]
-        if chain := _chain(instruction):
-            counted = chains.get(chain, 0)
-            chains[chain] = max(runs, counted)
-            runs = max(0, runs - counted)
+        if instruction.name in scattered:
+            kind, result = "reduce-scatter", scattered[instruction.name]
         groups = _groups(instruction, mesh.size)
         group = len(groups[0]) if groups else mesh.size
         if kind == "collective-permute":
             axes, group = _permuted_axes(instruction, mesh), 2
         else:
             axes = known.get(_canonical(groups), ())
-        if group < 2 or runs == 0:
+        if group < 2:
             continue
         total = found.setdefault((kind, axes, group), [0, 0.0])
         total[0] += runs
@@ -91,7 +84,29 @@ def read_collectives(program: Program, mesh: Mesh) -> list[Collective]:
     return sorted(rows, key=lambda row: -row.sent)
 
 
-def _parts(program: Program) -> dict[str, float]:
+def _collectives(program: Program) -> Iterator[tuple[Instruction, int]]:
+    """Each collective that runs, and how often; of one in pieces, the first piece."""
+    callers = {
+        called[1]: computation.name
+        for computation in program.computations.values()
+        for instruction in computation.instructions
+        if (called := re.search(r"\bcalls=%?([\w.\-]+)", instruction.line))
+    }
+    seen = set()
+    for computation in program.computations.values():
+        for instruction in computation.instructions if computation.runs else ():
+            if instruction.opcode.removesuffix("-start") not in KINDS:
+                continue
+            channel = re.search(r"channel_id=(\d+)", instruction.line)
+            if channel and (chain := re.search(r'chain_id="(\w+)"', instruction.line)):
+                piece = (callers.get(computation.name), channel[1], chain[1])
+                if piece in seen:
+                    continue
+                seen.add(piece)
+            yield instruction, computation.runs
+
+
+def _scattered(program: Program) -> dict[str, float]:
     """All-reduces that are fused with a slice of what they add up, and that slice's bytes."""
     found = {}
     for computation in program.computations.values():
@@ -101,13 +116,6 @@ def _parts(program: Program) -> dict[str, float]:
                 if instruction.opcode == "all-reduce" and end.opcode == "dynamic-slice":
                     found[instruction.name] = float(end.size)
     return found
-
-
-def _chain(instruction: Instruction) -> tuple[str, str] | None:
-    """Channel and chain of a part of a collective that stands in several computations."""
-    channel = re.search(r"channel_id=(\d+)", instruction.line)
-    chain = re.search(r'chain_id="(\w+)"', instruction.line)
-    return (channel[1], chain[1]) if channel and chain else None
 
 
 def _result_bytes(instruction: Instruction, kind: str) -> float:

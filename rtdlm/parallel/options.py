@@ -1,10 +1,11 @@
 """What the compiler of steps, of training and of evaluation, is told beyond its defaults.
 
-On a TPU: that an array of which each device has a part is gathered, and while products are
-computed. By itself, XLA's TPU compiler does that on some slices only; on a cube such as v5p:4x4x4
-each device lays its part among zeros and all are added up, which sends twice as much and ends in an
-array that stays from the forward to the backward pass, in all of the layers
-(https://github.com/pytorch/xla/pull/6528; numbers in docs/scaling.md).
+On TPUs whose parameters are split: that arrays are gathered, and while products are computed. By
+itself, XLA's TPU compiler gathers on some slices only; on a cube such as v5p:4x4x4 each device lays
+its part among zeros and all are added up, which sends twice as much (docs/scaling.md; known from
+https://github.com/pytorch/xla/pull/6528, which says of an earlier compiler that on v5 what the
+second of these options turns on was not stable; MaxText's scripts for v5p set it). Programs were
+compiled so and counted; no TPU has run them here.
 """
 
 import os
@@ -21,7 +22,7 @@ ON_TPU = (
 
 def step_options(mesh: Mesh) -> dict[str, bool] | None:
     """Options for `jax.jit` of a step on `mesh`; what LIBTPU_INIT_ARGS names is left to it."""
-    if mesh.devices.flat[0].platform != "tpu":
+    if mesh.devices.flat[0].platform != "tpu" or mesh.shape["fsdp"] == 1:
         return None
     words = os.environ.get("LIBTPU_INIT_ARGS", "").split()
     chosen = {word.lstrip("-").partition("=")[0] for word in words}

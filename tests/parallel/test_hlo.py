@@ -170,15 +170,22 @@ def test_a_collective_in_pieces_amid_products_counts_once(mesh: Mesh) -> None:
             f'frontend_attributes={{chain_id="{chain}"}}\n}}\n\n'
         )
 
-    calls = [(4, 0), (4, 0), (4, 0), (5, 1), (4, 2)]
-    text = "".join(piece(number, *call) for number, call in enumerate(calls))
-    text += "ENTRY %main (x: bf16[8,4]) -> bf16[16,4] {\n  %x = bf16[8,4]{1,0} parameter(0)\n"
-    text += "".join(
-        f"  %f.{number} = bf16[16,4]{{1,0}} fusion(%x), kind=kCustom, calls=%piece.{number}\n"
-        for number in range(len(calls))
-    )
-    (found,) = read_collectives(parse_program(text + "}\n"), mesh)
-    assert (found.count, found.sent) == (3, 3 * 16 * 4 * 2 / 2)
+    def of(name: str, pieces: range) -> str:
+        return "".join(
+            f"  %f.{name}.{number} = bf16[16,4]{{1,0}} fusion(%x), calls=%piece.{number}\n"
+            for number in pieces
+        )
+
+    first = [(4, 0), (4, 0), (4, 0), (5, 1), (4, 2)]
+    again = [(4, 0), (4, 0)]  # cloned into a loop of five turns
+    text = "".join(piece(number, *call) for number, call in enumerate([*first, *again]))
+    head = "(x: bf16[8,4]) -> bf16[8,4] {\n  %x = bf16[8,4]{1,0} parameter(0)\n"
+    text += f"%body {head}{of('body', range(5, 7))}}}\n\n"
+    text += f"ENTRY %main {head}{of('main', range(5))}"
+    turns = 'backend_config={"known_trip_count":{"n":"5"}}'
+    text += f"  %w = bf16[8,4]{{1,0}} while(%x), body=%body, {turns}\n}}\n"
+    (found,) = read_collectives(parse_program(text), mesh)
+    assert (found.count, found.sent) == (3 + 5, 8 * 16 * 4 * 2 / 2)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.head.statistics import Softmax, TokenStatistics, chunked, joined, statistics_of
-from rtdlm.modules.head.unembed import gathered, logits
+from rtdlm.modules.head.unembed import logits
 from rtdlm.modules.primitives import dot, row_major, weight_gradient
 from rtdlm.parallel import constrain, row_groups
 
@@ -89,7 +89,9 @@ def _forward(
     labels_BT: jax.Array,
     terms: LossTerms,
 ) -> tuple[TokenLoss, _Gradients]:
-    table = gathered(table_VD, x_BTD.dtype)
+    # Whole features before the loop: where devices have some of them each, XLA's TPU compiler would
+    # gather them in every chunk.
+    table = constrain(table_VD.astype(x_BTD.dtype), "any", None)
     groups = row_groups(len(x_BTD))
     apart = (groups,) if groups > 1 else ()
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.head.unembed import gathered, logits
+from rtdlm.modules.head.unembed import logits
 
 
 class TokenStatistics(NamedTuple):
@@ -55,9 +55,8 @@ def token_statistics(
     length = x_BTD.shape[1]
     if length <= chunk_size:
         return _chunk(x_BTD, table_VD, labels_BT, cap)
-    table = gathered(table_VD, x_BTD.dtype)
     parts = jax.lax.map(
-        lambda part: _chunk(part[0], table, part[1], cap),
+        lambda part: _chunk(part[0], table_VD, part[1], cap),
         (chunked(x_BTD, chunk_size), chunked(labels_BT, chunk_size)),
     )
     return jax.tree.map(lambda array: joined(array, length), parts)

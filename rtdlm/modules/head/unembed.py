@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.primitives import dot
-from rtdlm.parallel import constrain
 
 
 def logits(x: jax.Array, table_VD: jax.Array, *, cap: float | None) -> jax.Array:
@@ -15,15 +14,6 @@ def logits(x: jax.Array, table_VD: jax.Array, *, cap: float | None) -> jax.Array
     table_VD = table_VD.astype(x.dtype)
     raw = dot("...D,VD->...V", x, table_VD)
     return soft_cap(raw, cap=cap)
-
-
-def gathered(table_VD: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The table in `dtype`, its rows whole on every device, for a loop over chunks.
-
-    Under FSDP each device has some of its columns. Left to itself, XLA's TPU compiler gathers them
-    in every turn of the loop.
-    """
-    return constrain(table_VD.astype(dtype), "any", None)
 
 
 def soft_cap(raw: jax.Array, *, cap: float | None) -> jax.Array:

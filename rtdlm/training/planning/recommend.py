@@ -30,7 +30,7 @@ from rtdlm.training.planning.memory import estimate_model_memory
 
 CAUTION = 1.1
 """What fits must fit with a tenth more: few estimates are further below the CPU compiler's count. A
-TPU compiler's was up to half as much again as estimated (docs/scaling.md)."""
+TPU compiler's was up to nearly twice the estimate (docs/scaling.md)."""
 # Of a processor, one of several that share a machine; only their ratios count.
 TYPICAL = {"flops": 1e11, "memory_bandwidth": 2e10, "link": 5e9}
 
