@@ -1,6 +1,7 @@
 """What a layer's memory costs: parameters and operations, counted as in `rtdlm.models.cost`."""
 
 from rtdlm.config import AGIConfig
+from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK, CHUNK
 from rtdlm.modules.primitives import PASSES
 from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
 
@@ -67,7 +68,9 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     if memory.needs_novelty:
         rows += memory.episodic_slots + segment  # each token's key beside all others
     if memory.recurrent != "none":
-        rows += 4 * min(segment, DELTA_CHUNK) + 3 * features
+        # With a decay a feature, products of queries and keys are of halves with halves.
+        products, chunk = (4, CHUNK) if memory.recurrent == "gated_delta" else (3, CHANNEL_CHUNK)
+        rows += products * min(segment, chunk) + 3 * features
     if memory.task_tokens:
         rows += features + 3 * memory.task_tokens
         rows += memory.task_tokens * (4 * memory.task_tokens + 3 * features) / segment

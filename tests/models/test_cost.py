@@ -10,6 +10,7 @@ import pytest
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, forward_flops_per_token, train_flops_per_token
+from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK, CHUNK
 
 WIDE: dict[str, Any] = {
     "vocab_size": 512, "d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256,
@@ -181,6 +182,35 @@ def test_forward_operations_equal_the_compilers_count(form: str) -> None:
     compiled = jax.jit(model.read).lower(model.shapes, ids, memory=memory).compile()
     counted = compiled.cost_analysis()["flops"] / (2 * 64)
     assert 1.0 < counted / forward_flops_per_token(config, length=64) < 1.04
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "chunk"),
+    [("gated_delta", CHUNK), ("channel_decay", CHANNEL_CHUNK), ("erase_write", CHANNEL_CHUNK)],
+)
+def test_recurrent_memory_costs_its_products_and_half_a_product_for_each_triangular_system(
+    recurrent: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler does not look into the library that solves them: in their place it is shown
+    products of the same shapes, which take twice the operations. A row is one chunk, since the
+    compiler counts a loop's body once.
+    """
+
+    def product(left: jax.Array, right: jax.Array, **_: Any) -> jax.Array:
+        solved.append(left.shape[-1] * right.size)
+        return left @ right
+
+    solved: list[int] = []
+    monkeypatch.setattr(jax.lax.linalg, "triangular_solve", product)
+    wide = WIDE | {"d_model": 256, "d_ff": 512, "num_heads": 2, "max_seq_len": chunk}
+    config = AGIConfig.from_dict(wide | {"memory": {"segment": chunk, "recurrent": recurrent}})
+    model = TMSModel(config)
+    ids = jax.ShapeDtypeStruct((2, chunk), jnp.int32)
+    memory = jax.eval_shape(partial(model.empty_memory, 2))
+    compiled = jax.jit(model.read).lower(model.shapes, ids, memory=memory).compile()
+    assert solved
+    counted = (compiled.cost_analysis()["flops"] - config.num_layers * solved[0]) / (2 * chunk)
+    assert 1.0 < counted / forward_flops_per_token(config, length=chunk) < 1.04
 
 
 def test_training_costs_three_forward_passes_over_a_whole_row() -> None:
