@@ -16,7 +16,7 @@ from rtdlm.config import UserError
 from rtdlm.data.batch import Batch
 from rtdlm.evaluation.sums import TokenSums, score_sums
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, step_options, under
+from rtdlm.parallel import batch_sharding, under
 
 EvalStep = Callable[[Any, Batch], TokenSums]
 
@@ -50,12 +50,7 @@ def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
         return score_sums(model.batch_scores(params, batch), batch.weights)
 
     whole = NamedSharding(mesh, PartitionSpec())
-    compiled = jax.jit(
-        step,
-        in_shardings=(None, batch_sharding(mesh)),
-        out_shardings=whole,
-        compiler_options=step_options(mesh),
-    )
+    compiled = jax.jit(step, in_shardings=(None, batch_sharding(mesh)), out_shardings=whole)
     return under(mesh, compiled)
 
 

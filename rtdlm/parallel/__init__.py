@@ -15,7 +15,6 @@ from rtdlm.parallel.mesh import (
     mesh_of,
     under,
 )
-from rtdlm.parallel.options import step_options
 from rtdlm.parallel.peers import Peers
 from rtdlm.parallel.placing import put, put_rows
 from rtdlm.parallel.rules import is_stacked, memory_spec, own_axes, partition_spec, path_name
@@ -55,7 +54,6 @@ __all__ = [
     "put_rows",
     "row_groups",
     "slice_of",
-    "step_options",
     "target_platform",
     "under",
 ]

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, step_options, under
+from rtdlm.parallel import batch_sharding, under
 from rtdlm.training.carried import kept
 from rtdlm.training.gradients import make_gradients
 from rtdlm.training.knobs import Knobs
@@ -109,7 +109,6 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh), whole, whole),
         out_shardings=(shardings, whole),
-        compiler_options=step_options(mesh),
     )
     return cast(TrainStep, under(mesh, compiled))
 
