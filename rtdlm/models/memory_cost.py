@@ -1,9 +1,9 @@
 """What a layer's memory costs: parameters and operations, counted as in `rtdlm.models.cost`."""
 
 from rtdlm.config import AGIConfig
-from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK, CHUNK
+from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK
 from rtdlm.modules.primitives import PASSES
-from rtdlm.modules.primitives.delta_rule import CHUNK as DELTA_CHUNK
+from rtdlm.modules.primitives.delta_rule import CHUNK
 
 SEARCH = PASSES + 3
 """What finding the best of all scores costs for each, at most, in multiplications with additions:
@@ -75,9 +75,7 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
         rows += features + 3 * memory.task_tokens
         rows += memory.task_tokens * (4 * memory.task_tokens + 3 * features) / segment
     if memory.consolidate:
-        rows += (
-            memory.consolidate * (4 * min(memory.consolidate, DELTA_CHUNK) + 3 * features) / segment
-        )
+        rows += memory.consolidate * (4 * min(memory.consolidate, CHUNK) + 3 * features) / segment
     fused = len(memory.layer_tiers) * (2 if memory.fusion == "cross" else 1)
     bank = memory_once(config) / segment if memory.task_slots else 0.0
     search = heads * memory.episodic_slots * SEARCH

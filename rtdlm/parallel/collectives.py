@@ -94,7 +94,9 @@ def _collectives(program: Program) -> Iterator[tuple[Instruction, int]]:
     }
     seen = set()
     for computation in program.computations.values():
-        for instruction in computation.instructions if computation.runs else ():
+        if not computation.runs:
+            continue
+        for instruction in computation.instructions:
             if instruction.opcode.removesuffix("-start") not in KINDS:
                 continue
             channel = re.search(r"channel_id=(\d+)", instruction.line)

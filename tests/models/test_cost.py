@@ -10,7 +10,8 @@ import pytest
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters, forward_flops_per_token, train_flops_per_token
-from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK, CHUNK
+from rtdlm.modules.memory.recurrent import CHANNEL_CHUNK
+from rtdlm.modules.primitives.delta_rule import CHUNK
 
 WIDE: dict[str, Any] = {
     "vocab_size": 512, "d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256,
@@ -130,7 +131,7 @@ UNCOUNTED: dict[str, dict[str, Any]] = {
     "depths": {"depths": {"capacity": 0.125, "every": 2}},
     # How many keys are computed is known only when the program runs.
     "spiking": {"attention_type": "spiking"},
-    # Its triangular systems are solved by a library that the compiler does not look into.
+    # Its triangular systems are solved by a library that the compiler does not look into: below.
     "recurrent memory": {"memory": {"segment": 16, "recurrent": "gated_delta"}},
     "recurrent memory, gates a feature": {
         "memory": {

@@ -25,9 +25,10 @@ import numpy as np
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.tokens import Tokens, last_label
 from rtdlm.modules.primitives import Projection, gated_delta, gated_delta_step, where_rows
+from rtdlm.modules.primitives.delta_rule import CHUNK
 
-CHUNK, CHANNEL_CHUNK = 64, 32
-"""Tokens computed at once; with a decay a feature, whose products are several, fewer are faster."""
+CHANNEL_CHUNK = 32
+"""Tokens computed at once with a decay a feature, whose products are several; fewer are faster."""
 SHORTEST, LONGEST = 1e-4, 1e-2
 """Range of the rates of decay a token before training: what is remembered halves after 70 to 7,000
 tokens."""

@@ -17,7 +17,7 @@ by the tables that P has too (see `rtdlm.parallel.matrices`).
 
 With micro-batches, FSDP gathers for each; gradients are then summed once. Groups within groups:
 gradients of a share are summed over `data` after they are over `fsdp`. A compiler may send fewer
-bytes, of a narrower format, or more.
+bytes, as of a table that is gathered once, or more, as to add up gradients whole.
 """
 
 from collections.abc import Mapping
