@@ -40,10 +40,15 @@ class Cluster:
     """Sessions of one run, whose output is in `out`."""
 
     def __init__(self, work: Path, text: Path, *, steps: int, name: str) -> None:
-        self.out, self.log = work / name, work / f"{name}.log"
+        self.out, self._work = work / name, work
         self._cache, self.text, self.steps = work / "cache", text, steps
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._begun = 0
+        self._sessions = 0
+
+    @property
+    def log(self) -> Path:
+        """Of the newest session alone: a process that may not write long files has to speak."""
+        return self._work / f"{self.out.name}.{self._sessions}.log"
 
     def start(
         self,
@@ -56,12 +61,12 @@ class Cluster:
     ) -> None:
         """Starts `only` those of `processes`, with faults inside by number."""
         port = _free_port()
-        self._begun = self.log.stat().st_size if self.log.exists() else 0
+        self._sessions += 1
         fields = (*FIELDS, f"hosts.start_seconds={start_seconds}")
         arguments = ["--preset", "tiny", "--text", str(self.text), "--tokenizer", "byte"]
         arguments += ["--out", str(self.out), "--steps", str(steps or self.steps), "--resume"]
         arguments += ["--set", *fields]
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             for number in range(processes) if only is None else only:
                 fault = (faults or {}).get(number)
                 module = ["rtdlm.train"]
@@ -133,7 +138,7 @@ class Cluster:
 
     def said(self) -> str:
         """What the processes said since they were started last."""
-        return self.log.read_bytes()[self._begun :].decode(errors="replace")
+        return self.log.read_bytes().decode(errors="replace")
 
     def _environment(self, number: int, processes: int, port: int) -> dict[str, str]:
         own = {
