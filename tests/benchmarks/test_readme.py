@@ -23,7 +23,9 @@ QUOTED = {
         "step", "tiny preset, 1 thread/torch compiled over ours, CPU",
     ),
     r"width 128 (N) and": ("step", "small GPT, 1 thread/torch eager over ours, CPU"),
-    r"width 128 [\d.]+ and (N) times": ("step", "small GPT, 1 thread/torch compiled over ours, CPU"),
+    r"width 128 [\d.]+ and (N) times": (
+        "step", "small GPT, 1 thread/torch compiled over ours, CPU",
+    ),
     r"makes ours (N) times as fast": (
         "step", "tiny preset, 1 thread/our float32 over our bfloat16, CPU",
     ),
