@@ -8,7 +8,6 @@ from rtdlm.config import UserError
 from rtdlm.evaluation.results import Result, fill_tables, tables_shown, write_results
 
 MISSED = {
-    "chaos": ["a disk that is full/wrong ends", "restart on half of the processes/wrong ends"],
     "scaling-memory": [
         f"memory, {case}/off by, without sign"
         for case in ("tiny, tensor", "small, tensor", "xxlarge, one device", "xxlarge, fsdp")
