@@ -7,6 +7,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.primitives.normalise import normalise
+
 
 class LayerNorm(hk.Module):
     """Normalises the last axis and keeps the input's dtype; the scale stays float32."""
@@ -21,12 +23,7 @@ class LayerNorm(hk.Module):
         scale = hk.get_parameter(
             "scale", (x.shape[-1],), jnp.float32, hk.initializers.Constant(1.0)
         )
-        x_f32 = x.astype(jnp.float32)
-        centred = x_f32 - jnp.mean(x_f32, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        y = y * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+        bias = None
         if self.bias:
             bias = hk.get_parameter("bias", scale.shape, jnp.float32, hk.initializers.Constant(0.0))
-            y = y + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
-        return y.astype(x.dtype)
+        return normalise(x, scale, bias, self.epsilon, True)

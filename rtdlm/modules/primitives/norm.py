@@ -8,6 +8,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rtdlm.modules.primitives.normalise import normalise
+
 
 class RMSNorm(hk.Module):
     """Normalises the last axis and keeps the input's dtype; the scale stays float32."""
@@ -23,10 +25,7 @@ class RMSNorm(hk.Module):
         scale = hk.get_parameter("scale", (x.shape[-1],), jnp.float32, start)
         if self.centred:
             scale = 1.0 + scale
-        x_f32 = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + self.epsilon)
-        y = x_f32 * inverse * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
-        return y.astype(x.dtype)
+        return normalise(x, scale, None, self.epsilon, False)
 
 
 def unit(x: jax.Array) -> jax.Array:

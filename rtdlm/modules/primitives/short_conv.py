@@ -6,7 +6,7 @@ It lets a layer compare neighbouring tokens without spending attention on them (
 section 3; the "Canon" layers of Allen-Zhu, 2025). Kernels start at zero: the layer begins as the
 identity.
 
-Axes: B batch, T time, W width.
+Axes: B batch, T time, J tokens back, W width.
 """
 
 import haiku as hk
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.primitives.look_back import Past, look_back
+
+Kept = tuple[jax.Array, jax.Array | None, jax.Array, jax.Array | None]
 
 
 class ShortConv(hk.Module):
@@ -30,10 +32,73 @@ class ShortConv(hk.Module):
         """The result, like `x`, and the state `[B, W - 1, ...]`; see `look_back`."""
         shape = (self.width, *x.shape[2:])
         kernel = hk.get_parameter("kernel", shape, jnp.float32, hk.initializers.Constant(0.0))
-        # In float32: it is no more to move, and a kernel's gradient is a sum over all tokens.
-        x_f32 = x.astype(jnp.float32)
-        seen, state = look_back(x_f32, past, reach=self.width - 1, state=state)
-        y = x_f32
-        for back, before in enumerate(seen):
-            y = y + kernel[back][None, None] * before
-        return y.astype(x.dtype), state
+        before = None if state is None else state.astype(x.dtype)
+        _, after = look_back(x, past, reach=self.width - 1, state=state)
+        return _convolved(x, before, kernel, past.same_BTJ), after
+
+
+@jax.custom_vjp
+def _convolved(
+    x: jax.Array, before: jax.Array | None, kernel: jax.Array, same_BTJ: jax.Array | None
+) -> jax.Array:
+    """`x` with its convolution, behind `before` `[B, W - 1, ...]`, None for zeros.
+
+    The gradient is a convolution too, forward in time. Left to JAX it is a sum of W shifted
+    arrays, which XLA writes to memory one by one, in float32, and so it keeps the shifted inputs.
+    """
+    return _forward(x, before, kernel, same_BTJ)[0]
+
+
+def _forward(
+    x: jax.Array, before: jax.Array | None, kernel: jax.Array, same_BTJ: jax.Array | None
+) -> tuple[jax.Array, Kept]:
+    # In float32: it is no more to move, and sums of a few products cost nothing beside that.
+    y = x.astype(jnp.float32)
+    for weight, seen in zip(kernel, _seen(x, before, same_BTJ, reach=len(kernel) - 1), strict=True):
+        y = y + weight[None, None] * seen.astype(jnp.float32)
+    return y.astype(x.dtype), (x, before, kernel, same_BTJ)
+
+
+def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
+    # The barrier keeps XLA from sharing shifted inputs with the forward pass, and so keeping them.
+    x, before, kernel, same_BTJ = jax.lax.optimization_barrier(kept)
+    reach = len(kernel) - 1
+    dy_f32 = dy.astype(jnp.float32)
+    seen = _seen(x, before, same_BTJ, reach=reach)
+    # In float32 as well: a kernel's gradient is a sum over all tokens.
+    dkernel = jnp.stack([jnp.sum(dy_f32 * back.astype(jnp.float32), axis=(0, 1)) for back in seen])
+    first = 0 if before is None else reach
+    later = _later(dy, same_BTJ, first=first, reach=reach)
+    drow = (1.0 + kernel[0])[None, None] * later[0].astype(jnp.float32)
+    for weight, ahead in zip(kernel[1:], later[1:], strict=True):
+        drow = drow + weight[None, None] * ahead.astype(jnp.float32)
+    drow = drow.astype(x.dtype)
+    return drow[:, first:], None if before is None else drow[:, :first], dkernel, None
+
+
+_convolved.defvjp(_forward, _backward)
+
+
+def _seen(
+    x: jax.Array, before: jax.Array | None, same_BTJ: jax.Array | None, *, reach: int
+) -> list[jax.Array]:
+    lengths_B = None if before is None else jnp.zeros(len(x), jnp.int32)  # of a state nobody reads
+    return look_back(x, Past(same_BTJ, lengths_B), reach=reach, state=before)[0]
+
+
+def _later(dy: jax.Array, same_BTJ: jax.Array | None, *, first: int, reach: int) -> list[jax.Array]:
+    """`dy` 0, 1, ..., `reach` tokens ahead of each of `first` places before the row and of the row.
+
+    Zero where that token is of another document or beyond the row.
+    """
+    count = first + dy.shape[1]
+    rest = [(0, 0)] * (dy.ndim - 2)
+    row = jnp.pad(dy, ((0, 0), (first, reach), *rest))
+    found = [row[:, ahead : ahead + count] for ahead in range(reach + 1)]
+    if same_BTJ is not None:
+        same = jnp.pad(same_BTJ, ((0, 0), (first, reach), (0, 0)))
+        for ahead in range(1, reach + 1):
+            mask = same[:, ahead : ahead + count, ahead - 1]
+            mask = mask.reshape(mask.shape + (1,) * (dy.ndim - 2))
+            found[ahead] = jnp.where(mask, found[ahead], 0)
+    return found
