@@ -211,6 +211,9 @@ def _trouble(arrays: dict[str, np.ndarray], digest: str | None) -> str | None:
             return f"{name} is {arrays[name].dtype}, not {kind}"
     if _digest(arrays[_in_file(name)] for name in _ARRAYS) != digest:
         return "its bytes are not those of its checksum"
+    for name in ("token", "label", "born", "clock", "used"):
+        if not (arrays[name] >= 0).all():
+            return f"{name} is negative or no number somewhere"
     return None
 
 

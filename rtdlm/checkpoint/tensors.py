@@ -165,7 +165,7 @@ def read_described(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         header = json.loads(data[8:start].tobytes())
         metadata = dict(header.pop(_METADATA, {}))
         return {name: _view(data[start:], **entry) for name, entry in header.items()}, metadata
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} ({size} bytes) is cut short or is not a safetensors file ({error}); "
             "fetch or export it again"

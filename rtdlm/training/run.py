@@ -47,6 +47,7 @@ from rtdlm.parallel import (
 )
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
+from rtdlm.training.carried import check_memory_is_read
 from rtdlm.training.corpus import Corpus
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loop import Loop, Parts
@@ -117,6 +118,7 @@ def _train(
     peers: Peers,
     to_the_end: ExitStack,
 ) -> None:
+    check_memory_is_read(config)
     config, reasons = _with_mesh(config)
     scalable = ScalableMesh(config)
     mesh = scalable.mesh

@@ -10,7 +10,20 @@ from rtdlm.evaluation.results import Result, fill_tables, tables_shown, write_re
 MISSED = {
     "scaling-memory": [
         f"memory, {case}/off by, without sign"
-        for case in ("tiny, tensor", "small, tensor", "xxlarge, one device", "xxlarge, fsdp")
+        for case in (
+            "tiny, one device",
+            "tiny, tensor",
+            "small, one device",
+            "small, data 4 x tensor 2",
+            "small, fsdp 4 x tensor 2",
+            "small, tensor",
+            "xxlarge, one device",
+            "xxlarge, data",
+            "xxlarge, zero1",
+            "xxlarge, zero2",
+            "xxlarge, fsdp",
+            "xxlarge, fsdp 4 x tensor 2",
+        )
     ],
     "memory_turns": [
         "MTM beside MTM cleared, each at its best rate/forgotten less than in every seed"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -121,6 +122,14 @@ def test_what_is_damaged_is_refused(
         MemoryBank.load(path)
     assert words in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_a_token_below_zero_is_refused(tmp_path: Path) -> None:
+    bank = MemoryBank.from_stores(stores(), 0)
+    path = tmp_path / "some.memory"
+    replace(bank, token_LM=bank.token_LM - 1_000).save(path)
+    with pytest.raises(UserError, match="damaged: token is negative or no number somewhere"):
+        MemoryBank.load(path)
 
 
 def test_another_models_memory_is_refused() -> None:

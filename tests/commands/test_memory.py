@@ -85,7 +85,13 @@ def test_another_tokenizer_is_refused(
     assert f"tokens are of tokenizer {byte_tokenizer().hash[:12]}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [None, b"", bytes(range(256)) * 40, b"plain text\n" * 99])
+DEEP = (10**5).to_bytes(8, "little") + b"[" * 10**5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", bytes(range(256)) * 40, b"plain text\n" * 99, pytest.param(DEEP, id="deep")],
+)
 @pytest.mark.parametrize("action", ["list", "show", "forget"])
 def test_junk_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str, content: bytes | None

@@ -251,6 +251,25 @@ def test_a_stream_of_documents_shares_what_it_is_told_to(tier: str) -> None:
     assert reaches(**{"mtm_scope" if tier == "meta-task" else "ltm_scope": "stream"})
 
 
+@pytest.mark.parametrize("scope", ["document", "stream"])
+def test_a_token_is_new_among_what_it_is_read_with(scope: str) -> None:
+    """Two documents of the same four tokens, whose keys are the same."""
+    memory = {
+        "segment": 4, "episodic_slots": 8, "forget": "surprise", "ltm_scope": scope,
+        "short_conv": 0,
+    }  # fmt: skip
+    model = TMSModel(small_config(memory=memory, num_layers=1))
+    ids = jnp.asarray([[3, 14, 15, 9] * 2], jnp.int32)
+    segments = jnp.asarray([[1] * 4 + [2] * 4], jnp.int32)
+    _, after = jax.jit(model.read)(random_params(model), ids, segment_ids_BT=segments)
+    [[layer]] = after.loops
+    assert layer is not None and layer.episodic is not None
+    store = layer.episodic
+    second = np.asarray(store.surprise_BM)[np.asarray(store.label_BM) == 2]
+    assert second.shape == (4,)
+    np.testing.assert_allclose(second.max(), 0.0 if scope == "stream" else 1.0, atol=1e-5)
+
+
 def test_what_is_consolidated_is_read_from_the_matrix() -> None:
     """In the third segment: what was read in the second is told to the matrix at its end."""
     form = {"segment": 4, "recurrent": "gated_delta", "episodic_slots": 8, "short_conv": 0}
@@ -455,7 +474,7 @@ def test_a_plan_tells_how_much_is_remembered() -> None:
     recent = 3 * 3 * 16 * 4 + 4 * 3
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(model.empty_memory(1)))
     assert held == 2 * (window + matrix + recent) and remembered(model) == (
-        "0.0 MB a row, in segments of 4 tokens: stm, recurrent"
+        "28.1 kB a row, in segments of 4 tokens: stm, recurrent"
     )
     wide = TMSModel(small_config(memory=memory | {"stm_window": 100_000}))
     assert remembered(wide).startswith("26.4 MB a row")

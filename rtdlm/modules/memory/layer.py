@@ -25,6 +25,7 @@ from rtdlm.modules.memory.consolidate import consolidated
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
+from rtdlm.modules.memory.novelty import novelty
 from rtdlm.modules.memory.pending import Pending
 from rtdlm.modules.memory.recent import MemoryHeads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
@@ -279,16 +280,24 @@ class MemoryLayer(hk.Module):
             own_BS = merged_BS if config.ltm_scope == "stream" else label_BS
             kept = write_summaries(kept, key, value, own_BS, chunk=config.chunk)
         if store is not None:
-            if config.ltm_scope != "stream":
+            # A token is new among all that it will be read with.
+            if config.ltm_scope == "stream":
+                one_BM = (store.label_BM > 0).astype(jnp.int32)
+                seen_BS, seen = merged_BS, store._replace(label_BM=one_BM)
+            else:
                 label_BS, store = _of_last_document(label_BS, store)
+                seen_BS, seen = label_BS, store
             if config.consolidate is not None:
                 assert recurrent is not None
                 recurrent = consolidated(store, recurrent, rows=config.consolidate)
+            # Nobody asks how new it is where the newest are kept.
+            surprise_BS = jnp.zeros(label_BS.shape)
+            if config.needs_novelty:
+                surprise_BS = novelty(key, seen_BS, seen)
             store = write_store(
                 store, key, value, label_BS, id_BS,
                 rows=config.stored_rows, forget=config.forget or "age",
-                # Nobody asks how new a token is where the newest are kept.
-                surprise_BS=None if config.needs_novelty else jnp.zeros(label_BS.shape),
+                surprise_BS=surprise_BS,
             )  # fmt: skip
             store = keep_spread(store)
         return LayerMemory(stm, store, recurrent, kept, mtm, recent, convs)

@@ -230,16 +230,15 @@ def _inner(operation: Operation) -> Peak:
     found = _peak(flat, arrivals=rows, held=flat.outputs[:num_carry], owned=carried)
     # The carry lies where the loop's results will: counted there.
     carry = sum(value.bytes for value in carried)
-    hoisted = _constants(flat)
-    size = max(0.0, found.bytes - carry) + sum(buffer.bytes for buffer in hoisted)
-    return Peak(size, (*found.buffers, *hoisted))
+    constant = _largest_constant(flat)
+    return Peak(max(0.0, found.bytes - carry) + constant.bytes, (*found.buffers, constant))
 
 
-def _constants(body: Flat) -> list[Buffer]:
-    """Arrays filled with a number, such as what a mask puts in: XLA makes them before the loop.
+def _largest_constant(body: Flat) -> Buffer:
+    """Of the arrays filled with a number, such as what a mask puts in, the one that takes most.
 
-    Those of one shape are one. Masks are made there too; that they are counted where they are used,
-    within whoever reads them, is nearer to XLA's count (docs/scaling.md).
+    XLA makes some before the loop and others where they are read, which no rule that was tried
+    tells apart; that there is one at a time is nearest to its count (docs/scaling.md).
     """
     known: set[int] = set()
     filled: set[int] = set()
@@ -249,5 +248,5 @@ def _constants(body: Flat) -> list[Buffer]:
             if operation.name == "broadcast_in_dim":
                 filled.add(id(operation.outputs[0]))
     read = [value for op in body.operations for value in op.inputs if id(value) in filled]
-    found = {value.shape: Buffer(value.bytes, value.shape, "constant") for value in read}
-    return list(found.values())
+    largest = max(read, key=lambda value: value.bytes, default=Value(0.0))
+    return Buffer(largest.bytes, largest.shape, "constant")

@@ -63,7 +63,7 @@ def test_memory_across_segments_has_a_line_of_its_own(plan: Plan) -> None:
     assert "remembered" not in render(plan)
     config = plan.config.replace(memory={"segment": 32, "stm_window": 32, "short_conv": 0})
     size = config.num_layers * (2 * 32 * config.d_model * 2 + 4 * 32)
-    line = f"  remembered across segments: {size / 1e6:.1f} MB a row, in segments of 32 tokens: stm"
+    line = f"  remembered across segments: {size / 1e3:.1f} kB a row, in segments of 32 tokens: stm"
     assert line in render(replace(plan, config=config)).splitlines()
 
 
