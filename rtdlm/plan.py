@@ -85,7 +85,11 @@ def _main(arguments: Sequence[str]) -> None:
         flags.devices is not None,
         "--devices is missing: name what the run is planned for, like v5e:4x4, h100:16 or cpu:8",
     )
-    _plan(_config(flags), flags)
+    from rtdlm.training.memory_use import check_memory
+
+    config = _config(flags)
+    check_memory(config, inherits=flags.folder is not None)
+    _plan(config, flags)
 
 
 def _config(flags: Namespace) -> AGIConfig:

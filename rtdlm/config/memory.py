@@ -238,19 +238,6 @@ class MemoryConfig:
             f"memory.fusion='cross' weighs tiers against each other and there is only "
             f"{' '.join(self.layer_tiers)}; use 'gated' or another tier",
         )
-        if self.fusion == "hierarchical" and len(self.layer_tiers) > 1:
-            read = {"stm": "stm_weight", "mtm": "mtm_weight"}
-            opened = {read.get(tier, "ltm_weight") for tier in self.layer_tiers[:-1]}
-            last = self.layer_tiers[-1]
-            self._require_reader(
-                read.get(last, "ltm_weight"),
-                read.get(last, "ltm_weight") in opened,
-                f"memory.fusion='hierarchical', whose last tier, {last}, takes what is left",
-            )
-        require(
-            self.task_slots != 1,
-            "memory.task_slots=1 leaves nothing to choose; use at least 2, or remove it",
-        )
         self._require_reader(
             "episodic_rows",
             self.episodic_write == "novel",

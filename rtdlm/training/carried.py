@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from rtdlm.config import AGIConfig, UserError
 from rtdlm.data import Batch
 from rtdlm.models import TMSModel
 from rtdlm.models.memory import MemoryState
@@ -31,18 +30,6 @@ class Carried(NamedTuple):
     """Leaves are `[R, B, ...]`."""
     document_B: jax.Array
     """int32; number of the document that each row ended with, 0 before the first step."""
-
-
-def check_memory_is_read(config: AGIConfig) -> None:
-    """Raises UserError where rows are one segment and begin with nothing, which none can read."""
-    memory = config.memory
-    unread = [tier for tier in memory.tiers if tier != "recurrent"]
-    if unread and memory.segment == config.max_seq_len and not memory.across_steps:
-        raise UserError(
-            f"memory.segment={memory.segment} is as long as rows, and each begins with an empty "
-            f"memory, so that {' and '.join(unread)} would never be read in training; choose a "
-            "smaller segment, longer rows or memory.across_steps=true"
-        )
 
 
 def empty_carried(model: TMSModel) -> Carried | None:

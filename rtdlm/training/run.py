@@ -47,10 +47,10 @@ from rtdlm.parallel import (
 )
 from rtdlm.training.allocator import keep_freed_memory
 from rtdlm.training.budget import Budget
-from rtdlm.training.carried import check_memory_is_read
 from rtdlm.training.corpus import Corpus
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loop import Loop, Parts
+from rtdlm.training.memory_use import check_memory
 from rtdlm.training.optimizer import check_rules, evaluation_params, make_optimizer
 from rtdlm.training.saving import Position, from_snapshot
 from rtdlm.training.source import Origin, Source, told
@@ -118,7 +118,8 @@ def _train(
     peers: Peers,
     to_the_end: ExitStack,
 ) -> None:
-    check_memory_is_read(config)
+    if not resume:  # else it is seen later whether there is anything to resume
+        check_memory(config, inherits=source is not None)
     config, reasons = _with_mesh(config)
     scalable = ScalableMesh(config)
     mesh = scalable.mesh
@@ -299,6 +300,7 @@ def _start(
                 f"no checkpoint in {store.root} is undamaged: "
                 f"{'; '.join(found.passed_over.values())}; start anew in another --out"
             )
+        check_memory(model.config, inherits=given is not None)
         if given is None:
             state, origin = init_state(model, optimizer, mesh), None
         else:

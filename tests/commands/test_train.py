@@ -233,6 +233,10 @@ def test_a_time_budget_ends_the_run(text: Path, tmp_path: Path) -> None:
             "error: optimizer.weight_decay_rules has 'zebra', which matches no parameter",
         ),
         (("--tokenizer", "wordpiece"), "error: "),
+        (
+            ("--set", "max_seq_len=32", "memory.segment=32", "memory.task_tokens=2"),
+            "error: memory.segment=32 is as long as rows, and each begins with an empty memory",
+        ),
     ],
 )
 def test_bad_options_end_with_one_sentence(

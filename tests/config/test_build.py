@@ -304,23 +304,6 @@ def test_changing_a_governor_releases_what_it_governed_below() -> None:
             "smaller segment or longer rows",
         ),
         (
-            {
-                "memory": {
-                    "segment": 8,
-                    "stm_window": 8,
-                    "task_tokens": 2,
-                    "fusion": "hierarchical",
-                    "mtm_weight": 0.2,
-                },
-            },
-            "memory.mtm_weight=0.2 has no effect with memory.fusion='hierarchical', whose last "
-            "tier, mtm, takes what is left; remove it",
-        ),
-        (
-            {"memory": {"segment": 8, "task_tokens": 2, "task_slots": 1}},
-            "memory.task_slots=1 leaves nothing to choose; use at least 2, or remove it",
-        ),
-        (
             {"memory": {"segment": 8, "stm_window": 8, "every": 9}},
             "memory.every=9 exceeds num_layers=4: no layer would have memory; choose less",
         ),

@@ -248,29 +248,32 @@ def test_a_short_convolution_is_a_loop_over_tokens_and_starts_as_the_identity() 
         np.testing.assert_allclose(y[row], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_short_convolutions_gradient_is_a_loop_over_tokens(goes_on: bool) -> None:
+@pytest.mark.parametrize("length", [2, 7])
+@pytest.mark.parametrize("form", ["whole rows", "going on", "going on, one document"])
+def test_a_short_convolutions_gradient_is_a_loop_over_tokens(form: str, length: int) -> None:
+    """Of rows longer and shorter than its reach, with masks wider than that."""
     rng = np.random.default_rng(4)
-    reach, length = 3, 7
+    reach, goes_on = 3, form != "whole rows"
     x, dy = rng.normal(size=(2, 2, length, 2)).astype(np.float32)
     before = rng.normal(size=(2, reach, 2)).astype(np.float32)
     kernel = rng.normal(size=(reach + 1, 2)).astype(np.float32)
     segments = np.array([[1, 1, 1, 1, 2, 2, 2, 0, 0, 0], [1, 1, 2, 2, 2, 2, 2, 2, 2, 3]])
-    same = packed_past(jnp.asarray(segments), reach=reach).same_BTJ
-    assert same is not None
-    past = Past(same[:, reach:], jnp.full(2, length))
-    if not goes_on:
-        past = packed_past(jnp.asarray(segments[:, reach:]), reach=reach)
-        before[:] = 0
+    segments = segments[:, : reach + length]
+    past = packed_past(jnp.asarray(segments[:, reach:]), reach=reach + 2)
+    if goes_on:
+        same = packed_past(jnp.asarray(segments), reach=reach + 2).same_BTJ
+        assert same is not None
+        past = Past(same[:, reach:], jnp.full(2, length))
+    if form == "going on, one document":
+        segments, past = np.ones_like(segments), past._replace(same_BTJ=None)
     conv = hk.without_apply_rng(
         hk.transform(lambda x, state: ShortConv(width=4, name="conv")(x, past=past, state=state)[0])
     )
 
     def value(kernel: jax.Array, x: jax.Array, before: jax.Array) -> jax.Array:
         y = conv.apply({"conv": {"kernel": kernel}}, x, before if goes_on else None)
-        return jnp.sum(y * jnp.asarray(dy))
+        return jnp.sum(y.astype(jnp.float32) * jnp.asarray(dy))
 
-    dkernel, dx, dbefore = jax.grad(value, argnums=(0, 1, 2))(kernel, x, before)
     row = np.concatenate([before, x], axis=1).astype(np.float64)
     drow, wanted = np.zeros_like(row), np.zeros(kernel.shape)
     for b, t, back in np.ndindex(2, length, reach + 1):
@@ -279,9 +282,13 @@ def test_a_short_convolutions_gradient_is_a_loop_over_tokens(goes_on: bool) -> N
             continue
         wanted[back] += dy[b, t] * row[b, place]
         drow[b, place] += dy[b, t] * (kernel[back] + (back == 0))
-    np.testing.assert_allclose(dkernel, wanted, atol=1e-5)
-    np.testing.assert_allclose(dx, drow[:, reach:], atol=1e-5)
-    np.testing.assert_allclose(dbefore, drow[:, :reach], atol=1e-5)
+    for dtype, error in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.1)):
+        given = kernel, jnp.asarray(x, dtype), jnp.asarray(before)
+        dkernel, dx, dbefore = jax.grad(value, argnums=(0, 1, 2))(*given)
+        assert (dkernel.dtype, dx.dtype, dbefore.dtype) == (jnp.float32, dtype, jnp.float32)
+        np.testing.assert_allclose(dkernel, wanted, atol=error)
+        np.testing.assert_allclose(dx.astype(jnp.float32), drow[:, reach:], atol=error)
+        np.testing.assert_allclose(dbefore, drow[:, :reach] * goes_on, atol=error)
 
 
 @pytest.mark.parametrize("kind", ["relu2", "gelu"])

@@ -13,7 +13,7 @@ from rtdlm.config import UserError
 from rtdlm.data.batch import Batch
 from rtdlm.models import TMSModel
 from rtdlm.parallel import memory_spec
-from rtdlm.training.carried import carried_shapes, check_memory_is_read, kept
+from rtdlm.training.carried import carried_shapes, kept
 from rtdlm.training.planning import estimate_model_memory
 from rtdlm.training.saving import from_snapshot
 from tests.models.small import TIERS, assert_trees_close, assert_trees_equal, small_config
@@ -193,18 +193,6 @@ def test_nothing_is_carried_unless_asked_for() -> None:
 def test_what_does_not_go_with_it_is_refused(overrides: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         carrying(**overrides)
-
-
-def test_a_memory_that_no_row_can_read_is_refused() -> None:
-    def checked(**memory: Any) -> None:
-        check_memory_is_read(small_config(max_seq_len=4, memory={"segment": 4, **memory}))
-
-    window = {"stm_window": 4, "task_tokens": 2}
-    with pytest.raises(UserError, match="so that stm and mtm would never be read in training; "):
-        checked(**window)
-    checked(**window, across_steps=True)
-    checked(recurrent="gated_delta")
-    check_memory_is_read(small_config(max_seq_len=8, memory={"segment": 4, **window}))
 
 
 def test_without_a_tier_there_is_nothing_to_carry() -> None:

@@ -2,9 +2,9 @@
 
     novelty_s = 1 - max(0, max_m mean_h k_s k_m)
 
-over the stored tokens of the same document and those offered before it, so that cutting a stream
-into other pieces changes nothing as long as nothing was forgotten. From 0, a key that was there
-before, to 1, one at a right angle to all.
+over the stored tokens of the same label (a document, or all of a stream that is read as one) and
+those offered before it, so that cutting a stream into other pieces changes nothing as long as
+nothing was forgotten. From 0, a key that was there before, to 1, one at a right angle to all.
 
 Axes: B batch, S offered tokens, M slots, H heads, E head features.
 """

@@ -51,7 +51,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     del epsilon
     # The barrier keeps XLA from sharing arrays with the forward pass, and so from keeping them.
-    x, mean, inverse, scale, bias = jax.lax.optimization_barrier(kept)
+    x, mean, inverse, scale, bias = *jax.lax.optimization_barrier(kept[:3]), *kept[3:]
     dy_f32, hat = dy.astype(jnp.float32), x.astype(jnp.float32)
     if mean is not None:
         hat = hat - mean
