@@ -50,8 +50,9 @@ def _backward(
     epsilon: float, centre: bool, kept: Kept, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     del epsilon
+    x, mean, inverse, scale, bias = kept
     # The barrier keeps XLA from sharing arrays with the forward pass, and so from keeping them.
-    x, mean, inverse, scale, bias = *jax.lax.optimization_barrier(kept[:3]), *kept[3:]
+    x, mean, inverse = jax.lax.optimization_barrier((x, mean, inverse))
     dy_f32, hat = dy.astype(jnp.float32), x.astype(jnp.float32)
     if mean is not None:
         hat = hat - mean

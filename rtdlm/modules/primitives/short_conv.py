@@ -60,8 +60,9 @@ def _forward(
 
 
 def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
+    x, before, kernel, same_BTJ = kept
     # The barrier keeps XLA from sharing shifted inputs with the forward pass, and so keeping them.
-    x, before, kernel, same_BTJ = *jax.lax.optimization_barrier(kept[:2]), *kept[2:]
+    x, before = jax.lax.optimization_barrier((x, before))
     reach = len(kernel) - 1
     dy_f32 = dy.astype(jnp.float32)
     seen = _seen(x, before, same_BTJ, reach=reach)
