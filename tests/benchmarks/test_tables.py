@@ -17,12 +17,11 @@ MISSED = {
             "small, data 4 x tensor 2",
             "small, fsdp 4 x tensor 2",
             "small, tensor",
-            "xxlarge, one device",
+            "xlarge, data 4 x tensor 2",
+            "xlarge, fsdp 4 x tensor 2",
             "xxlarge, data",
             "xxlarge, zero1",
             "xxlarge, zero2",
-            "xxlarge, fsdp",
-            "xxlarge, fsdp 4 x tensor 2",
         )
     ],
     "memory_turns": [

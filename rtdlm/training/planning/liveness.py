@@ -238,7 +238,7 @@ def _largest_constant(body: Flat) -> Buffer:
     """Of the arrays filled with a number, such as what a mask puts in, the one that takes most.
 
     XLA makes some before the loop and others where they are read, which no rule that was tried
-    tells apart; that there is one at a time is nearest to its count (docs/scaling.md).
+    tells apart: here there is one at a time (docs/scaling.md shows what others came to).
     """
     known: set[int] = set()
     filled: set[int] = set()
