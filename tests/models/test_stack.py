@@ -86,10 +86,7 @@ def plain_memory(form: str) -> tuple[Scores, Any]:
 
 @pytest.mark.parametrize(
     ("form", "change"),
-    [
-        *((form, {"layer_unroll": 3}) for form in ("product keys", "hashed")),
-        *((form, {"remat": "full"}) for form in MEMORIES),
-    ],
+    [(form, change) for form in MEMORIES for change in ({"layer_unroll": 3}, {"remat": "full"})],
     ids=str,
 )
 def test_a_memory_is_the_same_unrolled_and_recomputed(form: str, change: dict[str, Any]) -> None:
