@@ -74,8 +74,8 @@ class MemoryConfig:
     shifts the input of the feed-forward layer (arXiv 1709.07871); None is none [entries]."""
     fusion: Fusion | None = None
     """How tiers become one: a sum with a gate a head and tier (`gated`), attention over the tiers
-    (`cross`), or gates one after another, each for what is left (`hierarchical`); None is
-    `gated`."""
+    (`cross`), or gates one after another, each for what is left, all of it for the last tier
+    (`hierarchical`); None is `gated`."""
     stm_weight: float | None = None
     """Share with which short-term memory is let through before training, in (0, 1); None is 0.5."""
     ltm_weight: float | None = None

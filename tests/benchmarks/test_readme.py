@@ -11,6 +11,7 @@ QUOTED = {
     r"in (N) % of cases without": ("memory_recall", "none/right, 128 segments"),
     r"(N) % with a matrix a head": ("memory_recall", "gated delta/right, 128 segments"),
     r"(N) % with a store": ("memory_recall", "episodic, short rows only/right, 128 segments"),
+    r"loses 0 to (N) points": ("controller", "bars/addition/loose: lost to all steps"),
     r"all steps for \[(N) % of their": ("controller", "bars/addition/loose: cost"),
     r"2,000 steps \| (N)x sooner \| anything": ("time-to-loss", "ours, free/sooner, CPU"),
     r"the same \| (N)x sooner": ("time-to-loss", "ours, same class/sooner, CPU"),

@@ -49,16 +49,32 @@ def look_back(
     Returns:
         `reach + 1` arrays like `x`, and the state after the tokens that count.
     """
-    length = x.shape[1]
-    before = jnp.zeros_like(x, shape=(x.shape[0], reach, *x.shape[2:])) if state is None else state
-    row = jnp.concatenate([before.astype(x.dtype), x], axis=1)
-    seen = [row[:, reach - back : reach - back + length] for back in range(reach + 1)]
-    if past.same_BTJ is not None:
-        same = past.same_BTJ.reshape(past.same_BTJ.shape + (1,) * (x.ndim - 2))
-        seen[1:] = [jnp.where(same[:, :, back], seen[back + 1], 0) for back in range(reach)]
+    seen = earlier(x, past.same_BTJ, reach=reach, before=state)
     if state is None:
         assert past.same_BTJ is not None
         return seen, None
     assert past.lengths_B is not None
-    newest = jax.vmap(lambda own, start: jax.lax.dynamic_slice_in_dim(own, start, reach))
-    return seen, newest(row, past.lengths_B).astype(state.dtype)
+    return seen, newest(x, past.lengths_B, state=state)
+
+
+def earlier(
+    x: jax.Array, same_BTJ: jax.Array | None, *, reach: int, before: jax.Array | None
+) -> list[jax.Array]:
+    """What `look_back` sees; `before` is the state, None for zeros."""
+    length = x.shape[1]
+    if before is None:
+        before = jnp.zeros_like(x, shape=(x.shape[0], reach, *x.shape[2:]))
+    row = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+    seen = [row[:, reach - back : reach - back + length] for back in range(reach + 1)]
+    if same_BTJ is not None:
+        same = same_BTJ.reshape(same_BTJ.shape + (1,) * (x.ndim - 2))
+        seen[1:] = [jnp.where(same[:, :, back], seen[back + 1], 0) for back in range(reach)]
+    return seen
+
+
+def newest(x: jax.Array, lengths_B: jax.Array, *, state: jax.Array) -> jax.Array:
+    """The state after the first `lengths_B` tokens of each row."""
+    row = jnp.concatenate([state.astype(x.dtype), x], axis=1)
+    reach = state.shape[1]
+    taken = jax.vmap(lambda own, start: jax.lax.dynamic_slice_in_dim(own, start, reach))
+    return taken(row, lengths_B).astype(state.dtype)

@@ -13,7 +13,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rtdlm.modules.primitives.look_back import Past, look_back
+from rtdlm.modules.primitives.look_back import Past, earlier, newest
 
 Kept = tuple[jax.Array, jax.Array | None, jax.Array, jax.Array | None]
 
@@ -32,9 +32,11 @@ class ShortConv(hk.Module):
         """The result, like `x`, and the state `[B, W - 1, ...]`; see `look_back`."""
         shape = (self.width, *x.shape[2:])
         kernel = hk.get_parameter("kernel", shape, jnp.float32, hk.initializers.Constant(0.0))
-        before = None if state is None else state.astype(x.dtype)
-        _, after = look_back(x, past, reach=self.width - 1, state=state)
-        return _convolved(x, before, kernel, past.same_BTJ), after
+        if state is None:
+            return _convolved(x, None, kernel, past.same_BTJ), None
+        assert past.lengths_B is not None
+        after = newest(x, past.lengths_B, state=state)
+        return _convolved(x, state.astype(x.dtype), kernel, past.same_BTJ), after
 
 
 @jax.custom_vjp
@@ -54,8 +56,9 @@ def _forward(
 ) -> tuple[jax.Array, Kept]:
     # In float32: it is no more to move, and sums of a few products cost nothing beside that.
     y = x.astype(jnp.float32)
-    for weight, seen in zip(kernel, _seen(x, before, same_BTJ, reach=len(kernel) - 1), strict=True):
-        y = y + weight[None, None] * seen.astype(jnp.float32)
+    seen = earlier(x, same_BTJ, reach=len(kernel) - 1, before=before)
+    for weight, back in zip(kernel, seen, strict=True):
+        y = y + weight[None, None] * back.astype(jnp.float32)
     return y.astype(x.dtype), (x, before, kernel, same_BTJ)
 
 
@@ -65,7 +68,7 @@ def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, j
     x, before = jax.lax.optimization_barrier((x, before))
     reach = len(kernel) - 1
     dy_f32 = dy.astype(jnp.float32)
-    seen = _seen(x, before, same_BTJ, reach=reach)
+    seen = earlier(x, same_BTJ, reach=reach, before=before)
     # In float32 as well: a kernel's gradient is a sum over all tokens.
     dkernel = jnp.stack([jnp.sum(dy_f32 * back.astype(jnp.float32), axis=(0, 1)) for back in seen])
     first = 0 if before is None else reach
@@ -78,13 +81,6 @@ def _backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, j
 
 
 _convolved.defvjp(_forward, _backward)
-
-
-def _seen(
-    x: jax.Array, before: jax.Array | None, same_BTJ: jax.Array | None, *, reach: int
-) -> list[jax.Array]:
-    lengths_B = None if before is None else jnp.zeros(len(x), jnp.int32)  # of a state nobody reads
-    return look_back(x, Past(same_BTJ, lengths_B), reach=reach, state=before)[0]
 
 
 def _later(dy: jax.Array, same_BTJ: jax.Array | None, *, first: int, reach: int) -> list[jax.Array]:

@@ -231,7 +231,8 @@ def _inner(operation: Operation) -> Peak:
     # The carry lies where the loop's results will: counted there.
     carry = sum(value.bytes for value in carried)
     constant = _largest_constant(flat)
-    return Peak(max(0.0, found.bytes - carry) + constant.bytes, (*found.buffers, constant))
+    largest = [buffer for buffer in (*found.buffers, constant) if buffer.bytes]
+    return Peak(max(0.0, found.bytes - carry) + constant.bytes, tuple(largest))
 
 
 def _largest_constant(body: Flat) -> Buffer:
