@@ -68,7 +68,7 @@ def _main(arguments: Sequence[str]) -> None:
     else:
         config = config_on_model(flags, source.config, source.folder)
     if flags.dry_run:
-        _describe(config, source)
+        _describe(config, source, resume=flags.resume)
     else:
         _train(config, source, flags.out, resume=flags.resume, arguments=arguments)
 
@@ -81,9 +81,12 @@ def _source(flags: Namespace) -> "Source | None":
     return find_source(flags.folder, out=flags.out, resume=flags.resume, notice=tell)
 
 
-def _describe(config: AGIConfig, source: "Source | None") -> None:
+def _describe(config: AGIConfig, source: "Source | None", *, resume: bool) -> None:
     from rtdlm.training.describe import describe
+    from rtdlm.training.memory_use import check_memory
 
+    if not resume:
+        check_memory(config, inherits=source is not None)
     print(describe(config, source=source))
 
 

@@ -10,7 +10,6 @@ from rtdlm.models import TMSModel
 from rtdlm.models.contracts import contract_table
 from rtdlm.models.cost import count_parameters, train_flops_per_token
 from rtdlm.parallel import mesh_of, slice_of
-from rtdlm.training.memory_use import check_memory
 from rtdlm.training.optimizer import make_optimizer
 from rtdlm.training.planning import compile_step, decide_mesh
 from rtdlm.training.planning.remembered import remembered
@@ -49,10 +48,8 @@ def describe(config: AGIConfig, *, source: Source | None = None) -> str:
     """The resolved config, parameter counts, cost and memory, for a person.
 
     Raises:
-        UserError: the model `source` that the run would start from is damaged or does not fit, or
-            a part of the memory would have no effect.
+        UserError: the model `source` that the run would start from is damaged or does not fit.
     """
-    check_memory(config, inherits=source is not None)
     config, reasons = decide_mesh(config, slice_of(jax.devices()))
     model = TMSModel(config)
     config = model.config
