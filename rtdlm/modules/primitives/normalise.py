@@ -51,19 +51,23 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     del epsilon
     x, mean, inverse, scale, bias = kept
-    # The barrier keeps XLA from sharing arrays with the forward pass, and so from keeping them.
-    x, mean, inverse = jax.lax.optimization_barrier((x, mean, inverse))
-    dy_f32, hat = dy.astype(jnp.float32), x.astype(jnp.float32)
-    if mean is not None:
-        hat = hat - mean
-    hat = hat * inverse
-    g = dy_f32 * _along(scale, x)
+    # Barriers keep XLA from sharing arrays with the forward pass, and from holding h for dscale,
+    # which it may sum much later.
+    hat = _hat(*jax.lax.optimization_barrier((x, mean, inverse)))
+    later, later_dy = jax.lax.optimization_barrier(((x, mean, inverse), dy))
+    g = dy.astype(jnp.float32) * _along(scale, x)
     dx = g - hat * jnp.mean(g * hat, axis=-1, keepdims=True)
     if centre:
         dx = dx - jnp.mean(g, axis=-1, keepdims=True)
-    tokens = tuple(range(x.ndim - 1))
-    dbias = None if bias is None else jnp.sum(dy_f32, axis=tokens)
-    return (dx * inverse).astype(x.dtype), jnp.sum(dy_f32 * hat, axis=tokens), dbias
+    tokens, later_dy = tuple(range(x.ndim - 1)), later_dy.astype(jnp.float32)
+    dscale = jnp.sum(later_dy * _hat(*later), axis=tokens)
+    dbias = None if bias is None else jnp.sum(later_dy, axis=tokens)
+    return (dx * inverse).astype(x.dtype), dscale, dbias
+
+
+def _hat(x: jax.Array, mean: jax.Array | None, inverse: jax.Array) -> jax.Array:
+    centred = x.astype(jnp.float32)
+    return (centred if mean is None else centred - mean) * inverse
 
 
 normalise.defvjp(_forward, _backward)

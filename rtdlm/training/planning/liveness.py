@@ -1,9 +1,11 @@
 """How much memory a traced function needs at one time, without compiling it.
 
-Operations run in the order in which they were traced, which for a gradient is forward and then
-back. What a compiler's fusion never writes to memory is left out: an elementwise result, a reshape
-or a broadcast is made inside of whoever reads it, unless that is a product, a loop, a sort or the
-like, which read from memory. Whatever such a chain starts from then has to stay until it is read.
+Operations run as they are needed, depth first from the results: with layers compiled in a row the
+gradients of all layers' weights come last, and what they are made of waits for them. Inside of a
+loop or a branch they run in the order in which they were traced. What a compiler's fusion never
+writes to memory is left out: an elementwise result, a reshape or a broadcast is made inside of
+whoever reads it, unless that is a product, a loop, a sort or the like, which read from memory, or
+a barrier stands between. Whatever such a chain starts from then has to stay until it is read.
 
     peak = max over operations of (what is in memory and still needed + what the operation makes)
 
@@ -30,7 +32,7 @@ WRITTEN = {
     "concatenate",
 }  # fmt: skip
 IN_PLACE = {"while", "dynamic_update_slice", "scatter-add", "scatter"}
-VIEWS = {"reshape", "squeeze", "expand_dims", "bitcast_convert_type"}
+VIEWS = {"reshape", "squeeze", "expand_dims", "bitcast_convert_type", "optimization_barrier"}
 SHOWN = 8
 NEGLIGIBLE = 1e-4
 
@@ -64,7 +66,7 @@ def peak_memory(
         shares: of every result, the share that is kept, as of a gradient that is scattered; None:
             all of all.
     """
-    flat = flatten(jaxpr)
+    flat = flatten(jaxpr, as_needed=True)
     if shares is not None:
         _keep_shares(flat, shares)
     arrivals = {} if lazy is None else dict(zip(map(id, flat.inputs), lazy, strict=True))
@@ -88,21 +90,30 @@ def _peak(
     owned: Sequence[Value] = (),
 ) -> Peak:
     """`arrivals` are as `lazy`; `held` stay to the end; `owned` are there from the beginning."""
-    in_memory = _in_memory(flat, held)
+    passing = _passing(flat.operations, arrivals)
+    in_memory = _in_memory(flat, held) - passing.keys()
     last = _last_uses(flat.operations, in_memory, held)
     heap = _Heap(last)
     for value in owned:
         heap.add(value, "carry", time=0)
     for time, operation in enumerate(flat.operations):
         reads = operation.name in READ_FROM_MEMORY
-        if reads and operation.name != "scan":
-            for value in operation.inputs:
+        if reads:
+            for value in _read_whole(operation):
                 heap.arrive(value, arrivals.get(id(value), 0.0), time=time)
         made = [value for value in operation.outputs if id(value) in in_memory]
         for value in made:
             heap.add(value, operation.name, time=time, in_place=_in_place(operation, value))
-        heap.pause(time, _inner(operation))
+        gathered = {id(value): passing.get(id(value)) for value in operation.inputs if reads}
+        heap.pause(time, _inner(operation), beside=[row for row in gathered.values() if row])
     return heap.peak()
+
+
+def _read_whole(operation: Operation) -> list[Value]:
+    """What it reads, less the stacks of which a loop reads one row a turn."""
+    if operation.name != "scan":
+        return operation.inputs
+    return operation.inputs[: operation.params["num_consts"] + operation.params["num_carry"]]
 
 
 class _Heap:
@@ -133,13 +144,16 @@ class _Heap:
         if size and id(value) not in self._live:
             self._put(value, Buffer(size, value.shape, "gathered"), born=time, time=time)
 
-    def pause(self, time: int, inner: Peak) -> None:
-        """The operation at `time` runs and needs `inner`; then what it read last goes."""
-        if self._current + inner.bytes > self._best:
-            self._best = self._current + inner.bytes
-            self._at = (*self._live.values(), *inner.buffers)
-        if inner.bytes:
-            self._spans.append(Span(time, time, inner.bytes))
+    def pause(self, time: int, inner: Peak, *, beside: Sequence[Buffer]) -> None:
+        """The operation at `time` runs, needs `inner` and what is there for it alone; then what it
+        read last goes.
+        """
+        needed = inner.bytes + sum(buffer.bytes for buffer in beside)
+        if self._current + needed > self._best:
+            self._best = self._current + needed
+            self._at = (*self._live.values(), *beside, *inner.buffers)
+        if needed:
+            self._spans.append(Span(time, time, needed))
         for end in self._ends.pop(time, ()):
             if end in self._live:
                 buffer = self._live.pop(end)
@@ -174,6 +188,18 @@ def _packed(spans: Sequence[Span]) -> float:
     return packed_size(large)
 
 
+def _passing(operations: Sequence[Operation], arrivals: dict[int, float]) -> dict[int, Buffer]:
+    """By id: rows of gathered arguments, which are gathered anew for each operation."""
+    found: dict[int, Buffer] = {}
+    for operation in operations:
+        source, made = operation.inputs[:1], operation.outputs[0]
+        if operation.name == "row" and any(arrivals.get(id(value)) for value in source):
+            found[id(made)] = Buffer(made.bytes, made.shape, "gathered")
+        elif operation.name in VIEWS and id(source[0]) in found:
+            found[id(made)] = found[id(source[0])]
+    return found
+
+
 def _in_memory(flat: Flat, held: Sequence[Value]) -> set[int]:
     """Ids of the values that are written to memory."""
     readers: dict[int, list[Operation]] = {}
@@ -185,6 +211,8 @@ def _in_memory(flat: Flat, held: Sequence[Value]) -> set[int]:
     for operation in reversed(flat.operations):
         for value in operation.outputs:
             needed = id(value) in found or id(value) in kept
+            # What stands at a barrier is not made inside of what comes after it.
+            needed |= operation.name == "optimization_barrier"
             needed |= any(r.name in READ_FROM_MEMORY for r in readers.get(id(value), ()))
             if operation.name in VIEWS:
                 # A view is where its source is; what needs it in memory needs the source there.
@@ -215,10 +243,10 @@ def _inner(operation: Operation) -> Peak:
     """What an operation needs while it runs, beside what it reads and makes."""
     params = operation.params
     if operation.name == "cond":
-        peaks = [peak_memory(inner_jaxpr(branch)) for branch in params["branches"]]
+        peaks = [_inside(branch) for branch in params["branches"]]
         return max(peaks, key=lambda peak: peak.bytes)
     if operation.name == "while":
-        return peak_memory(inner_jaxpr(params["body_jaxpr"]))
+        return _inside(params["body_jaxpr"])
     if operation.name != "scan":
         return Peak(0.0)
     flat = flatten(inner_jaxpr(params["jaxpr"]))
@@ -233,6 +261,11 @@ def _inner(operation: Operation) -> Peak:
     constant = _largest_constant(flat)
     largest = [buffer for buffer in (*found.buffers, constant) if buffer.bytes]
     return Peak(max(0.0, found.bytes - carry) + constant.bytes, tuple(largest))
+
+
+def _inside(closed: Any) -> Peak:
+    flat = flatten(inner_jaxpr(closed))
+    return _peak(flat, arrivals={}, held=flat.outputs)
 
 
 def _largest_constant(body: Flat) -> Buffer:

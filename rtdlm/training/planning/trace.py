@@ -13,8 +13,7 @@ from typing import Any
 from jax.extend import core
 
 _IDENTITIES = {
-    "copy", "copy_p", "optimization_barrier", "sharding_constraint", "name", "layout_constraint",
-    "pvary", "stop_gradient",
+    "copy", "copy_p", "sharding_constraint", "name", "layout_constraint", "pvary", "stop_gradient",
 }  # fmt: skip
 _LOOPS = {"scan", "while", "cond"}
 
@@ -36,7 +35,7 @@ class Operation:
     """Something that makes arrays of arrays."""
 
     name: str
-    """The primitive's; `stack` where rows of an unrolled loop become one array."""
+    """The primitive's; `row` and `stack` where an unrolled loop cuts an array up or makes one."""
     inputs: list[Value]
     outputs: list[Value]
     params: dict[str, Any] = field(default_factory=dict)
@@ -51,12 +50,13 @@ class Flat:
     outputs: list[Value]
 
 
-def flatten(jaxpr: Any) -> Flat:
-    """The operations of a jaxpr that its results depend on."""
+def flatten(jaxpr: Any, *, as_needed: bool = False) -> Flat:
+    """The operations of a jaxpr that its results depend on, in its order or as they are needed."""
     inputs = [_value(variable) for variable in jaxpr.invars]
     operations: list[Operation] = []
     outputs = [_whole(out, operations) for out in _run(jaxpr, inputs, operations)]
-    return Flat(inputs, _needed(operations, outputs), outputs)
+    ordered = (_as_needed if as_needed else _needed)(operations, outputs)
+    return Flat(inputs, ordered, outputs)
 
 
 def inner_jaxpr(closed: Any) -> Any:
@@ -79,6 +79,8 @@ def _run(jaxpr: Any, inputs: Sequence[Value], operations: list[Operation]) -> li
             made = _run(inner, given, operations)
         elif name in _IDENTITIES:
             made = given
+        elif name == "optimization_barrier":
+            made = [_behind_barrier(_whole(value, operations), operations) for value in given]
         elif name == "scan" and _unrolled(equation.params):
             made = _unroll(equation, given, operations)
         else:
@@ -141,6 +143,12 @@ def _same_axes(outer: Any, inner: Any) -> bool:
     return bool(outer.aval.ndim == inner.aval.ndim)
 
 
+def _behind_barrier(value: Value, operations: list[Operation]) -> Value:
+    behind = Value(value.bytes, value.shape)
+    operations.append(Operation("optimization_barrier", [value], [behind]))
+    return behind
+
+
 def _row(value: Value, turn: int, length: int, operations: list[Operation]) -> Value:
     if value.parts:
         return value.parts[turn]
@@ -149,7 +157,7 @@ def _row(value: Value, turn: int, length: int, operations: list[Operation]) -> V
     row = value.rows[turn]
     if row is None:  # the gradient reads the rows that the loss read
         row = value.rows[turn] = Value(value.bytes / length, value.shape[1:])
-        operations.append(Operation("slice", [value], [row]))
+        operations.append(Operation("row", [value], [row]))
     return row
 
 
@@ -171,6 +179,29 @@ def _needed(operations: list[Operation], outputs: Sequence[Value]) -> list[Opera
             kept.append(operation)
             wanted |= {id(value) for value in operation.inputs}
     return kept[::-1]
+
+
+def _as_needed(operations: Sequence[Operation], outputs: Sequence[Value]) -> list[Operation]:
+    """What the results depend on, each operation where the first that reads it asks for it.
+
+    So XLA's memory-ordered schedule goes through a program, depth first from its results. What
+    needs nothing, such as a filled array, is made last of what an operation reads.
+    """
+    maker = {id(value): operation for operation in operations for value in operation.outputs}
+    order: dict[int, Operation] = {}
+    asked = [maker[id(value)] for value in reversed(outputs) if id(value) in maker]
+    waiting: set[int] = set()
+    while asked:
+        operation = asked[-1]
+        if id(operation) in order or id(operation) in waiting:
+            asked.pop()
+            order.setdefault(id(operation), operation)
+            continue
+        waiting.add(id(operation))
+        makers = [maker[id(value)] for value in operation.inputs if id(value) in maker]
+        makers.sort(key=lambda made_by: not any(value.bytes for value in made_by.inputs))
+        asked += [made_by for made_by in reversed(makers) if id(made_by) not in order]
+    return list(order.values())
 
 
 def _value(variable: Any) -> Value:

@@ -81,6 +81,40 @@ def test_a_gathered_argument_is_there_from_its_first_reading_to_its_last() -> No
     assert peak(function, (N, N), (N, N), lazy=[0.0, 4 * UNIT]) == 5
 
 
+def test_a_loop_has_all_of_a_gathered_argument_that_its_turns_share() -> None:
+    def loop(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=L)[0]
+
+    assert peak(loop, (N, N), (N, N), lazy=[0.0, 4 * UNIT]) == peak(loop, (N, N), (N, N)) + 4
+
+
+def test_a_row_of_a_gathered_argument_is_gathered_for_each_reading() -> None:
+    gradient = jax.grad(lambda x, w: jnp.sum(scanned(x, w, L)))
+    kept = peak(gradient, (N, N), (L, N, N))
+    gathered = peak(gradient, (N, N), (L, N, N), lazy=[0.0, L * UNIT])
+    assert kept - gathered == L - 1  # all rows from forward to back; one at a time
+
+
+def test_operations_run_as_results_need_them() -> None:
+    def sides(x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        found = []
+        for _ in range(L):
+            x = x @ x
+            found.append(jnp.sum(x @ x))
+        return found, x
+
+    # The chain to its end, each link of which waits for its square; or link by link.
+    assert peak(lambda x: sides(x)[::-1], (N, N)) == pytest.approx(L + 1, abs=0.01)
+    assert peak(sides, (N, N)) == pytest.approx(2, abs=0.01)
+
+
+def test_what_stands_at_a_barrier_is_written() -> None:
+    def loss(x: jax.Array) -> jax.Array:
+        return jnp.sum(jax.lax.optimization_barrier(jnp.exp(x)) * x)
+
+    assert peak(loss, (N, N)) == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("spans", "size"),
     [
