@@ -83,17 +83,8 @@ def attend_causally(
     before = key_BSKE.shape[1] - query_BTHE.shape[1]
     if scoring == PLAIN and fused_attention_serves(query_BTHE, key_BSKE):
         return attend_fused(query_BTHE, key_BSKE, value_BSKE, mask_BTS, causal=before == 0)
-    length = query_BTHE.shape[1]
-    size = max(QUERY_BLOCK, -(-length // MAX_BLOCKS))
-    blocks = []
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        keys = slice(before + stop)
-        query, mask = query_BTHE[:, start:stop], mask_BTS[:, start:stop, keys]
-        near = None if places is None else places.block(slice(start, stop), keys)
-        key, value = key_BSKE[:, keys], value_BSKE[:, keys]
-        blocks.append(_attend(scoring, query, key, value, mask, near))
-    return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+    size = max(QUERY_BLOCK, -(-query_BTHE.shape[1] // MAX_BLOCKS))
+    return _attend(scoring, size, query_BTHE, key_BSKE, value_BSKE, mask_BTS, places)
 
 
 def _masked(
@@ -104,60 +95,117 @@ def _masked(
     return jnp.where(mask_BTS[:, None, None], scores, MASKED)
 
 
-class _Kept(NamedTuple):
-    """What the gradient needs; the key-value heads and rows are one axis."""
+class _Block(NamedTuple):
+    """What the gradient needs of a block of queries."""
 
     query_RNE: jax.Array
-    key_RSE: jax.Array
-    value_RSE: jax.Array
     weights_RNS: jax.Array
     sum_RN1: jax.Array
     read_RNE: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+class _Kept(NamedTuple):
+    """What the gradient needs; the key-value heads and rows are one axis."""
+
+    key_RSE: jax.Array
+    value_RSE: jax.Array
+    blocks: tuple[_Block, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(
     scoring: Scoring,
+    size: int,
     query_BTHE: jax.Array,
     key_BSKE: jax.Array,
     value_BSKE: jax.Array,
     mask_BTS: jax.Array,
     places: Places | None,
 ) -> jax.Array:
-    return _forward(scoring, query_BTHE, key_BSKE, value_BSKE, mask_BTS, places)[0]
+    return _forward(scoring, size, query_BTHE, key_BSKE, value_BSKE, mask_BTS, places)[0]
 
 
 def _forward(
     scoring: Scoring,
+    size: int,
     query_BTHE: jax.Array,
     key_BSKE: jax.Array,
     value_BSKE: jax.Array,
     mask_BTS: jax.Array,
     places: Places | None,
 ) -> tuple[jax.Array, _Kept]:
-    batch, length, _, width = query_BTHE.shape
-    slots, kv_heads = key_BSKE.shape[1:3]
-    dtype = query_BTHE.dtype
-    query = _queries(query_BTHE * jnp.asarray(scoring.scale_for(width), dtype), kv_heads)
+    length, slots = query_BTHE.shape[1], key_BSKE.shape[1]
     key, value = _keys(key_BSKE), _keys(value_BSKE)
-    scores = dot("rne,rse->rns", query, key).reshape(batch, kv_heads, -1, length, slots)
+    reads, blocks = [], []
+    for start in range(0, length, size):
+        rows = slice(start, min(start + size, length))
+        seen = slice(slots - length + rows.stop)
+        query, mask = query_BTHE[:, rows], mask_BTS[:, rows, seen]
+        near = None if places is None else places.block(rows, seen)
+        block = _read(scoring, query, key[:, seen], value[:, seen], mask, near)
+        reads.append(_rows(block.read_RNE, query.shape))
+        blocks.append(block)
+    return _joined(reads), _Kept(key, value, tuple(blocks))
+
+
+def _read(
+    scoring: Scoring,
+    query_BTHE: jax.Array,
+    key_RSE: jax.Array,
+    value_RSE: jax.Array,
+    mask_BTS: jax.Array,
+    places: Places | None,
+) -> _Block:
+    batch, length, _, width = query_BTHE.shape
+    kv_heads, slots, dtype = len(key_RSE) // batch, key_RSE.shape[1], query_BTHE.dtype
+    query = _queries(query_BTHE * jnp.asarray(scoring.scale_for(width), dtype), kv_heads)
+    scores = dot("rne,rse->rns", query, key_RSE).reshape(batch, kv_heads, -1, length, slots)
     scores = _masked(scores, mask_BTS, scoring, places)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     sums = jnp.sum(weights, axis=-1, keepdims=True).reshape(*query.shape[:2], 1)
     weights = weights.reshape(*query.shape[:2], slots).astype(dtype)
-    read = (dot("rns,rse->rne", weights, value) / sums).astype(dtype)
-    return _rows(read, query_BTHE.shape), _Kept(query, key, value, weights, sums, read)
+    read = (dot("rns,rse->rne", weights, value_RSE) / sums).astype(dtype)
+    return _Block(query, weights, sums, read)
+
+
+class _Gradient(NamedTuple):
+    """Of a block of queries, float32; keys and values turned."""
+
+    query_RNE: jax.Array
+    key_RES: jax.Array
+    value_RES: jax.Array
 
 
 def _backward(
-    scoring: Scoring, kept: _Kept, dy_BTHE: jax.Array
+    scoring: Scoring, size: int, kept: _Kept, dy_BTHE: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    query, key, value, weights, sums, read = kept
+    dtype, kv_heads = dy_BTHE.dtype, len(kept.key_RSE) // len(dy_BTHE)
+    dqueries: list[jax.Array] = []
+    before: _Gradient | None = None  # of blocks further down: of their keys, together
+    for number in reversed(range(len(kept.blocks))):
+        dy = dy_BTHE[:, number * size : (number + 1) * size]
+        own = _block_gradient(scoring, kept, number, _queries(dy, kv_heads), before)
+        dqueries.insert(0, _rows(own.query_RNE.astype(dtype), dy.shape))
+        before = own if before is None else _added(before, own)
+    assert before is not None
+    dkey, dvalue = before.key_RES.astype(dtype), before.value_RES.astype(dtype)
+    return _joined(dqueries), _slots(dkey, kv_heads), _slots(dvalue, kv_heads), None, None
+
+
+def _block_gradient(
+    scoring: Scoring, kept: _Kept, number: int, dy_RNE: jax.Array, before: _Gradient | None
+) -> _Gradient:
+    query, weights, sums, read = kept.blocks[number]
+    seen = slice(weights.shape[-1])
+    key, value = kept.key_RSE[:, seen], kept.value_RSE[:, seen]
     width, dtype = query.shape[-1], query.dtype
-    kv_heads = key.shape[0] // dy_BTHE.shape[0]
     # Divided by z here, where it is narrow, instead of in the weights.
-    dy = _queries(dy_BTHE, kv_heads).astype(jnp.float32) / sums
+    dy = dy_RNE.astype(jnp.float32) / sums
     inner = jnp.sum(dy * read.astype(jnp.float32), axis=-1, keepdims=True)
+    if before is not None:
+        # One block at a time: XLA may else make all blocks' ds before it makes dk of any, and hold
+        # them. It drops barriers on a CPU before it orders operations; this it has to wait for.
+        inner = inner + 0.0 * sum(gradient[0, 0, 0] for gradient in before)
     dy = dy.astype(dtype)
     dvalue = dot("ren,rns->res", _turned(dy), weights)
     dscores = weights.astype(jnp.float32) * (dot("rne,rse->rns", dy, value) - inner)
@@ -165,17 +213,23 @@ def _backward(
         dscores *= scoring.slope(scoring.bound(dot("rne,rse->rns", query, key)))
     dscores = dscores.astype(dtype)
     dquery = dot("rns,rse->rne", dscores, key) * scoring.scale_for(width)
-    dkey = dot("ren,rns->res", _turned(query), dscores)
-    return (
-        _rows(dquery.astype(dtype), dy_BTHE.shape),
-        _slots(dkey.astype(dtype), kv_heads),
-        _slots(dvalue.astype(dtype), kv_heads),
-        None,
-        None,
-    )
+    return _Gradient(dquery, dot("ren,rns->res", _turned(query), dscores), dvalue)
+
+
+def _added(before: _Gradient, own: _Gradient) -> _Gradient:
+    def add(whole: jax.Array, more: jax.Array) -> jax.Array:
+        seen = whole[..., : more.shape[-1]]
+        return jax.lax.dynamic_update_slice(whole, seen + more, (0, 0, 0))
+
+    key, value = add(before.key_RES, own.key_RES), add(before.value_RES, own.value_RES)
+    return _Gradient(own.query_RNE, key, value)
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _joined(blocks: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
 
 def _turned(matrix: jax.Array) -> jax.Array:
