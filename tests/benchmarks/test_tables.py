@@ -8,22 +8,6 @@ from rtdlm.config import UserError
 from rtdlm.evaluation.results import Result, fill_tables, tables_shown, write_results
 
 MISSED = {
-    "scaling-memory": [
-        f"memory, {case}/off by, without sign"
-        for case in (
-            "tiny, one device",
-            "tiny, tensor",
-            "small, one device",
-            "small, data 4 x tensor 2",
-            "small, fsdp 4 x tensor 2",
-            "small, tensor",
-            "xlarge, data 4 x tensor 2",
-            "xlarge, fsdp 4 x tensor 2",
-            "xxlarge, data",
-            "xxlarge, zero1",
-            "xxlarge, zero2",
-        )
-    ],
     "memory_turns": [
         "MTM beside MTM cleared, each at its best rate/forgotten less than in every seed"
     ],

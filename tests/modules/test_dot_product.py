@@ -16,6 +16,7 @@ from rtdlm.modules.attention.dot_product import (
     attend_causally,
 )
 from rtdlm.modules.attention.scoring import Scoring
+from rtdlm.training.planning.program import FOR_MEMORY
 
 E = 4
 LONG = MAX_BLOCKS * QUERY_BLOCK + 7
@@ -86,6 +87,22 @@ def test_values_and_gradients_equal_loops(length: int, kv_heads: int, group: int
     expected = loops(*arrays, np.asarray(mask))
     for got, wanted in zip(ours(*arrays, mask), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_is_made_block_by_block() -> None:
+    length, heads = 1024, 2
+
+    def gradient(query: Any, key: Any, value: Any, dy: Any) -> Any:
+        mask = jnp.tril(jnp.ones((1, length, length), bool))
+        return jax.vjp(lambda *given: attend_causally(*given, mask), query, key, value)[1](dy)
+
+    given = [jax.ShapeDtypeStruct((1, length, heads, 8), jnp.float32)] * 4
+    compiled = jax.jit(gradient).lower(*given).compile(compiler_options=FOR_MEMORY)
+    weights = (
+        4 * heads * sum(QUERY_BLOCK * seen for seen in range(QUERY_BLOCK, length + 1, QUERY_BLOCK))
+    )
+    # All blocks' weights and the gradients of all scores would be twice that.
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.75 * weights
 
 
 @pytest.mark.parametrize("slopes", [None, (0.5, 0.02, 0.1, 0.0)], ids=str)

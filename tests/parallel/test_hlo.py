@@ -123,12 +123,13 @@ def test_what_a_loop_does_counts_as_often_as_it_turns(mesh: Mesh) -> None:
 
 
 def test_the_largest_array_is_named_by_what_made_it() -> None:
-    function = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x.T) @ x))
+    # A result: what lies between products newer versions of XLA may never write.
+    function = jax.jit(lambda x: (x @ x.T, jnp.sum(x)))
     text = function.lower(jax.ShapeDtypeStruct((512, 8), jnp.float32)).compile().as_text()
     largest = largest_arrays(parse_program(text), count=2)
     assert largest[0].bytes == 512 * 512 * 4
     assert largest[0].shape == "f32[512,512]"
-    assert any("dot_general" in array.made_by for array in largest)
+    assert "dot_general" in largest[0].made_by
 
 
 def test_a_tpus_program_names_axes_and_hides_its_turns_in_the_condition(mesh: Mesh) -> None:
