@@ -89,6 +89,19 @@ def test_values_and_gradients_equal_loops(length: int, kv_heads: int, group: int
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_keeps_keys_and_values_once() -> None:
+    length, heads = 1024, 2
+
+    def kept(query: Any, key: Any, value: Any) -> Any:
+        mask = jnp.tril(jnp.ones((1, length, length), bool))
+        return jax.vjp(lambda *given: attend_causally(*given, mask), query, key, value)[1]
+
+    given = [jax.ShapeDtypeStruct((1, length, heads, 8), jnp.float32)] * 3
+    leaves = jax.tree.leaves(jax.eval_shape(kept, *given))
+    narrow = sum(leaf.size for leaf in leaves if leaf.shape[-1:] == (8,))
+    assert narrow == 4 * length * heads * 8  # queries, keys, values and what was read
+
+
 def test_the_gradient_is_made_block_by_block() -> None:
     length, heads = 1024, 2
 

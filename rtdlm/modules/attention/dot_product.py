@@ -205,6 +205,7 @@ def _block_gradient(
     if before is not None:
         # One block at a time: XLA may else make all blocks' ds before it makes dk of any, and hold
         # them. It drops barriers on a CPU before it orders operations; this it has to wait for.
+        # (Where a gradient is infinite this is NaN, and the step changes nothing either way.)
         inner = inner + 0.0 * sum(gradient[0, 0, 0] for gradient in before)
     dy = dy.astype(dtype)
     dvalue = dot("ren,rns->res", _turned(dy), weights)
