@@ -301,23 +301,25 @@ def _check_memory(config: "AGIConfig") -> None:
         f"memory.segment={memory.segment} cannot be combined with mesh.context="
         f"{config.mesh.context}: segments follow one another; use mesh.data",
     )
-    if memory.is_attended:
+    if memory.attended_slots:
         _check_attended(config)
     if memory.across_steps:
         _check_across_steps(config)
 
 
 def _check_attended(config: "AGIConfig") -> None:
+    name, other = ("task_form", "matrix")
+    if config.memory.is_attended:
+        name, other = ("stm_form", "own_heads")
     require(
         config.attention_type in ("mha", "gqa", "mqa"),
         f"attention_type={config.attention_type!r} cannot be combined with "
-        "memory.stm_form='attention' yet; use 'mha', 'gqa' or 'mqa', or "
-        "memory.stm_form='own_heads'",
+        f"memory.{name}='attention' yet; use 'mha', 'gqa' or 'mqa', or memory.{name}={other!r}",
     )
     require(
         config.position_encoding in ("rope", "alibi", "none"),
         f"position_encoding={config.position_encoding!r} cannot be combined with "
-        "memory.stm_form='attention': a position would be of a token's own segment only; use "
+        f"memory.{name}='attention': a position would be of a token's own segment only; use "
         "'rope', 'alibi' or 'none'",
     )
 

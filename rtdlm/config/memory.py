@@ -11,6 +11,7 @@ WritePolicy = Literal["all", "novel"]
 ForgetPolicy = Literal["age", "use", "surprise", "adaptive"]
 Scope = Literal["document", "stream"]
 Form = Literal["own_heads", "attention"]
+TaskForm = Literal["matrix", "attention"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class MemoryConfig:
     many tokens a layer; 0 is none [tokens]."""
     episodic_top_k: int | None = None
     """Stored tokens that a query reads; None is 32 [tokens]."""
+    episodic_recency: bool = False
+    """What is older counts less when the store is read, by a learned slope a head."""
     episodic_write: WritePolicy | None = None
     """What is stored of a segment: `all` of it, or the tokens whose keys are most unlike any that
     is stored (`novel`); None is `all`."""
@@ -68,10 +71,15 @@ class MemoryConfig:
     """Tokens that a summary is of; None is 16, or the segment if it is shorter [tokens]."""
     task_tokens: int = 0
     """Meta-task memory: summaries that each segment leaves behind for all later ones, in a matrix
-    that is written once a segment (arXiv 2407.04841); 0 is none [tokens]."""
+    that is written once a segment (arXiv 2407.04841) or as `task_form` says; 0 is none
+    [tokens]."""
     task_slots: int | None = None
     """Entries of a bank of tasks; the summaries choose among them, and what is chosen scales and
     shifts the input of the feed-forward layer (arXiv 1709.07871); None is none [entries]."""
+    task_form: TaskForm | None = None
+    """Where the summaries are: in a matrix that each head reads (`matrix`), or as tokens before the
+    segment that attention reads in one softmax with it, in every layer but a controller's core, and
+    that the next ones are made of, too (`attention`; arXiv 2207.06881); None is `matrix`."""
     fusion: Fusion | None = None
     """How tiers become one: a sum with a gate a head and tier (`gated`), attention over the tiers
     (`cross`), or gates one after another, each for what is left, all of it for the last tier
@@ -121,9 +129,29 @@ class MemoryConfig:
         return self.stm_window > 0 and self.stm_form == "attention"
 
     @property
+    def attends_tasks(self) -> bool:
+        """Attention reads meta-task memory itself."""
+        return self.task_tokens > 0 and self.task_form == "attention"
+
+    @property
+    def attended_slots(self) -> int:
+        """Keys and values of memory that attention itself reads."""
+        window = self.stm_window if self.is_attended else 0
+        return window + (self.task_tokens if self.attends_tasks else 0)
+
+    @property
     def layer_tiers(self) -> tuple[str, ...]:
-        """Those of `tiers` that a layer with memory reads."""
-        return tuple(tier for tier in self.tiers if not (self.is_attended and tier == "stm"))
+        """Those of `tiers` that a layer with memory reads, beside what attention does."""
+        apart = {"stm": self.is_attended, "mtm": self.attends_tasks}
+        return tuple(tier for tier in self.tiers if not apart.get(tier))
+
+    @property
+    def _attended_forms(self) -> tuple[str, ...]:
+        forms = {
+            "memory.stm_form='attention'": self.is_attended,
+            "memory.task_form='attention'": self.attends_tasks,
+        }
+        return tuple(form for form, has in forms.items() if has)
 
     @property
     def by_attention(self) -> bool:
@@ -198,7 +226,7 @@ class MemoryConfig:
                 "memory.task_tokens, or remove it",
             )
         for name in ("every", "heads", "short_conv", "fusion", "tier_form"):
-            told = "memory.stm_form='attention' and no other tier"
+            told = " and ".join((*self._attended_forms, "no other tier"))
             self._require_reader(name, bool(self.layer_tiers) or not self.has_tiers, told)
         for name in ("heads", "short_conv"):
             self._require_reader(name, not self.by_attention, "memory.tier_form='attention'")
@@ -218,6 +246,10 @@ class MemoryConfig:
         for name in ("stm_window", "episodic_slots", "summary_slots", "task_tokens"):
             value = getattr(self, name)
             require(value >= 0, f"memory.{name}={value} must be at least 0")
+        require(
+            not self.episodic_recency or self.episodic_slots > 0,
+            "memory.episodic_recency=True has no effect with memory.episodic_slots=0; remove it",
+        )
         stored = ("episodic_top_k", "episodic_write", "forget", "consolidate")
         for name in stored:
             self._require_reader(name, self.episodic_slots > 0, "memory.episodic_slots=0")
@@ -230,6 +262,9 @@ class MemoryConfig:
         self._require_reader("stm_weight", not self.is_attended, "memory.stm_form='attention'")
         self._require_reader("ltm_weight", self.has_long_term, "no long-term memory")
         self._require_reader("mtm_weight", self.task_tokens > 0, "memory.task_tokens=0")
+        self._require_reader("task_form", self.task_tokens > 0, "memory.task_tokens=0")
+        for name in ("mtm_weight", "task_slots"):
+            self._require_reader(name, not self.attends_tasks, "memory.task_form='attention'")
         for name in ("stm_weight", "ltm_weight", "mtm_weight"):
             value = getattr(self, name)
             require(value is None or 0 < value < 1, f"memory.{name}={value} is outside (0, 1)")

@@ -47,6 +47,7 @@ from rtdlm.modules.feedforward import FEEDFORWARDS
 from rtdlm.modules.graph import GraphLayer, GraphOutput, GraphStatistics, Spread
 from rtdlm.modules.knowledge import HashedMemory, ProductKeyMemory
 from rtdlm.modules.memory import (
+    Attended,
     LayerMemory,
     MemoryHeads,
     MemoryLayer,
@@ -54,8 +55,8 @@ from rtdlm.modules.memory import (
     MemoryStatistics,
     Pending,
     ShortTerm,
+    TaskMemory,
     Tokens,
-    may_read,
     pass_on,
 )
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
@@ -88,7 +89,7 @@ class BlockInput(NamedTuple):
     tokens: Tokens | None = None
     """For memory; None where there is none."""
     window_turn: Rotation | None = None
-    """Of a window that attention reads; None without one, and without rotation."""
+    """Of memory that attention reads; None without any, and without rotation."""
     ngrams_BTN: jax.Array | None = None
     """Rows of a parametric memory's tables that a hash chose."""
     earlier: Earlier | None = None
@@ -151,7 +152,7 @@ class Block(hk.Module):
         config = self.config
         memory = memory if cache is None else cache.memory
         states = None if cache is None else cache.convs
-        if self.plan.window:
+        if self._goes_on:
             assert memory is not None and memory.convs is not None
             states = dict(memory.convs)
         convolve = Convolutions(config, given.past, states)
@@ -165,10 +166,10 @@ class Block(hk.Module):
         beside = self._beside(given, cache, memory)
         read = self._attention(normed, given, kv, sources, convolve, memory, beside)
         x_BTD = self._add(x_BTD, read.out_BTD, "attention")
-        stm = attended = None
+        attended = pending = None
         told: MemoryOutput | None = read.beside
         if self.plan.window:
-            stm, attended = self._pass_on(read, given, cache, memory)
+            attended, pending = self._pass_on(read, given, cache, memory)
         if self.plan.memory and not config.memory.by_attention:
             normed = make_norm(config, "memory_norm")(x_BTD)
             told = self._memory(normed, given, cache, memory)
@@ -191,14 +192,16 @@ class Block(hk.Module):
         if self.plan.knowledge:
             thought += self._knowledge(normed, given)
         x_BTD = self._add(x_BTD, thought, "feedforward")
-        if memory is not None and self.plan.window:
-            memory = memory._replace(stm=stm, convs=convolve.states)
+        if memory is not None and attended is not None:
+            memory = _with_attended(memory, attended)
+        if memory is not None and self._goes_on:
+            memory = memory._replace(convs=convolve.states)
         left = None
         if read.cache is not None and cache is not None:
             left = cache._replace(kv=read.cache, quantum=circuits)
-            left = left if self.plan.window else left._replace(convs=convolve.states)
+            left = left if self._goes_on else left._replace(convs=convolve.states)
             left = left if graph is None else left._replace(graph=graph.spread.cache)
-            left = left._replace(memory=memory, attended=attended)
+            left = left._replace(memory=memory, attended=pending)
             left = left if told is None else left._replace(pending=told.pending)
         out = BlockOutput(left, statistics, spikes=read.spikes, written_H=read.written_H)
         if graph is not None and left is None:
@@ -241,11 +244,13 @@ class Block(hk.Module):
         if config.position_encoding == "alibi":
             kind = with_alibi(kind, config.num_heads)
         if self.plan.window:
-            assert memory is not None and memory.stm is not None and given.tokens is not None
-            key_BWKE, value_BWKE, _ = memory.stm
+            assert given.tokens is not None
+            tasks = given.tokens
+            if config.memory.mtm_scope == "stream":
+                tasks = tasks.merged()
+            (key_BWKE, value_BWKE, _), may_BTW = self._attended(memory).slots(given.tokens, tasks)
             if given.window_turn is not None:
                 key_BWKE = rotate(key_BWKE, given.window_turn)
-            may_BTW = may_read(given.tokens, memory.stm)
             kind = with_window(kind, Window(key_BWKE, value_BWKE, may_BTW))
         attention = GroupedQueryAttention(
             num_heads=config.num_heads,
@@ -294,12 +299,38 @@ class Block(hk.Module):
         given: BlockInput,
         cache: LayerCache | None,
         memory: LayerMemory | None,
-    ) -> tuple[ShortTerm, Pending | None]:
-        """The window that attention reads next, and what waits for the segment's end."""
-        assert memory is not None and memory.stm is not None and given.tokens is not None
+    ) -> tuple[Attended, Pending | None]:
+        """What attention reads of memory next, and what waits for the segment's end."""
+        assert given.tokens is not None
         assert read.key_BTKE is not None and read.value_BTKE is not None
-        attended = None if cache is None else cache.attended
-        return pass_on(memory.stm, attended, read.key_BTKE, read.value_BTKE, given.tokens)
+        attended, config, probes = self._attended(memory), self.config, None
+        if attended.mtm is not None:
+            probes = TaskMemory(
+                tokens=config.memory.task_tokens, heads=config.kv_heads, features=config.head_dim
+            )()
+        return pass_on(
+            attended,
+            None if cache is None else cache.attended,
+            read.key_BTKE,
+            read.value_BTKE,
+            given.tokens,
+            probes=probes,
+            task_scope=config.memory.mtm_scope or "document",
+        )
+
+    @property
+    def _goes_on(self) -> bool:
+        """Convolutions go on from segment to segment, with the window that attention reads."""
+        return self.plan.window and self.config.memory.is_attended
+
+    def _attended(self, memory: LayerMemory | None) -> Attended:
+        """What attention reads of memory."""
+        config = self.config.memory
+        assert memory is not None
+        assert memory.stm is not None or not config.is_attended
+        tasks = memory.mtm if config.attends_tasks else None
+        assert tasks is None or isinstance(tasks, ShortTerm)
+        return Attended(memory.stm if config.is_attended else None, tasks)
 
     @hk.transparent
     def _memory(
@@ -313,7 +344,7 @@ class Block(hk.Module):
         config, pending = self.config, None if cache is None else cache.pending
         assert memory is not None and given.tokens is not None
         if self.plan.window:
-            memory = memory._replace(stm=None, convs=None)
+            memory = _without_attended(memory, self._attended(memory))
         layer = MemoryLayer(
             config.memory,
             heads=config.memory_heads,
@@ -384,6 +415,18 @@ class Block(hk.Module):
             return ProductKeyMemory(knowledge, out_scale=self.out_scale)(x_BTD)
         assert given.ngrams_BTN is not None
         return HashedMemory(knowledge)(x_BTD, given.ngrams_BTN)
+
+
+def _with_attended(memory: LayerMemory, attended: Attended) -> LayerMemory:
+    stm, mtm = attended
+    memory = memory if stm is None else memory._replace(stm=stm)
+    return memory if mtm is None else memory._replace(mtm=mtm)
+
+
+def _without_attended(memory: LayerMemory, attended: Attended) -> LayerMemory:
+    stm, mtm = attended
+    memory = memory if stm is None else memory._replace(stm=None)
+    return memory._replace(mtm=memory.mtm if mtm is None else None, convs=None)
 
 
 def remat(function: Any, policy: str) -> Any:

@@ -39,7 +39,7 @@ class LayerCache(NamedTuple):
     pending: Pending | None = None
     """What the segment that is being read will leave behind."""
     attended: Pending | None = None
-    """The same of attention's own keys and values; None where its window is not attention's."""
+    """The same of attention's own keys and values; None where attention reads no memory."""
     graph: GraphCache | None = None
     """None where the layer has none."""
     quantum: QuantumCache | None = None
@@ -65,7 +65,8 @@ def empty_cache(config: AGIConfig, batch_size: int, slots: int, *, dtype: jnp.dt
     def layer(plan: LayerPlan, repeats: int) -> LayerCache:
         kind = KINDS[plan.attention](config.attention)
         # They go on where attention does, and are then of its memory.
-        convs = {} if plan.window else layer_convs(config, repeats, batch_size, dtype=dtype)
+        goes_on = plan.window and config.memory.is_attended
+        convs = {} if goes_on else layer_convs(config, repeats, batch_size, dtype=dtype)
         taken = jnp.zeros((repeats, batch_size, slots), bool) if plan.depth else None
         memory = layer_memory(config, plan, repeats, batch_size, dtype=dtype)
         pending = attended = None

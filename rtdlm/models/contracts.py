@@ -24,13 +24,17 @@ def _off(config: AGIConfig) -> dict[str, dict[str, Any]]:
     """The fields that a configuration without the module has."""
     memory = config.memory
     of_layers, windowless = MemoryConfig(), memory
+    attended: dict[str, Any] = {}
     if memory.is_attended:
-        of_layers = MemoryConfig(
-            memory.segment, stm_window=memory.stm_window, stm_form=memory.stm_form
-        )
+        attended |= {"stm_window": memory.stm_window, "stm_form": memory.stm_form}
+    if memory.attends_tasks:
+        attended |= {"task_tokens": memory.task_tokens, "task_form": memory.task_form}
+    if attended:
+        of_layers = MemoryConfig(memory.segment, **attended)
         windowless = replace(
-            memory, stm_window=0, stm_form=None, backprop_segments=None, across_steps=False
-        )
+            memory, backprop_segments=None, across_steps=False, mtm_scope=None,
+            **{name: getattr(MemoryConfig(), name) for name in attended},
+        )  # fmt: skip
     return {
         "memory": {"memory": of_layers},
         "window": {"memory": windowless},
@@ -97,7 +101,7 @@ CONTRACTS: dict[str, Contract] = {
         ),
         Contract(
             "window",
-            needs=("memory.stm_window", "memory.stm_form=attention"),
+            needs=("memory.stm_form=attention or memory.task_form=attention",),
             offers="attention to what stood before its segment",
             skipped="attention within the segment; keys and values are kept all the same",
             unit="batch",

@@ -22,7 +22,15 @@ from rtdlm.models.knowledge_cost import (
     knowledge_vectors,
 )
 from rtdlm.models.layers import LayerPlan, layer_plans
-from rtdlm.models.memory_cost import memory_once, memory_products, memory_reads, memory_vectors
+from rtdlm.models.memory_cost import (
+    memory_once,
+    memory_products,
+    memory_reads,
+    memory_vectors,
+    task_products,
+    task_vectors,
+    task_writes,
+)
 from rtdlm.models.quantum_cost import quantum_products, quantum_reads, quantum_vectors
 from rtdlm.modules.attention import KINDS
 from rtdlm.modules.attention.sparse import NUM_BRANCHES
@@ -71,9 +79,10 @@ def forward_flops_per_token(config: AGIConfig, *, length: int) -> int:
         kind = KINDS[plan.attention](config.attention)
         keys = kind.keys_computed(taken, head_dim=config.head_dim)
         own = _layer_products(config, plan, experts=config.experts.choices)
-        keys += config.memory.stm_window if plan.window else 0
+        keys += config.memory.attended_slots if plan.window else 0
         own += 2 * config.num_heads * config.head_dim * keys
         own += round(memory_reads(config, length=length)) if plan.memory else 0
+        own += round(task_writes(config, length=length)) if plan.window else 0
         own += knowledge_reads(config) if plan.knowledge else 0
         own += graph_reads(config, plan, slots=taken) if plan.graph else 0
         own += quantum_reads(config, slots=taken) if plan.quantum else 0
@@ -112,6 +121,7 @@ def _products(config: AGIConfig, *, experts: int) -> int:
         total += _layer_products(config, plan, experts=experts)
         total += _router_products(config) if plan.depth else 0
         total += memory_once(config) if plan.memory else 0
+        total += task_products(config) if plan.window else 0
     return total
 
 
@@ -174,6 +184,7 @@ def _vectors(config: AGIConfig) -> int:
     own = token * (1 + config.norm_outputs)
     around = 0 if config.memory.by_attention else own
     once += sum(plan.memory for plan in plans) * (around + memory_vectors(config))
+    once += sum(plan.window for plan in plans) * task_vectors(config)
     once += sum(plan.graph for plan in plans) * (own + graph_vectors(config))
     circuits = sum(plan.quantum for plan in plans)
     once += circuits * (own + quantum_vectors(config)) if circuits else 0

@@ -324,8 +324,8 @@ class Decoder(hk.Module):
         turn, window_turn, first_BTKE = None, None, None
         if config.position_encoding == "rope":
             turn = self._turn(reading.positions_BT)
-            if config.memory.is_attended:
-                window_turn = self._turn(jnp.arange(-config.memory.stm_window, 0)[None])
+            if config.memory.attended_slots:
+                window_turn = self._turn(jnp.arange(-config.memory.attended_slots, 0)[None])
         if config.value_residual:
             shape = (*x_BTD.shape[:2], config.kv_heads, config.head_dim)
             first_BTKE = jnp.zeros(shape, x_BTD.dtype)

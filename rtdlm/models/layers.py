@@ -75,7 +75,7 @@ def layer_plans(config: AGIConfig) -> tuple[LayerPlan, ...]:
             experts=_has_experts(config, layer),
             depth=_is_deep(config, layer),
             memory=_has_memory(config, layer),
-            window=config.memory.is_attended and layer < config.stacked_layers,
+            window=config.memory.attended_slots > 0 and layer < config.stacked_layers,
             knowledge=_has_knowledge(config, layer),
             graph=_has_graph(config, layer),
             quantum=_has_quantum(config, layer),

@@ -142,11 +142,17 @@ def layer_memory(
             heads=config.memory_heads, features=features, dtype=dtype,
         )  # fmt: skip
     if plan.window:
-        shape = (repeats, batch_size, config.memory.stm_window, config.kv_heads, features)
-        memory = memory._replace(
-            stm=ShortTerm.empty(*shape, dtype=dtype),
-            convs=layer_convs(config, repeats, batch_size, dtype=dtype),
-        )
+        attended, heads = config.memory, (config.kv_heads, features)
+        if attended.is_attended:
+            slots = attended.stm_window
+            memory = memory._replace(
+                stm=ShortTerm.empty(repeats, batch_size, slots, *heads, dtype=dtype),
+                convs=layer_convs(config, repeats, batch_size, dtype=dtype),
+            )
+        if attended.attends_tasks:
+            slots = attended.task_tokens
+            tasks = ShortTerm.empty(repeats, batch_size, slots, *heads, dtype=dtype)
+            memory = memory._replace(mtm=tasks)
     return memory if plan.memory or plan.window else None
 
 

@@ -32,7 +32,7 @@ def memory_products(config: AGIConfig) -> int:
 def memory_once(config: AGIConfig) -> int:
     """Parameters that multiply what a whole segment left behind."""
     memory, heads, features = config.memory, config.memory_heads, config.head_dim
-    total = memory.task_tokens * heads * features
+    total = memory.task_tokens * heads * features if "mtm" in memory.layer_tiers else 0
     total += heads * features if memory.summary_slots else 0
     if memory.task_slots:
         total += memory.task_slots * (heads * features + 2 * config.d_model) + heads * features
@@ -46,11 +46,11 @@ def memory_vectors(config: AGIConfig) -> int:
         0 if memory.fusion == "cross" else heads * _gates(memory.fusion, len(memory.layer_tiers))
     )
     total += 3 * heads if "stm" in memory.layer_tiers else 0
-    total += 2 * heads if memory.episodic_slots else 0
+    total += (2 + memory.episodic_recency) * heads if memory.episodic_slots else 0
     total += 4 * heads if memory.summary_slots else 0
     if memory.recurrent != "none":
         total += heads * (2 if memory.recurrent == "gated_delta" else 1 + features)
-    if memory.task_tokens:
+    if "mtm" in memory.layer_tiers:
         total += heads * (2 + memory.task_tokens)
     if memory.task_slots:
         total += heads * features  # the norm before the bank
@@ -71,7 +71,7 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
         # With a decay a feature, products of queries and keys are of halves with halves.
         products, chunk = (4, CHUNK) if memory.recurrent == "gated_delta" else (3, CHANNEL_CHUNK)
         rows += products * min(segment, chunk) + 3 * features
-    if memory.task_tokens:
+    if "mtm" in memory.layer_tiers:
         rows += features + 3 * memory.task_tokens
         rows += memory.task_tokens * (4 * memory.task_tokens + 3 * features) / segment
     if memory.consolidate:
@@ -80,6 +80,26 @@ def memory_reads(config: AGIConfig, *, length: int) -> float:
     bank = memory_once(config) / segment if memory.task_slots else 0.0
     search = heads * memory.episodic_slots * SEARCH
     return heads * features * (rows + fused) + bank + search
+
+
+def task_products(config: AGIConfig) -> int:
+    """Parameters that multiply the keys of a segment, for the task tokens that attention reads."""
+    memory = config.memory
+    return memory.task_tokens * config.kv_heads * config.head_dim if memory.attends_tasks else 0
+
+
+def task_vectors(config: AGIConfig) -> int:
+    """Parameters of their places, slopes and scales."""
+    memory = config.memory
+    return config.kv_heads * (1 + 2 * memory.task_tokens) if memory.attends_tasks else 0
+
+
+def task_writes(config: AGIConfig, *, length: int) -> float:
+    """A token's share of the products at a segment's end, which read the last task tokens, too."""
+    memory = config.memory
+    assert memory.segment is not None
+    segment = min(memory.segment, length)
+    return 3 * task_products(config) * (segment + memory.task_tokens) / segment
 
 
 def _gates(fusion: str | None, tiers: int) -> int:

@@ -151,7 +151,8 @@ def begin_segment(cache: DecodeCache, rows_B: jax.Array) -> DecodeCache:
             return where_rows(rows_B, none, rest, axis=1)._replace(memory=layer.memory)
 
         loops = tuple(tuple(emptied(layer) for layer in loop) for loop in cache.loops)
-        if any(layer.attended is not None for loop in cache.loops for layer in loop):
+        memories = [layer.memory for loop in cache.loops for layer in loop]
+        if any(memory is not None and memory.convs is not None for memory in memories):
             return cache._replace(loops=loops)  # what stands before the layers goes on, too
         none = jax.tree.map(jnp.zeros_like, cache.input)
         # A core's slots, as all keys and values, are written before they are read.

@@ -64,6 +64,9 @@ RULES: dict[str, Axes] = {
     r"memory/put": (None, "tensor"),
     r"memory/(summary_)?probe": (None, "tensor", None),
     r"memory/question": ("tensor", None),
+    r"task_memory/(place|slope)": (None, "tensor"),
+    r"task_memory/probe_scale": ("tensor",),
+    r"task_memory/probe": (None, "tensor", None),
     r"memory/task_norm/scale": (None,),
     r"memory/address/w": ("fsdp", None),
     r"memory/bank": (None, None, "fsdp"),
@@ -108,8 +111,8 @@ RULES: dict[str, Axes] = {
 }
 
 MEMORY_RULES: dict[str, Axes] = {
-    r"(stm|summaries)/(key|value)_BWHE": (ROWS, None, "tensor", None),
-    r"(stm|summaries)/label_BW": (ROWS, None),
+    r"(stm|summaries|mtm)/(key|value)_BWHE": (ROWS, None, "tensor", None),
+    r"(stm|summaries|mtm)/label_BW": (ROWS, None),
     r"episodic/(key|value)_BMHE": (ROWS, None, "tensor", None),
     r"episodic/(label|token|born|used|surprise)_BM": (ROWS, None),
     r"episodic/clock_B": (ROWS,),

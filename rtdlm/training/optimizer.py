@@ -70,7 +70,7 @@ UNDECAYED = (
     r"graph/edges/sharpness$",
     r"graph_attention/(direction|kind)$",
     r"(circuit|overlap)/angles$",
-    r"memory/(decay_(rate|shifts?)|forget|put|bank|question|(summary_)?probe)$",
+    r"memory/(decay_(rate|shifts?)|forget|put|bank|question|place|(summary_)?probe)$",
 )
 
 

@@ -27,7 +27,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "half of the tokens": {"depths": {"capacity": 0.5}},
     "every tier": {"memory": TIERS},
     "attention's window": {
-        **RICH, "memory": {"segment": 4, "stm_window": 6, "stm_form": "attention"},
+        **RICH,
+        "memory": {
+            "segment": 4, "stm_window": 6, "stm_form": "attention", "task_tokens": 2,
+            "task_form": "attention",
+        },
     },
     "graph that routes experts": {
         "experts": {"num_experts": 4}, "graph": {**GRAPH["graph"], "route_experts": True},

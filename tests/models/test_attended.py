@@ -20,6 +20,8 @@ from tests.models.test_memory import LENGTH, Remembering
 from tests.training.test_carried import STILL, carrying, long_rows, two_steps
 
 WINDOW: dict[str, Any] = {"segment": 4, "stm_window": 8, "stm_form": "attention"}
+TASKS: dict[str, Any] = {"task_tokens": 2, "task_form": "attention"}
+NO_WINDOW: dict[str, Any] = {"stm_window": 0, "stm_form": None}
 FORMS: dict[str, dict[str, Any]] = {
     "rope": {},
     "alibi": {"position_encoding": "alibi"},
@@ -120,7 +122,7 @@ def test_what_attention_remembers_is_carried_from_step_to_step_on_a_mesh() -> No
 
 
 def test_every_part_that_is_carried_has_a_rule() -> None:
-    memory = {**WINDOW, "across_steps": True, "task_tokens": 2}
+    memory = {**WINDOW, "across_steps": True, "task_tokens": 2, "task_form": "attention"}
     model = TMSModel(small_config(**RICH, memory=memory))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     placed = carried_shardings(carried_shapes(model), mesh)
@@ -131,6 +133,7 @@ def test_every_part_that_is_carried_has_a_rule() -> None:
     assert specs["memory/input/cache/convs/input"] == P(None, rows, None, None)
     assert specs["memory/input/cache/recent_BJ"] == P(None, rows, None)
     assert specs["memory/input/label_BJ"] == P(None, rows, None)
+    assert specs["memory/loops/0/0/mtm/key_BWHE"] == P(None, rows, None, "tensor", None)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,27 @@ def test_every_part_that_is_carried_has_a_rule() -> None:
             "stm_form='attention' has no effect with memory.stm_window",
         ),
         ({"memory": {"every": 2}}, "memory.every=2 has no effect with memory.stm_form='attention'"),
+        (
+            {"memory": {"every": 2, **TASKS}},
+            "with memory.stm_form='attention' and memory.task_form='attention' and no other tier",
+        ),
+        ({"memory": {**TASKS, "mtm_weight": 0.3}}, "mtm_weight=0.3 has no effect with memory.task"),
+        (
+            {"memory": {**TASKS, "task_slots": 3}},
+            "task_slots=3 has no effect with memory.task_form",
+        ),
+        (
+            {"memory": {"task_form": "attention"}},
+            "task_form='attention' has no effect with memory.task_tokens=0",
+        ),
+        (
+            {"memory": {"episodic_recency": True}},
+            "episodic_recency=True has no effect with memory.episodic_slots=0",
+        ),
+        (
+            {"memory": {"segment": 4, **NO_WINDOW, **TASKS}, "attention_type": "sliding"},
+            "attention_type='sliding' cannot be combined with memory.task_form='attention' yet",
+        ),
         ({"memory": {"stm_weight": 0.3}}, "stm_weight=0.3 has no effect with memory.stm_form"),
         (
             {"memory": {"fusion": "cross", "task_tokens": 2}},

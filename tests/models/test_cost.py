@@ -110,6 +110,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "short-term and meta-task memory": {
         "memory": {"segment": 64, "stm_window": 32, "task_tokens": 4, "task_slots": 3},
     },
+    "task tokens that attention reads": {
+        "memory": {"segment": 64, "task_tokens": 8, "task_form": "attention"},
+    },
     "a window that attention reads": {
         "memory": {"segment": 64, "stm_window": 32, "stm_form": "attention"},
     },
@@ -122,6 +125,9 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "episodic memory": {
         "memory": {"segment": 64, "episodic_slots": 64, "heads": 2, "fusion": "hierarchical"},
+    },
+    "episodic memory that knows of age": {
+        "memory": {"segment": 64, "episodic_slots": 64, "episodic_recency": True},
     },
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "memory": {
             **ALL, "recurrent": "channel_decay", "fusion": "cross", "consolidate": 2,
             "forget": "use", "heads": 2, "summary_slots": 3, "summary_chunk": 2,
+            "episodic_recency": True,
         },
         "experts": ROOMY, "attention_type": "sliding", "attention": {"window": 3},
     },
@@ -73,6 +74,24 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "all, by attention's heads and beside its window": {
         **RICH, "memory": {**ALL, "stm_form": "attention", "tier_form": "attention"},
+    },
+    "meta-task, in attention": {
+        "memory": {"segment": 4, "task_tokens": 3, "task_form": "attention"},
+    },
+    "all, with task tokens in attention": {
+        **RICH,
+        "memory": {
+            "segment": 4, "stm_window": 6, "recurrent": "gated_delta", "task_tokens": 2,
+            "task_form": "attention",
+        },
+        "remat": "full",
+    },
+    "all, with task tokens beside attention's window": {
+        **RICH, "position_encoding": "alibi",
+        "memory": {
+            "segment": 4, "stm_window": 6, "stm_form": "attention", "task_tokens": 2,
+            "task_form": "attention",
+        },
     },
 }  # fmt: skip
 """Every tier alone, without convolutions, which reach beyond a segment too; and together in every
@@ -230,6 +249,7 @@ ALL_BUT_STM = {
     "episodic": {"episodic_slots": 8, "episodic_top_k": 3},
     "summaries": {"summary_slots": 3, "summary_chunk": 2},
     "meta-task": {"task_tokens": 2},
+    "meta-task, in attention": {"task_tokens": 2, "task_form": "attention"},
 }
 
 
@@ -248,7 +268,7 @@ def test_a_stream_of_documents_shares_what_it_is_told_to(tier: str) -> None:
         return not np.array_equal(after[:, 4:], before[:, 4:])
 
     assert not reaches()
-    assert reaches(**{"mtm_scope" if tier == "meta-task" else "ltm_scope": "stream"})
+    assert reaches(**{"mtm_scope" if tier.startswith("meta-task") else "ltm_scope": "stream"})
 
 
 @pytest.mark.parametrize("scope", ["document", "stream"])

@@ -10,7 +10,7 @@ States have static shapes and are zeros when empty; everything is pure, runs in 
 each row of a batch alone. `rtdlm.checkpoint.bank` keeps stores in files.
 """
 
-from rtdlm.modules.memory.attended import may_read, pass_on
+from rtdlm.modules.memory.attended import Attended, pass_on
 from rtdlm.modules.memory.forget import FORGET
 from rtdlm.modules.memory.layer import (
     LayerMemory,
@@ -26,11 +26,13 @@ from rtdlm.modules.memory.read import Reading, read_store
 from rtdlm.modules.memory.recent import MemoryHeads, continued
 from rtdlm.modules.memory.short_term import ShortTerm
 from rtdlm.modules.memory.store import Replay, Store, consolidation_rows, mark_used
+from rtdlm.modules.memory.task_tokens import TaskMemory
 from rtdlm.modules.memory.tokens import Tokens
 from rtdlm.modules.memory.write import write_store
 
 __all__ = [
     "FORGET",
+    "Attended",
     "LayerMemory",
     "Matrix",
     "MemoryHeads",
@@ -43,11 +45,11 @@ __all__ = [
     "Replay",
     "ShortTerm",
     "Store",
+    "TaskMemory",
     "Tokens",
     "consolidation_rows",
     "continued",
     "mark_used",
-    "may_read",
     "novelty",
     "pass_on",
     "read_store",

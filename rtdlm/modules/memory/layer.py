@@ -27,6 +27,7 @@ from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.novelty import novelty
 from rtdlm.modules.memory.pending import Pending
+from rtdlm.modules.memory.read import FIRST_SLOPE
 from rtdlm.modules.memory.recent import MemoryHeads, Recent, convolved
 from rtdlm.modules.memory.recurrent import read_recurrent
 from rtdlm.modules.memory.scores import FIRST_SCALE, positive
@@ -47,7 +48,8 @@ class LayerMemory(NamedTuple):
     episodic: Store | None
     recurrent: Matrix | None
     summaries: ShortTerm | None
-    mtm: Matrix | None
+    mtm: Matrix | ShortTerm | None
+    """A matrix, or tokens that attention reads (`task_tokens`)."""
     recent: Recent | None
     """For the short convolutions; emptied with short-term and with long-term memory."""
     convs: Mapping[str, jax.Array] | None = None
@@ -58,7 +60,7 @@ class LayerMemory(NamedTuple):
     def empty(
         cls, config: MemoryConfig, *rows: int, heads: int, features: int, dtype: jnp.dtype
     ) -> "LayerMemory":
-        """For `rows`: (layers,) batch; without a window that attention reads."""
+        """For `rows`: (layers,) batch; without what attention reads."""
         window = 0 if config.is_attended else config.stm_window
         shape, slots = (heads, features), config.episodic_slots
         kept, back = config.summary_slots, config.conv_width - 1
@@ -67,7 +69,7 @@ class LayerMemory(NamedTuple):
             Store.empty(*rows, slots, *shape, dtype=dtype) if slots else None,
             Matrix.empty(*rows, *shape) if config.recurrent != "none" else None,
             ShortTerm.empty(*rows, kept, *shape, dtype=dtype) if kept else None,
-            Matrix.empty(*rows, *shape) if config.task_tokens else None,
+            Matrix.empty(*rows, *shape) if "mtm" in config.layer_tiers else None,
             Recent.empty(*rows, back, *shape, dtype=dtype) if back > 0 else None,
         )
 
@@ -201,6 +203,9 @@ class MemoryLayer(hk.Module):
         if memory.stm is not None:
             reads["stm"], found["stm"] = read_window(query, tokens, memory.stm)
         if memory.episodic is not None:
+            slope_H = None
+            if config.episodic_recency:
+                slope_H = positive("episodic_slope", self.heads, FIRST_SLOPE)
             reading = read_spread(
                 query, memory.episodic, tokens.label_BT,
                 top_k=config.top_k,
@@ -208,6 +213,8 @@ class MemoryLayer(hk.Module):
                 null_H=hk.get_parameter("episodic_nothing", (self.heads,), jnp.float32, jnp.zeros),
                 any_label=config.ltm_scope == "stream",
                 counts_BT=tokens.counts_BT,
+                slope_H=slope_H,
+                place_BT=tokens.place_BT,
             )  # fmt: skip
             reads["episodic"], found["episodic"] = reading.read_BTHE, reading.hit_BTH
             store = mark_used(memory.episodic, reading.used_BM)
@@ -222,6 +229,7 @@ class MemoryLayer(hk.Module):
                 query, long_term, memory.summaries, chunk=config.chunk
             )
         if memory.mtm is not None:
+            assert isinstance(memory.mtm, Matrix)
             reads["mtm"] = read_meta(query, self._task_tokens(tokens), memory.mtm)
         return reads, memory, found
 
@@ -235,7 +243,7 @@ class MemoryLayer(hk.Module):
         slots = self.config.task_slots
         if slots is None:
             return None
-        assert memory.mtm is not None
+        assert isinstance(memory.mtm, Matrix)
         own = self._task_tokens(tokens)
         return modulation(own, memory.mtm, slots=slots, model=x_BTD.shape[-1], dtype=x_BTD.dtype)
 
@@ -274,6 +282,7 @@ class MemoryLayer(hk.Module):
         if stm is not None:
             stm = write_window(stm, key, value, label_BS)
         if mtm is not None:
+            assert isinstance(mtm, Matrix)
             own_BS = merged_BS if config.mtm_scope == "stream" else label_BS
             mtm = write_meta(mtm, key, value, own_BS, probes=config.task_tokens)
         if kept is not None:

@@ -5,6 +5,9 @@
     y_t      = sum_{m in C_t} e^score_tm v_m / (e^null_h + sum_{m in C_t} e^score_tm)
 
 The null slot has a learned score and the value zero, so that an empty store reads exactly zero.
+With a slope, what is older counts less: score_tm falls by slope_h log(age_tm / 64), a distance as
+in KERPLE (arXiv 2205.09921), where the paper's store knows of no order.
+
 Scores and weights are dense, float32 [B, H, T, M]: two products of 2 T M E operations a head, and
 passes that find the k best; see `primitives.largest`. Gathering the k rows instead costs more time
 up to 16 thousand slots at least. Split more slots over devices, or the queries over calls.
@@ -20,6 +23,12 @@ import jax.numpy as jnp
 
 from rtdlm.modules.memory.store import Store
 from rtdlm.modules.primitives import AxisName, dot, largest
+
+REFERENCE_AGE = 64
+"""Age at which a slope changes nothing, so that before training the null slot, at score 0, stands
+against what is about so old [tokens]."""
+FIRST_SLOPE = 2.0
+"""Fall of a score with the logarithm of age, before training."""
 
 
 class Reading(NamedTuple):
@@ -43,6 +52,8 @@ def read_store(
     null_H: jax.Array,
     any_label: bool,
     counts_BT: jax.Array | None = None,
+    slope_H: jax.Array | None = None,
+    place_BT: jax.Array | None = None,
     axis: AxisName | None = None,
 ) -> Reading:
     """What each query reads, each head by itself.
@@ -59,6 +70,8 @@ def read_store(
         null_H: float32 score of the null slot.
         any_label: whether a query reads all documents.
         counts_BT: False for queries whose reading is no use of a slot; None is none.
+        slope_H: float32 fall of a score with the logarithm of the slot's age; None is no fall.
+        place_BT: int32 tokens since the store was written, for ages; read only with `slope_H`.
         axis: mesh axis or axes along which slots are split, inside `shard_map`; `used_BM` is then
             of the device's own slots, all else the same on every device.
     """
@@ -67,7 +80,13 @@ def read_store(
     same = label_BT[:, :, None] == store.label_BM[:, None]
     may = (filled if any_label else filled & same)[:, None]
     cosines_BHTM = dot("BTHE,BMHE->BHTM", query_BTHE, store.key_BMHE.astype(dtype))
-    scores = jnp.where(may, cosines_BHTM * scale_H[None, :, None, None], -jnp.inf)
+    scores = cosines_BHTM * scale_H[None, :, None, None]
+    if slope_H is not None:
+        assert place_BT is not None
+        age_BTM = place_BT[..., None] + 1 + store.age_BM[:, None]
+        far_BTM = jnp.log(jnp.maximum(age_BTM, 1).astype(jnp.float32) / REFERENCE_AGE)
+        scores -= slope_H[None, :, None, None] * far_BTM[:, None]
+    scores = jnp.where(may, scores, -jnp.inf)
     chosen = largest(scores, top_k, axis=axis)
     null_1H11 = null_H[None, :, None, None]
     best = jnp.max(jax.lax.stop_gradient(scores), axis=-1, keepdims=True)

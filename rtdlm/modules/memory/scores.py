@@ -53,11 +53,22 @@ def pool(
     spread = hk.initializers.RandomNormal(features**-0.5)
     probe_NHE = hk.get_parameter(name, (probes, heads, features), jnp.float32, spread)
     scale_H = positive(f"{name}_scale", heads, FIRST_SCALE)
-    score_BHNS = dot("NHE,BSHE->BHNS", probe_NHE.astype(key_BSHE.dtype), key_BSHE)
-    score_BHNS = jnp.where(own_BS[:, None, None], score_BHNS * scale_H[None, :, None, None], -1e9)
-    weight_BHNS = jax.nn.softmax(score_BHNS, axis=-1)
-    key_BNHE, value_BNHE = (
-        jnp.einsum("BHNS,BSHE->BNHE", weight_BHNS, x.astype(jnp.float32))
-        for x in (key_BSHE, value_BSHE)
-    )
+    score_BHNS = probed(key_BSHE, probe_NHE, scale_H)
+    key_BNHE, value_BNHE = pooled(score_BHNS, own_BS, key_BSHE, value_BSHE)
     return unit(key_BNHE), value_BNHE
+
+
+def probed(key_BSHE: jax.Array, probe_NHE: jax.Array, scale_H: jax.Array) -> jax.Array:
+    """`[B, H, N, S]`: the score c p_n k_s of each probe for each key."""
+    score_BHNS = dot("NHE,BSHE->BHNS", probe_NHE.astype(key_BSHE.dtype), key_BSHE)
+    return score_BHNS * scale_H[None, :, None, None]
+
+
+def pooled(score_BHNS: jax.Array, own_BS: jax.Array, *rows_BSHE: jax.Array) -> list[jax.Array]:
+    """Of each array its means `[B, N, H, E]` in float32, by a softmax over the own tokens."""
+    score_BHNS = jnp.where(own_BS[:, None, None], score_BHNS, -1e9)
+    weight_BHNS = jax.nn.softmax(score_BHNS, axis=-1)
+    return [
+        jnp.einsum("BHNS,BSHE->BNHE", weight_BHNS, x_BSHE.astype(jnp.float32))
+        for x_BSHE in rows_BSHE
+    ]

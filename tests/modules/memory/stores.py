@@ -57,6 +57,8 @@ def read_slowly(
     scale_H: Array,
     null_H: Array,
     any_label: bool,
+    slope_H: Array | None = None,
+    place_BT: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Query by query and head by head, sorting all that may be read."""
     query, key, value = (
@@ -71,6 +73,10 @@ def read_slowly(
             if own > 0 and label > 0 and (any_label or label == own)
         ]  # fmt: skip
         score = {m: scale_H[h] * query[b, t, h] @ key[b, m, h] for m in may}
+        if slope_H is not None and place_BT is not None:
+            clock = int(store.clock_B[b]) + int(place_BT[b, t]) + 1
+            for m in may:
+                score[m] -= slope_H[h] * np.log((clock - int(store.born_BM[b, m])) / 64)
         best = sorted(may, key=lambda m: (-np.float32(score[m]), m))[:top_k]
         total = np.exp(null_H[h]) + sum(np.exp(score[m]) for m in best)
         for m in best:

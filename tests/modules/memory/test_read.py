@@ -26,12 +26,16 @@ def queries(random: np.random.Generator) -> tuple[jax.Array, jax.Array]:
 read = jax.jit(read_store, static_argnames=("top_k", "any_label", "axis"))
 
 
+@pytest.mark.parametrize("with_age", [False, True])
 @pytest.mark.parametrize("any_label", [False, True])
 @pytest.mark.parametrize("top_k", [1, 3, SLOTS, 99])
-def test_a_reading_equals_the_loop(top_k: int, any_label: bool) -> None:
+def test_a_reading_equals_the_loop(top_k: int, any_label: bool, with_age: bool) -> None:
     random = np.random.default_rng(0)
     store, (query, label) = filled(random), queries(random)
     kept: dict[str, Any] = dict(top_k=top_k, scale_H=SCALE, null_H=NULL, any_label=any_label)
+    if with_age:
+        place = jnp.arange(BATCH * TIME).reshape(BATCH, TIME)
+        kept |= {"slope_H": jnp.asarray([2.0, 0.5]), "place_BT": place}
     found = read(query, store, label, **kept)
     expected = read_slowly(query, store, np.asarray(label), **kept)
     for ours, theirs in zip(found, expected, strict=True):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtdlm.modules.memory import Matrix, ShortTerm, Tokens
+from rtdlm.modules.memory import Matrix, ShortTerm, TaskMemory, Tokens
 from rtdlm.modules.memory.fusion import fuse
 from rtdlm.modules.memory.meta import modulation, read_meta, write_meta
 from rtdlm.modules.memory.recurrent import read_recurrent
@@ -186,6 +186,54 @@ def test_a_segment_is_pooled_and_written_by_the_delta_rule() -> None:
     expected = np.einsum("BTHE,BHEF->BTHF", query, after.state_BHEF)
     is_own = asking == np.array([[2], [3]])
     np.testing.assert_allclose(read, expected * is_own[..., None, None], atol=1e-5)
+
+
+def test_task_tokens_are_made_of_a_segment_and_the_last_ones() -> None:
+    """Of the last document's; another's tokens are out of sight, and padding leaves all as is."""
+    labels = np.array([[1, 1, 2, 2, 0], [3, 3, 3, 3, 3], [0] * TIME])
+    rows, shape = len(labels), (HEADS, FEATURES)
+    key, value = normal(rows, TIME, *shape, seed=3), normal(rows, TIME, *shape, seed=4)
+    before = ShortTerm(
+        *(jnp.asarray(normal(rows, SLOTS, *shape, seed=seed)) for seed in (5, 6)),
+        jnp.array([[1] * SLOTS, [3] * SLOTS, [7] * SLOTS], jnp.int32),
+    )
+    params, after = with_random_params(
+        lambda key, value: TaskMemory(tokens=SLOTS, heads=HEADS, features=FEATURES)()(
+            before, key, value, jnp.asarray(labels, jnp.int32)
+        ),
+        jnp.asarray(key), jnp.asarray(value),
+    )  # fmt: skip
+    probe, scale, place, slope = (
+        params[f"task_memory/{name}"] for name in ("probe", "probe_scale", "place", "slope")
+    )
+    for b, (last, own) in enumerate(((2, [5, 6]), (3, range(SLOTS + TIME)))):
+        both = [
+            np.concatenate(pair)[own] for pair in ((before[0][b], key[b]), (before[1][b], value[b]))
+        ]
+        far = np.log(np.arange(len(own), 0, -1))
+        for n, h in np.ndindex(SLOTS, HEADS):
+            unit_keys = both[0][:, h] / np.sqrt((both[0][:, h] ** 2).sum(-1, keepdims=True) + 1e-6)
+            score = np.exp(scale[h]) * unit_keys @ probe[n, h]
+            score -= np.exp(slope[n, h]) * np.abs(far - place[n, h])
+            weight = np.exp(score - score.max())
+            for found, rows_of in zip(after[:2], both, strict=True):
+                wanted = weight @ rows_of[:, h] / weight.sum()
+                np.testing.assert_allclose(found[b, n, h], wanted, atol=1e-5)
+        assert after.label_BW[b].tolist() == [last] * SLOTS
+    for found, kept in zip(after, before, strict=True):
+        np.testing.assert_array_equal(found[2], kept[2])
+
+
+def test_task_tokens_begin_as_the_last_tokens_of_a_segment() -> None:
+    value = jnp.eye(TIME)[None, :, None]
+    label = jnp.ones((1, TIME), jnp.int32)
+    before = ShortTerm.empty(1, SLOTS, 1, TIME, dtype=jnp.float32)
+    made = hk.transform(
+        lambda: TaskMemory(tokens=SLOTS, heads=1, features=TIME)()(before, value, value, label)
+    )
+    share = made.apply(made.init(None), None).value_BWHE[0, :, 0]
+    assert jnp.argmax(share, axis=1).tolist() == [TIME - 3, TIME - 2, TIME - 1]
+    np.testing.assert_allclose(jnp.max(share, axis=1), [0.9, 0.96, 1.0], atol=0.04)
 
 
 def test_a_bank_of_tasks_scales_and_shifts() -> None:
