@@ -107,21 +107,21 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
     Raises:
         UserError: the text cannot be read, or no side has the word in its name.
     """
-    yield from compared(flags, TIERS, judged_by="all")
+    yield from compared(flags, TIERS, judged=("all",))
 
 
 def compared(
-    flags: Namespace, tiers: Mapping[str, Sequence[Tree]], *, judged_by: str
+    flags: Namespace, tiers: Mapping[str, Sequence[Tree]], *, judged: Sequence[str]
 ) -> Iterator[list[Result]]:
-    """`measure` of these sides, of which `none` is without memory and bars are on `judged_by`."""
+    """`measure` of these sides, of which `none` has no memory and bars are on those `judged`."""
     size = SMOKE if flags.smoke else WHOLE
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
     sides = memory_study.equal_sides(size.base, tiers, train)
-    runs = memory_study.runs_of(flags, sides, train, smoke=("none", judged_by), plain="none")
-    one = partial(judged, size, held_out)
+    runs = memory_study.runs_of(flags, sides, train, smoke=("none", judged[-1]), plain="none")
+    one = partial(trained, size, held_out)
     for ran in each(runs, one, lambda ran: f"{ran.loss:.4f} nats", flags=flags, usual=SEEDS):
-        yield results(ran, runs, judged_by=judged_by)
+        yield results(ran, runs, judged=judged)
 
 
 def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
@@ -133,7 +133,7 @@ def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:
     return train, held_out
 
 
-def judged(size: Size, held_out: Text, name: str, run: Run, seed: int) -> Ran:
+def trained(size: Size, held_out: Text, name: str, run: Run, seed: int) -> Ran:
     """Trains and judges one side."""
     del name
     params, cpu = run.train(seed, size.stages)
@@ -143,7 +143,7 @@ def judged(size: Size, held_out: Text, name: str, run: Run, seed: int) -> Ran:
 
 
 def results(
-    ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run], *, judged_by: str
+    ran: Mapping[str, Sequence[Ran]], runs: Mapping[str, Run], *, judged: Sequence[str]
 ) -> list[Result]:
     """Everything that is told of the sides that ran."""
     found = []
@@ -155,7 +155,7 @@ def results(
             *memory_study.costs(name, own, runs[name]),
         ]
         if name != "none" and ran.get("none"):
-            bar: Bar | None = (">=", 0.0) if name == judged_by else None
+            bar: Bar | None = (">=", 0.0) if name in judged else None
             gap = min(one.loss for one in ran["none"]) - max(one.loss for one in own)
             found.append(Result(f"{name}/below every seed without memory", gap, "nats", bar=bar))
             pairs = zip(ran["none"], own, strict=False)

@@ -97,7 +97,7 @@ def test_text_has_to_be_below_every_seed_without_memory() -> None:
 
     for losses, gap in (((1.3, 1.39), 0.01), ((1.3, 1.45), -0.05)):
         ran = {"none": of(1.5, 1.4), "STM": of(1.45), "all": of(*losses)}
-        found = named(memory_text.results(ran, dict.fromkeys(ran, SIZED), judged_by="all"))
+        found = named(memory_text.results(ran, dict.fromkeys(ran, SIZED), judged=("all",)))
         below = found["all/below every seed without memory"]
         assert below.value == pytest.approx(gap)
         assert below.holds == (gap > 0)
@@ -343,7 +343,7 @@ def test_text_is_judged_whole() -> None:
     text = np.random.default_rng(0).integers(5, size=700)
     train, held_out = memory_text.tasks(memory_text.SMOKE, CharacterText(text, text[:600], 5))
     assert (len(train.ids_N), len(held_out.ids_N)) == (700, 600)
-    ran = memory_text.judged(memory_text.SMOKE, held_out, "none", Run(TINY, train), 0)
+    ran = memory_text.trained(memory_text.SMOKE, held_out, "none", Run(TINY, train), 0)
     assert np.log(5) < ran.loss < 3.0, "nothing is to be learned"
     assert ran.later != ran.loss
 
