@@ -179,9 +179,12 @@ def test_combined_sums_gradients_over_rows_and_activations_over_a_layers_parts()
     sent = {each.axes: each.sent for each in exchanges}
     # Each device has a half of the gradients, of which a ring of four sends 2 x 3/4.
     assert sent[("data",)] == pytest.approx(2 * 3 / 4 * found.params / 2, rel=0.01)
-    # Twice a layer and pass, two of the eight rows of twelve tokens; and the loss at both ends.
+    # Twice a layer and pass, two of the eight rows of twelve tokens; and up to ten times more at
+    # both ends, of which compilers differ in what goes over all devices at once.
     activations = 2 * 12 * 64 * 4
-    assert 2 * 2 * 2 * activations <= sent[("tensor",)] < 2 * 2 * 2 * activations * 2
+    across = sum(amount for axes, amount in sent.items() if "tensor" in axes)
+    assert 2 * 2 * 2 * activations <= sent[("tensor",)]
+    assert across < (2 * 2 * 2 + 10) * activations
 
 
 def test_split_moments_gather_each_updated_parameter_once() -> None:
