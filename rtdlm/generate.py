@@ -6,6 +6,7 @@ python -m rtdlm.generate --checkpoint runs/tiny --prompt "def read(path):"
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtdlm.config.command_line import (
@@ -19,6 +20,7 @@ from rtdlm.config.command_line import (
 )
 from rtdlm.config.effect import require
 from rtdlm.config.sampling import SAMPLING_PRESETS, SamplingConfig
+from rtdlm.disk import require_room
 
 if TYPE_CHECKING:
     from rtdlm.inference import Completion, Generator
@@ -59,6 +61,8 @@ def _main(arguments: Sequence[str]) -> None:
         flags.keep_memory is None or len(flags.prompt) == 1,
         f"--keep-memory is of one prompt and its text, found {len(flags.prompt)} prompts; give one",
     )
+    if flags.keep_memory is not None:
+        require_room(Path(flags.keep_memory))
     drafting = Drafting(flags.draft, flags.draft_layers, flags.draft_tokens)
     generator = load_generator(
         flags.checkpoint, drafting=drafting, strategy=flags.strategy, notice=tell

@@ -15,6 +15,7 @@ from rtdlm.disk.files import (
     make_directory,
     replace_file,
     replace_with,
+    require_room,
     sync_directory,
     write_file,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "refused",
     "replace_file",
     "replace_with",
+    "require_room",
     "sync_directory",
     "telling",
     "write_file",

@@ -8,6 +8,7 @@ disk, so that it describes what was meant and not what the disk made of it.
 whole; they raise OSError as it comes, for the caller to tell what became of the directory.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -103,6 +104,21 @@ def replace_with(path: Path, write: Callable[[Path], FileRecord]) -> FileRecord:
             raise
         sync_directory(path.parent)
     return record
+
+
+def require_room(path: Path) -> None:
+    """Tries to write beside `path`, before work is done for what is to stand there.
+
+    Raises:
+        StorageError: the disk refused, or a directory stands there.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = path.with_name(f".{path.name}.writing")
+        temporary.unlink(missing_ok=True)
+        write_file(temporary, b"")
+        temporary.unlink()
 
 
 def sync_directory(path: Path) -> None:

@@ -91,6 +91,17 @@ def test_bad_options_end_with_one_sentence(
     assert told.count("\n") == 1
 
 
+def test_a_memory_that_cannot_be_kept_is_told_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "nowhere" / "fox.memory"
+    given = ["--checkpoint", str(tmp_path / "none"), "--prompt", "a", "--keep-memory", str(kept)]
+    assert generate.main(given) != 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: {kept} could not be written: No such file or directory")
+    assert told.out == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_without_loading_jax(command: str) -> None:
     script = (

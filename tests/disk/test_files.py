@@ -17,6 +17,7 @@ from rtdlm.disk import (
     hash_file,
     make_directory,
     replace_file,
+    require_room,
     write_file,
 )
 from rtdlm.disk.files import CHUNK_BYTES
@@ -127,6 +128,16 @@ def test_a_replacement_is_synced_before_it_is_named_and_its_name_after(
     replace_file(tmp_path / "best", b"new")
     file, directory = (tmp_path / "best").stat().st_ino, tmp_path.stat().st_ino
     assert calls == [("sync", file), ("rename", file), ("sync", directory)]
+
+
+def test_room_is_tried_and_nothing_left(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    for name in ("old", "new"):
+        require_room(tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "kept"
+    with pytest.raises(StorageError, match="Is a directory"):
+        require_room(tmp_path)
 
 
 def test_a_directory_is_made_once_with_its_parents(tmp_path: Path) -> None:
