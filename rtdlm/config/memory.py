@@ -6,7 +6,7 @@ from typing import Literal
 from rtdlm.config.effect import require, require_finite
 
 Recurrence = Literal["none", "gated_delta", "channel_decay", "erase_write"]
-Fusion = Literal["gated", "cross", "hierarchical"]
+Fusion = Literal["gated", "cross", "hierarchical", "mixed"]
 WritePolicy = Literal["all", "novel"]
 ForgetPolicy = Literal["age", "use", "surprise", "adaptive"]
 Scope = Literal["document", "stream"]
@@ -82,8 +82,9 @@ class MemoryConfig:
     that the next ones are made of, too (`attention`; arXiv 2207.06881); None is `matrix`."""
     fusion: Fusion | None = None
     """How tiers become one: a sum with a gate a head and tier (`gated`), attention over the tiers
-    (`cross`), or gates one after another, each for what is left, all of it for the last tier
-    (`hierarchical`); None is `gated`."""
+    (`cross`), gates one after another, each for what is left, all of it for the last tier
+    (`hierarchical`), or `gated` where attention's own reading gives way to what was found (`mixed`,
+    with `tier_form=attention`); None is `gated`."""
     stm_weight: float | None = None
     """Share with which short-term memory is let through before training, in (0, 1); None is 0.5."""
     ltm_weight: float | None = None
@@ -272,6 +273,11 @@ class MemoryConfig:
             self.fusion != "cross" or len(self.layer_tiers) > 1,
             f"memory.fusion='cross' weighs tiers against each other and there is only "
             f"{' '.join(self.layer_tiers)}; use 'gated' or another tier",
+        )
+        require(
+            self.fusion != "mixed" or self.by_attention,
+            "memory.fusion='mixed' makes attention's own reading give way, and tiers have heads of "
+            "their own; set memory.tier_form='attention', or use 'gated'",
         )
         self._require_reader(
             "episodic_rows",

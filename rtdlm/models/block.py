@@ -30,6 +30,7 @@ from rtdlm.modules.attention import (
     AttentionOutput,
     Beside,
     Cache,
+    Elsewhere,
     GroupedQueryAttention,
     Heads,
     Rotation,
@@ -280,7 +281,7 @@ class Block(hk.Module):
         if not (self.plan.memory and self.config.memory.by_attention):
             return None
 
-        def beside(heads: Heads) -> tuple[jax.Array, MemoryOutput]:
+        def beside(heads: Heads) -> Elsewhere:
             assert heads.x_BTD is not None
             query, key, value = heads.qkv
             times = query.shape[2] // key.shape[2]
@@ -288,7 +289,7 @@ class Block(hk.Module):
                 key, value = (jnp.repeat(x, times, axis=2) for x in (key, value))
             own = MemoryHeads(query, key, value)
             told = self._memory(heads.x_BTD, given, cache, memory, own)
-            return told.read_BTHE, told
+            return Elsewhere(told.read_BTHE, told.kept_BTH, told)
 
         return beside
 

@@ -73,7 +73,10 @@ FORMS: dict[str, dict[str, Any]] = {
         "num_layers": 2, "remat": "full",
     },
     "all, by attention's heads and beside its window": {
-        **RICH, "memory": {**ALL, "stm_form": "attention", "tier_form": "attention"},
+        **RICH,
+        "memory": {
+            **ALL, "stm_form": "attention", "tier_form": "attention", "fusion": "mixed",
+        },
     },
     "meta-task, in attention": {
         "memory": {"segment": 4, "task_tokens": 3, "task_form": "attention"},

@@ -13,6 +13,7 @@ from rtdlm.config.memory import MemoryConfig
 from rtdlm.models import TMSModel
 from rtdlm.models.heads import remove_heads, silence_heads
 from rtdlm.modules.memory import LayerMemory, MemoryHeads, MemoryLayer, MemoryOutput, Tokens
+from rtdlm.modules.memory.fusion import left_of_attention
 from rtdlm.parallel import make_mesh, partition_spec, path_name
 from tests.models.small import SMALL, TIERS, random_params, small_config
 
@@ -63,6 +64,26 @@ def test_a_layer_reads_by_given_heads_what_it_reads_by_its_own() -> None:
     assert float(jnp.abs(own.out_BTD).min()) > 1e-4, "something was remembered"
 
 
+def test_attention_gives_way_to_what_a_store_finds_and_to_nothing_else() -> None:
+    """In the first segment nothing is stored, and `mixed` reads what `gated` does."""
+    memory = {"segment": 4, "episodic_slots": 8, "tier_form": "attention", "fusion": "gated"}
+    models = [
+        TMSModel(small_config(num_layers=1, memory={**memory, "fusion": fusion}))
+        for fusion in ("gated", "mixed")
+    ]
+    params = random_params(models[0])
+    ids = jnp.asarray(np.random.default_rng(3).integers(64, size=(2, 8)), jnp.int32)
+    gated, mixed = (np.asarray(jax.jit(model.read)(params, ids)[0]) for model in models)
+    np.testing.assert_array_equal(mixed[:, :4], gated[:, :4])
+    assert np.abs(mixed[:, 4:] - gated[:, 4:]).max(axis=-1).min() > 1e-4
+    share = jnp.asarray([[[[0.5, 0.25]]]])
+    for found, wanted in (
+        ((None, None), 0.5 * 0.75),
+        ((jnp.full((1, 1, 1), 0.2), None), 0.9 * 0.75),
+    ):
+        assert float(left_of_attention(share, found)[0, 0, 0]) == pytest.approx(wanted)
+
+
 def test_grouped_heads_are_those_of_all_heads_with_equal_keys() -> None:
     """Two key-value heads against four, of which each two are the same."""
     few = TMSModel(small_config(memory=MEMORY))
@@ -101,6 +122,10 @@ def test_parameters_and_state_lie_with_their_heads() -> None:
         ({**MEMORY, "heads": 2}, "memory.heads=2 has no effect with memory.tier_form='attention'"),
         ({**MEMORY, "short_conv": 3}, "memory.short_conv=3 has no effect with memory.tier_form"),
         ({"segment": 4, "tier_form": "attention"}, "tier_form='attention' has no effect without"),
+        (
+            {"segment": 4, "stm_window": 4, "fusion": "mixed"},
+            "memory.fusion='mixed' makes attention's own reading give way, and tiers have heads",
+        ),
         (
             {"segment": 4, "stm_window": 4, "stm_form": "attention", "tier_form": "own_heads"},
             "tier_form='own_heads' has no effect with memory.stm_form='attention' and no other",

@@ -4,7 +4,12 @@ from rtdlm.modules.attention.block_cache import BlockCache
 from rtdlm.modules.attention.cache import KVCache
 from rtdlm.modules.attention.cross import CrossAttention, document_mask, memory_mask
 from rtdlm.modules.attention.dot_product import attend, attend_causally
-from rtdlm.modules.attention.gqa import AttentionOutput, Beside, GroupedQueryAttention
+from rtdlm.modules.attention.gqa import (
+    AttentionOutput,
+    Beside,
+    Elsewhere,
+    GroupedQueryAttention,
+)
 from rtdlm.modules.attention.kind import Cache, Heads, Kind, Rows, Window
 from rtdlm.modules.attention.kinds import KINDS, with_alibi, with_window
 from rtdlm.modules.attention.linear import LinearState, linear_attention, linear_step
@@ -26,6 +31,7 @@ __all__ = [
     "BlockCache",
     "Cache",
     "CrossAttention",
+    "Elsewhere",
     "GroupedQueryAttention",
     "Heads",
     "KVCache",

@@ -26,9 +26,20 @@ from rtdlm.modules.primitives import Projection, project_all
 Convolve = Callable[[str, jax.Array], jax.Array]
 """A short convolution over tokens by the place where it stands, or the identity there."""
 HeadNorm = Callable[[str], Callable[[jax.Array], jax.Array]]
-Beside = Callable[[Heads], tuple[jax.Array, Any]]
-"""Of heads before they are rotated: what each head reads elsewhere `[B, T, H, E]`, and what that
-leaves behind."""
+
+
+class Elsewhere(NamedTuple):
+    """What heads read that is not attention's own."""
+
+    read_BTHE: jax.Array
+    kept_BTH: jax.Array | None
+    """Float32; the share of attention's own reading that stays beside it. None is all."""
+    left: Any
+    """What the reading leaves behind."""
+
+
+Beside = Callable[[Heads], Elsewhere]
+"""Of heads before they are rotated."""
 
 
 class AttentionOutput(NamedTuple):
@@ -129,7 +140,9 @@ class GroupedQueryAttention(hk.Module):
             read_BTHE = self.kind.read(asked, rows)
         left_beside = None
         if beside is not None:
-            more_BTHE, left_beside = beside(plain)
+            more_BTHE, kept_BTH, left_beside = beside(plain)
+            if kept_BTH is not None:
+                read_BTHE *= kept_BTH[..., None].astype(read_BTHE.dtype)
             read_BTHE += more_BTHE
         model, heads = x_BTD.shape[-1], (self.num_heads, self.head_dim)
         out = Projection(

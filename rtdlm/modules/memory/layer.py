@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from rtdlm.config.memory import MemoryConfig
 from rtdlm.modules.memory.consolidate import consolidated
-from rtdlm.modules.memory.fusion import fuse
+from rtdlm.modules.memory.fusion import fuse, left_of_attention
 from rtdlm.modules.memory.matrix import Matrix
 from rtdlm.modules.memory.meta import Modulation, modulation, read_meta, write_meta
 from rtdlm.modules.memory.novelty import novelty
@@ -98,6 +98,8 @@ class MemoryOutput(NamedTuple):
 
     read_BTHE: jax.Array
     """What tiers give each head, as one."""
+    kept_BTH: jax.Array | None
+    """Float32; the share of attention's own reading that stays beside it; None is all."""
     out_BTD: jax.Array | None
     """Projected; None by attention's heads, whose output projection is attention's."""
     modulation: Modulation | None
@@ -157,7 +159,10 @@ class MemoryLayer(hk.Module):
         out_BTD = None if heads is not None else self._output(fused_BTHE, x_BTD.shape[-1])
         statistics = self._statistics(share_BTHN, found, memory, tokens)
         memory, pending = self._write(memory, pending, key, value, tokens)
-        return MemoryOutput(fused_BTHE, out_BTD, bank, memory, pending, statistics)
+        kept_BTH = None
+        if config.fusion == "mixed":
+            kept_BTH = left_of_attention(share_BTHN, [found.get(tier) for tier in reads])
+        return MemoryOutput(fused_BTHE, kept_BTH, out_BTD, bank, memory, pending, statistics)
 
     @hk.transparent
     def _heads(
