@@ -4,10 +4,9 @@ On the text and by the steps of `memory_text`, for tiers that go by attention's 
 values and add what they read to what its heads read (`memory.tier_form=attention`), and for a
 window and task tokens that attention reads itself. Costing no projections, they stand in both
 layers and have all heads, where those of `memory_text` have two in the second; a store, which is
-dear, stands in that alone, and so does all that is beside it. Of each tier the bars are on one
-form: a store that knows how old its tokens are, and eight task tokens; the forms without age and in
-a matrix stand beside them. A window of eight tokens shows what the end of a segment takes away by
-itself: with any window convolutions go on across it, too.
+dear, stands in that alone, and so does all that is beside it. The store knows how old its tokens
+are, and alone it takes the place of what is near. A window of eight tokens shows what the end of a
+segment takes away by itself: with any window convolutions go on across it, too.
 """
 
 from argparse import Namespace
@@ -17,26 +16,23 @@ from rtdlm.evaluation.results import Result
 from studies import memory_side as side
 from studies import memory_text
 from studies.memory_text import WINDOW, add_flags
-from studies.variants import Tree, merged
+from studies.variants import Tree
 
 DESCRIPTION = "held-out loss on long text: tiers by attention's heads"
 SEEDS = memory_text.SEEDS
 
 BY_ATTENTION: Tree = {"tier_form": "attention"}
-STORE: Tree = merged(merged(BY_ATTENTION, {"every": 2}), side.EPISODIC)
-RECENCY: Tree = {"episodic_recency": True}
-TOKENS: Tree = {"task_form": "attention"}
+STORE: Tree = {**BY_ATTENTION, **side.EPISODIC, "every": 2, "episodic_recency": True}
+TOKENS: Tree = {**side.TASK, "task_form": "attention"}
 TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),
     "a window of 8 tokens": ({**WINDOW, "stm_window": 8},),
     "recurrent": (BY_ATTENTION, side.RECURRENT),
     "window": (WINDOW,),
     "window and recurrent": (BY_ATTENTION, WINDOW, side.RECURRENT),
-    "MTM": (side.TASK, TOKENS),
-    "MTM in a matrix": (BY_ATTENTION, side.TASK),
-    "episodic": (STORE, RECENCY),
-    "episodic of any age": (STORE,),
-    "all": (STORE, RECENCY, WINDOW, side.RECURRENT, side.TASK, TOKENS),
+    "MTM": (TOKENS,),
+    "episodic": (STORE, {"fusion": "mixed"}),
+    "all": (STORE, WINDOW, side.RECURRENT, TOKENS),
 }
 JUDGED = ("window", "recurrent", "MTM", "episodic", "all")
 """Each tier alone, and together."""
