@@ -3,10 +3,10 @@
 On the text and by the steps of `memory_text`, for tiers that go by attention's queries, keys and
 values and add what they read to what its heads read (`memory.tier_form=attention`), and for a
 window and task tokens that attention reads itself. Costing no projections, they stand in both
-layers and have all heads, where those of `memory_text` have two in the second; a store, which is
-dear, stands in that alone, and so does all that is beside it. The store knows how old its tokens
-are, and alone it takes the place of what is near. A window of eight tokens shows what the end of a
-segment takes away by itself: with any window convolutions go on across it, too.
+layers and have all heads, where those of `memory_text` have two in the second. The store is of 256
+tokens and knows how old each is; alone it takes the place of what is near. A window of eight tokens
+shows what the end of a segment takes away by itself: with any window convolutions go on across it,
+too.
 """
 
 from argparse import Namespace
@@ -22,7 +22,9 @@ DESCRIPTION = "held-out loss on long text: tiers by attention's heads"
 SEEDS = memory_text.SEEDS
 
 BY_ATTENTION: Tree = {"tier_form": "attention"}
-STORE: Tree = {**BY_ATTENTION, **side.EPISODIC, "every": 2, "episodic_recency": True}
+STORE: Tree = {
+    **BY_ATTENTION, "episodic_slots": 256, "episodic_top_k": 32, "episodic_recency": True,
+}  # fmt: skip
 TOKENS: Tree = {**side.TASK, "task_form": "attention"}
 TIERS: Mapping[str, Sequence[Tree]] = {
     "none": (),

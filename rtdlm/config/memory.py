@@ -52,7 +52,8 @@ class MemoryConfig:
     episodic_top_k: int | None = None
     """Stored tokens that a query reads; None is 32 [tokens]."""
     episodic_recency: bool = False
-    """What is older counts less when the store is read, by a learned slope a head."""
+    """What is older counts less when the store is read, by a learned slope a head; and where tiers
+    go by rotary attention's heads (`tier_form`), each key is read at its distance."""
     episodic_write: WritePolicy | None = None
     """What is stored of a segment: `all` of it, or the tokens whose keys are most unlike any that
     is stored (`novel`); None is `all`."""

@@ -25,7 +25,7 @@ from rtdlm.disk import make_directory, writing
 from rtdlm.interop.family import Family
 from rtdlm.interop.hugging_face import foreign_config
 from rtdlm.interop.slots import Arrays, export_tensors
-from rtdlm.models.decoder import DEFAULT_ROPE_BASE
+from rtdlm.models.block import DEFAULT_ROPE_BASE
 from rtdlm.models.norms import LAYER_EPSILON, RMS_EPSILON
 from rtdlm.models.tms import Params
 from rtdlm.modules.attention.rope_scaling import scaled_planes

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.decoder import DEFAULT_ROPE_BASE
+from rtdlm.models.block import DEFAULT_ROPE_BASE
 from rtdlm.models.layers import Layer, layers_of
 from rtdlm.models.norms import LAYER_EPSILON, RMS_EPSILON
 from rtdlm.modules.attention.rope_scaling import scaled_planes

@@ -39,6 +39,7 @@ from rtdlm.modules.attention import (
     ValueSources,
     Window,
     rotate,
+    rotation,
     with_alibi,
     with_window,
 )
@@ -63,6 +64,8 @@ from rtdlm.modules.memory import (
 from rtdlm.modules.primitives import PRODUCT, Mix, Past, dropout
 from rtdlm.modules.quantum import QuantumAttention, QuantumCache, QuantumLayer
 from rtdlm.parallel import constrain
+
+DEFAULT_ROPE_BASE = 10_000.0
 
 
 class Earlier(NamedTuple):
@@ -351,8 +354,13 @@ class Block(hk.Module):
             heads=config.memory_heads,
             features=config.head_dim,
             out_scale=self.out_scale,
+            turn=self._at if config.memory.by_attention and given.turn is not None else None,
         )
         return layer(normed_BTD, given.tokens, memory, pending, heads)
+
+    def _at(self, x_BTHE: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """Heads, rotated to other positions than the call's tokens have."""
+        return rotate(x_BTHE, turn_at(self.config, positions_BT))
 
     @hk.transparent
     def _graph(self, x_BTD: jax.Array, given: BlockInput, cache: LayerCache | None) -> GraphOutput:
@@ -416,6 +424,12 @@ class Block(hk.Module):
             return ProductKeyMemory(knowledge, out_scale=self.out_scale)(x_BTD)
         assert given.ngrams_BTN is not None
         return HashedMemory(knowledge)(x_BTD, given.ngrams_BTN)
+
+
+def turn_at(config: AGIConfig, positions_BT: jax.Array) -> Rotation:
+    """The rotation of heads at these positions."""
+    base = config.rope_base or DEFAULT_ROPE_BASE
+    return rotation(positions_BT, head_dim=config.head_dim, base=base, scaling=config.rope)
 
 
 def _with_attended(memory: LayerMemory, attended: Attended) -> LayerMemory:

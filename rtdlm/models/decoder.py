@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.config import AGIConfig
-from rtdlm.models.block import Block, BlockInput, Earlier, Stream, remat
+from rtdlm.models.block import Block, BlockInput, Earlier, Stream, remat, turn_at
 from rtdlm.models.cache import DecodeCache, LayerCache
 from rtdlm.models.contracts import call_costs
 from rtdlm.models.core import Core
@@ -20,12 +20,10 @@ from rtdlm.models.memory import MemoryState
 from rtdlm.models.norms import make_norm
 from rtdlm.models.passing import Features, Loop, Reading, Scores, of_all_layers
 from rtdlm.modules import head
-from rtdlm.modules.attention import KINDS, Kind, Rotation, cache_mask, causal_mask, rotation
+from rtdlm.modules.attention import KINDS, Kind, cache_mask, causal_mask
 from rtdlm.modules.controller import sample_prices
 from rtdlm.modules.memory import LayerMemory, Tokens, continued
 from rtdlm.modules.primitives import Past, packed_past
-
-DEFAULT_ROPE_BASE = 10_000.0
 
 
 class Decoder(hk.Module):
@@ -323,9 +321,10 @@ class Decoder(hk.Module):
         config, x_BTD = self.config, embedded.x_BTD
         turn, window_turn, first_BTKE = None, None, None
         if config.position_encoding == "rope":
-            turn = self._turn(reading.positions_BT)
+            turn = turn_at(config, reading.positions_BT)
             if config.memory.attended_slots:
-                window_turn = self._turn(jnp.arange(-config.memory.attended_slots, 0)[None])
+                before_1W = jnp.arange(-config.memory.attended_slots, 0)[None]
+                window_turn = turn_at(config, before_1W)
         if config.value_residual:
             shape = (*x_BTD.shape[:2], config.kv_heads, config.head_dim)
             first_BTKE = jnp.zeros(shape, x_BTD.dtype)
@@ -357,11 +356,6 @@ class Decoder(hk.Module):
             )
             loops.append(left)
         return stream, given, loops
-
-    def _turn(self, positions_BT: jax.Array) -> Rotation:
-        config = self.config
-        base = config.rope_base or DEFAULT_ROPE_BASE
-        return rotation(positions_BT, head_dim=config.head_dim, base=base, scaling=config.rope)
 
     @hk.transparent
     def _loop(

@@ -13,7 +13,7 @@ until the segment is complete.
 Axes: B batch, T time, S tokens of a segment, D model, H heads, E features, M slots, N tiers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import haiku as hk
@@ -38,6 +38,9 @@ from rtdlm.modules.memory.summaries import read_summaries, write_summaries
 from rtdlm.modules.memory.tokens import Tokens, last_label
 from rtdlm.modules.memory.write import write_store
 from rtdlm.modules.primitives import Projection, project_all, unit, where_rows
+
+Turn = Callable[[jax.Array, jax.Array], jax.Array]
+"""Of heads `[B, T, H, E]` and their positions `[B, T]`: the heads, rotated to them."""
 
 
 class LayerMemory(NamedTuple):
@@ -119,14 +122,25 @@ class MemoryLayer(hk.Module):
         heads: int,
         features: int,
         out_scale: float,
+        turn: Turn | None = None,
         name: str = "memory",
     ) -> None:
-        """`out_scale` is that of the output projection before training."""
+        """
+        Args:
+            config: which tiers.
+            heads: of memory.
+            features: of a head.
+            out_scale: of the output projection before training.
+            turn: rotates heads to their positions, where they are those of an attention that does;
+                read by a store that knows of age.
+            name: module name.
+        """
         super().__init__(name=name)
         self.config = config
         self.heads = heads
         self.features = features
         self.out_scale = out_scale
+        self.turn = turn
 
     def __call__(
         self,
@@ -208,11 +222,15 @@ class MemoryLayer(hk.Module):
         if memory.stm is not None:
             reads["stm"], found["stm"] = read_window(query, tokens, memory.stm)
         if memory.episodic is not None:
-            slope_H = None
+            asked, store, slope_H = query, memory.episodic, None
             if config.episodic_recency:
                 slope_H = positive("episodic_slope", self.heads, FIRST_SLOPE)
+                if self.turn is not None:
+                    asked = self.turn(query, tokens.place_BT)
+                    turned_BMHE = self.turn(store.key_BMHE, -1 - store.age_BM)
+                    store = store._replace(key_BMHE=turned_BMHE)
             reading = read_spread(
-                query, memory.episodic, tokens.label_BT,
+                asked, store, tokens.label_BT,
                 top_k=config.top_k,
                 scale_H=positive("episodic_scale", self.heads, FIRST_SCALE),
                 null_H=hk.get_parameter("episodic_nothing", (self.heads,), jnp.float32, jnp.zeros),
