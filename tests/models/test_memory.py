@@ -76,6 +76,7 @@ FORMS: dict[str, dict[str, Any]] = {
         **RICH,
         "memory": {
             **ALL, "stm_form": "attention", "tier_form": "attention", "fusion": "mixed",
+            "episodic_recency": True,
         },
     },
     "meta-task, in attention": {

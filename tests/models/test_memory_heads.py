@@ -21,17 +21,21 @@ MEMORY: dict[str, Any] = {**TIERS, "tier_form": "attention"}
 ROWS, LENGTH, MODEL, HEADS, FEATURES = 2, 4, 6, 3, 4
 
 
-def layer_reads(x_BTD: jax.Array, heads: MemoryHeads | None) -> MemoryOutput:
-    """A layer's second segment, read after the first one."""
-    config = MemoryConfig(**{**TIERS, "task_slots": None, "short_conv": 0})
-    layer = MemoryLayer(config, heads=HEADS, features=FEATURES, out_scale=1.0)
-    memory = LayerMemory.empty(config, ROWS, heads=HEADS, features=FEATURES, dtype=jnp.float32)
-    tokens = Tokens(
+def whole_segment() -> Tokens:
+    return Tokens(
         label_BT=jnp.ones((ROWS, LENGTH), jnp.int32),
         place_BT=jnp.broadcast_to(jnp.arange(LENGTH)[None], (ROWS, LENGTH)),
         id_BT=jnp.zeros((ROWS, LENGTH), jnp.int32),
         counts_BT=jnp.ones((ROWS, LENGTH), bool),
     )
+
+
+def layer_reads(x_BTD: jax.Array, heads: MemoryHeads | None) -> MemoryOutput:
+    """A layer's second segment, read after the first one."""
+    config = MemoryConfig(**{**TIERS, "task_slots": None, "short_conv": 0})
+    layer = MemoryLayer(config, heads=HEADS, features=FEATURES, out_scale=1.0)
+    memory = LayerMemory.empty(config, ROWS, heads=HEADS, features=FEATURES, dtype=jnp.float32)
+    tokens = whole_segment()
     first = layer(x_BTD[:, :LENGTH], tokens, memory, None, _part(heads, 0))
     return layer(x_BTD[:, LENGTH:], tokens, first.memory, None, _part(heads, 1))
 
@@ -82,6 +86,34 @@ def test_attention_gives_way_to_what_a_store_finds_and_to_nothing_else() -> None
         ((jnp.full((1, 1, 1), 0.2), None), 0.9 * 0.75),
     ):
         assert float(left_of_attention(share, found)[0, 0, 0]) == pytest.approx(wanted)
+
+
+def test_a_store_that_knows_of_age_reads_keys_at_their_distance() -> None:
+    """Queries at their place in the segment, the eight tokens before it at -8 to -1."""
+    config = MemoryConfig(
+        LENGTH, episodic_slots=2 * LENGTH, episodic_recency=True, tier_form="attention"
+    )
+    asked: list[np.ndarray] = []
+
+    def turn(x_BTHE: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        asked.append(np.asarray(positions_BT))
+        return x_BTHE
+
+    def read(x_BTD: jax.Array) -> None:
+        layer = MemoryLayer(config, heads=HEADS, features=FEATURES, out_scale=1.0, turn=turn)
+        shape = (ROWS, LENGTH, HEADS, FEATURES)
+        rng = np.random.default_rng(2)
+        heads = MemoryHeads(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)))
+        memory = LayerMemory.empty(config, ROWS, heads=HEADS, features=FEATURES, dtype=jnp.float32)
+        for _ in range(3):
+            memory = layer(x_BTD, whole_segment(), memory, None, heads).memory
+
+    net = hk.transform(read)
+    x_BTD = jnp.ones((ROWS, LENGTH, MODEL))
+    net.init(jax.random.key(0), x_BTD)
+    queries, keys = asked[-2:]
+    assert queries.tolist() == [list(range(LENGTH))] * ROWS
+    assert sorted(keys[0].tolist()) == list(range(-2 * LENGTH, 0))
 
 
 def test_grouped_heads_are_those_of_all_heads_with_equal_keys() -> None:
