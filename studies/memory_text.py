@@ -111,16 +111,20 @@ def measure(flags: Namespace) -> Iterator[list[Result]]:
 
 
 def compared(
-    flags: Namespace, tiers: Mapping[str, Sequence[Tree]], *, judged: Sequence[str]
+    flags: Namespace, tiers: Mapping[str, Sequence[Tree]], *, judged: Sequence[str], first: int = 0
 ) -> Iterator[list[Result]]:
-    """`measure` of these sides, of which `none` has no memory and bars are on those `judged`."""
+    """`measure` of these sides, of which `none` has no memory and bars are on those `judged`.
+
+    `first` is the first seed.
+    """
     size = SMOKE if flags.smoke else WHOLE
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
     sides = memory_study.equal_sides(size.base, tiers, train)
     runs = memory_study.runs_of(flags, sides, train, smoke=("none", judged[-1]), plain="none")
     one = partial(trained, size, held_out)
-    for ran in each(runs, one, lambda ran: f"{ran.loss:.4f} nats", flags=flags, usual=SEEDS):
+    told = "{0.loss:.4f} nats".format
+    for ran in each(runs, one, told, flags=flags, usual=SEEDS, first=first):
         yield results(ran, runs, judged=judged)
 
 

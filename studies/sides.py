@@ -50,6 +50,7 @@ def each(
     *,
     flags: Namespace,
     usual: int,
+    first: int = 0,
 ) -> Iterator[dict[str, list[Ran]]]:
     """All that ran so far, after every side and seed; what an earlier run did is not done again.
 
@@ -59,12 +60,13 @@ def each(
         told: what to print of it.
         flags: of the study.
         usual: number of seeds unless the user chose.
+        first: of the seeds.
     """
     keep_freed_memory()
     keep_compiled_programs()
     journal = Journal(flags.journal)
     ran: dict[str, list[Ran]] = {name: [] for name in runs}
-    for seed in range(flags.seeds or (1 if flags.smoke else usual)):
+    for seed in range(first, first + (flags.seeds or (1 if flags.smoke else usual))):
         for name, run in runs.items():
             key = (name, seed)
             if key not in journal:
