@@ -16,7 +16,7 @@ from rtdlm.config import UserError
 from rtdlm.data.batch import Batch
 from rtdlm.evaluation.sums import TokenSums, score_sums
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, under
+from rtdlm.parallel import batch_sharding, gathering, under
 
 EvalStep = Callable[[Any, Batch], TokenSums]
 
@@ -47,7 +47,8 @@ def make_eval_step(model: TMSModel, mesh: Mesh) -> EvalStep:
     """The compiled (parameters, batch) -> sums, without dropout or any regulariser."""
 
     def step(params: Any, batch: Batch) -> TokenSums:
-        return score_sums(model.batch_scores(params, batch), batch.weights)
+        with gathering(mesh, model.config.mesh_strategy):
+            return score_sums(model.batch_scores(params, batch), batch.weights)
 
     whole = NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(step, in_shardings=(None, batch_sharding(mesh)), out_shardings=whole)

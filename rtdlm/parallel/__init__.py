@@ -3,6 +3,7 @@
 from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device, row_groups
 from rtdlm.parallel.devices import fastest_format, target_platform
+from rtdlm.parallel.fsdp import gathered, gathering, scattered, split_along, split_of
 from rtdlm.parallel.heads import heads_split, on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
@@ -36,6 +37,8 @@ __all__ = [
     "constrain",
     "fastest_format",
     "find_hosts",
+    "gathered",
+    "gathering",
     "heads_split",
     "is_stacked",
     "join",
@@ -53,7 +56,10 @@ __all__ = [
     "put",
     "put_rows",
     "row_groups",
+    "scattered",
     "slice_of",
+    "split_along",
+    "split_of",
     "target_platform",
     "under",
 ]

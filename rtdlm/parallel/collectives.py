@@ -35,7 +35,7 @@ class Collective:
 
     kind: str
     axes: tuple[str, ...]
-    """Mesh axes that it runs over; empty where its groups are none of the mesh's."""
+    """Mesh axes that it runs over, or along parts of; empty where it crosses what they hold."""
     group: int
     """Devices that take part in each."""
     count: int
@@ -71,7 +71,7 @@ def read_collectives(program: Program, mesh: Mesh) -> list[Collective]:
         if kind == "collective-permute":
             axes, group = _permuted_axes(instruction, mesh), 2
         else:
-            axes = known.get(_canonical(groups), ())
+            axes = known.get(_canonical(groups)) or _axes_around(groups, known)
         if group < 2:
             continue
         total = found.setdefault((kind, axes, group), [0, 0.0])
@@ -178,6 +178,17 @@ def _groups_of_axes(mesh: Mesh) -> dict[frozenset[frozenset[int]], tuple[str, ..
             groups = places.transpose(*rest, *chosen).reshape(-1, size)
             known[_canonical(groups.tolist())] = tuple(mesh.axis_names[axis] for axis in chosen)
     return known
+
+
+def _axes_around(
+    groups: list[tuple[int, ...]], known: dict[frozenset[frozenset[int]], tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The fewest axes whose groups hold these, as along one side of a cube."""
+    fewest = sorted(known, key=lambda wholes: len(next(iter(wholes))))
+    for wholes in fewest:
+        if all(any(whole.issuperset(group) for whole in wholes) for group in groups):
+            return known[wholes]
+    return ()
 
 
 def _canonical(groups: Iterable[Iterable[int]]) -> frozenset[frozenset[int]]:

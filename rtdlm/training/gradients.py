@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rtdlm.data import Batch
 from rtdlm.evaluation import divisor
 from rtdlm.models import TMSModel
-from rtdlm.parallel import BATCH_AXES, layout_of
+from rtdlm.parallel import BATCH_AXES, gathering, layout_of
 from rtdlm.training.carried import Carried, carried_shardings, counted_on, in_micros, of_micros
 from rtdlm.training.knobs import Knobs
 from rtdlm.training.loss import Sums, loss_sums, loss_terms
@@ -56,7 +56,8 @@ def make_gradients(model: TMSModel, mesh: Mesh, shapes: TrainState) -> Gradients
 
         function = _on_each_device(local, mesh, state) if strategy == "pmap" else local
         rows = (batch, state.memory)
-        (grads, sums), carried = function(state.params, rows, knobs, weight, scale, key)
+        with gathering(mesh, strategy):
+            (grads, sums), carried = function(state.params, rows, knobs, weight, scale, key)
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda grad: grad / scale, grads)
         return place(grads), sums, carried

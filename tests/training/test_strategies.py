@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtdlm.parallel import fsdp
 from rtdlm.parallel.collectives import read_collectives
 from rtdlm.parallel.hlo import parse_program
+from rtdlm.training.planning.communication import expected_collectives
 from tests.models.small import TIGHT, assert_trees_close, small_config
 from tests.training.runs import ONE, PLAIN, Run, Shape, flat
 
@@ -196,9 +198,39 @@ def test_split_moments_gather_each_updated_parameter_once() -> None:
     )
 
 
+@pytest.mark.parametrize("sides", [(8,), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"tie_embeddings": True}], ids=str)
+def test_fsdp_sends_what_the_formula_says(
+    sides: tuple[int, ...], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsdp, "sides_of", lambda mesh: sides)
+    # In a loop: of layers in a row XLA keeps what it has gathered for the backward pass.
+    options = {**options, "num_layers": 4, "layer_unroll": 1, "precision": {"compute": "float32"}}
+    config = small_config(**{**WIDE, **options}, mesh={"strategy": "fsdp"})
+    found = Program("fsdp", **options)
+    sent: dict[str, float] = {}
+    for row in read_collectives(found.read, found.mesh):
+        assert row.axes == ("fsdp",)
+        sent[row.kind] = sent.get(row.kind, 0.0) + row.sent
+    for row in expected_collectives(config, dict(found.mesh.shape)):
+        assert sent.pop(row.kind) == pytest.approx(row.sent, rel=0.02), row.kind
+    # Numbers, and gradients of vectors that no dimension splits.
+    assert sum(sent.values()) < 0.01 * found.params
+
+
+def test_a_step_along_the_sides_of_a_cube_equals_one_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fsdp, "sides_of", lambda mesh: (2, 2, 2))
+    params, told, _ = after_two_steps("gradient", "fsdp")
+    expected, heard = alone("gradient")
+    assert float(told.means.objective) == pytest.approx(float(heard.means.objective), abs=1e-6)
+    assert_trees_close(params, expected, atol=1e-5)
+
+
 def test_muon_gathers_and_sums_what_adamw_does() -> None:
     muon = Program("fsdp", optimizer={"name": "muon", "warmup_steps": 0})
-    for kind in ("all-gather", "all-reduce"):
+    for kind in ("all-gather", "all-reduce", "reduce-scatter"):
         found, expected = (sorted(weights(of.exchanged(kind))) for of in (muon, program("fsdp")))
         assert found == expected, kind
     # Queries with outputs, keys and values, and the three of feed-forward: a stack each, both ways.

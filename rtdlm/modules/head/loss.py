@@ -23,11 +23,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from rtdlm.modules.head.statistics import Softmax, TokenStatistics, chunked, joined, statistics_of
 from rtdlm.modules.head.unembed import logits
 from rtdlm.modules.primitives import dot, row_major, weight_gradient
-from rtdlm.parallel import constrain, row_groups
+from rtdlm.parallel import (
+    BATCH_AXES,
+    constrain,
+    gathered,
+    row_groups,
+    scattered,
+    split_along,
+    split_of,
+)
 
 
 class LossTerms(NamedTuple):
@@ -89,9 +98,10 @@ def _forward(
     labels_BT: jax.Array,
     terms: LossTerms,
 ) -> tuple[TokenLoss, _Gradients]:
+    split = split_of("decoder/output", table_VD.shape)
     # Whole features before the loop: where devices have some of them each, XLA's TPU compiler would
     # gather them in every chunk.
-    table = constrain(table_VD.astype(x_BTD.dtype), "any", None)
+    table = _whole(table_VD.astype(x_BTD.dtype), split)
     groups = row_groups(len(x_BTD))
     apart = (groups,) if groups > 1 else ()
 
@@ -112,7 +122,7 @@ def _forward(
     parts = tuple(chunked(array, size) for array in (x_BTD, labels_BT, terms.weights_BT))
     (objective, dtable_DV), made = jax.lax.scan(add, zero, parts)
     if apart:
-        dtable_DV = jnp.sum(dtable_DV, axis=0)
+        dtable_DV = _summed(dtable_DV, split)
     dx_BTD, tokens = jax.tree.map(lambda array: joined(array, x_BTD.shape[1]), made)
     return TokenLoss(objective, tokens), _Gradients(
         dx_BTD, row_major(dtable_DV).T.astype(table_VD.dtype), terms.scale
@@ -131,6 +141,29 @@ def _backward(
 
 
 _token_loss.defvjp(_forward, _backward)
+
+
+def _whole(table_VD: jax.Array, split: int | None) -> jax.Array:
+    """All features of the table on every device."""
+    if split is None:
+        return constrain(table_VD, "any", None)
+    gather = partial(gathered, dim=split)
+    apart, whole = split_along(split), PartitionSpec()
+    return jax.shard_map(gather, in_specs=apart, out_specs=whole, check_vma=False)(table_VD)
+
+
+def _summed(table_GDV: jax.Array, split: int | None) -> jax.Array:
+    """`[D, V]`, added up over groups of rows."""
+    if split is None:
+        return jnp.sum(table_GDV, axis=0)
+    turned = 1 - split
+    add = jax.shard_map(
+        lambda table_1DV: scattered(table_1DV[0], turned),
+        in_specs=PartitionSpec(BATCH_AXES),
+        out_specs=split_along(turned),
+        check_vma=False,
+    )
+    return add(table_GDV)
 
 
 def _lies_apart(table: jax.Array) -> jax.Array:

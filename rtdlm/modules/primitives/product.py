@@ -7,43 +7,92 @@ bfloat16 units (AMX) that serve a product only if it gives float32 and its left 
 what is summed. `dw` is neither as automatic differentiation writes it, and then runs on the float32
 units; hence a gradient of its own.
 
+Where devices hold parts of `w`, each gathers `w` in the activations' format, for y and again for
+dx, and dw is scattered as it is summed (see `rtdlm.parallel.fsdp`).
+
 Axes: ... batch, N rows, K summed, M produced.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 
-from rtdlm.parallel import on_one_device
+from rtdlm.parallel import (
+    BATCH_AXES,
+    gathered,
+    on_one_device,
+    row_groups,
+    scattered,
+    split_along,
+)
 
 PRODUCT = "product"
 """Name of every product for `jax.checkpoint`, which does not see into it."""
+
+FORTH, BACK = "...nk,...km->...nm", "...nm,...km->...nk"
+ROWS = PartitionSpec(BATCH_AXES)
+"""How rows of flat matrices lie."""
 
 MIN_TURNED_ROWS = 16
 """Fewest rows for which a weight's gradient is made turned. Sums of two or three rows are left to
 XLA's own code, which then aborts the process if `jax.vmap` has made a batch of the products."""
 
 
-def product(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`[..., N, K]` times `[..., K, M]` in the format of `x`; any format of `w`."""
-    return checkpoint_name(_product(x, w), PRODUCT)
+def product(x: jax.Array, w: jax.Array, *, split: int | None = None) -> jax.Array:
+    """`[..., N, K]` times `[..., K, M]` in the format of `x`; any format of `w`.
+
+    Args:
+        x: rows.
+        w: weight.
+        split: the dimension of a matrix `w` that devices gather; see `split_of`.
+    """
+    if split is not None and (x.ndim != 2 or row_groups(len(x)) == 1):
+        split = None
+    return checkpoint_name(_product(split, x, w), PRODUCT)
 
 
-@jax.custom_vjp
-def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    return dot("...nk,...km->...nm", x, w.astype(x.dtype)).astype(x.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(split: int | None, x: jax.Array, w: jax.Array) -> jax.Array:
+    if split is None:
+        return _times(FORTH, x, w.astype(x.dtype))
+
+    def local(x: jax.Array, w: jax.Array) -> jax.Array:
+        return _times(FORTH, x, gathered(w.astype(x.dtype), split))
+
+    parts = (ROWS, split_along(split))
+    return jax.shard_map(local, in_specs=parts, out_specs=ROWS, check_vma=False)(x, w)
 
 
-def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    split: int | None, x: jax.Array, w: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     # Not the cast weight: inside a loop over layers a copy of every layer's would be kept.
-    return _product(x, w), (x, w)
+    return _product(split, x, w), (x, w)
 
 
-def _backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    split: int | None, kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    dx = dot("...nm,...km->...nk", dy, w.astype(x.dtype)).astype(x.dtype)
-    return dx, weight_gradient(x, dy).astype(w.dtype)
+    if split is None:
+        return _times(BACK, dy, w.astype(x.dtype)), weight_gradient(x, dy).astype(w.dtype)
+
+    def local(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dx = _times(BACK, dy, gathered(w.astype(x.dtype), split))
+        return dx, scattered(weight_gradient(x, dy), split).astype(w.dtype)
+
+    parts = (ROWS, split_along(split))
+    apart = jax.shard_map(local, in_specs=(*parts, ROWS), out_specs=parts, check_vma=False)
+    dx, dw = apart(x, w, dy)
+    return dx, dw
+
+
+def _times(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    return dot(equation, x, w).astype(x.dtype)
 
 
 _product.defvjp(_forward, _backward)

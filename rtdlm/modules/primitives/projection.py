@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from rtdlm.modules.primitives.product import product
-from rtdlm.parallel import axis_size
+from rtdlm.parallel import axis_size, split_of
 
 
-def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+def contract(equation: str, x: jax.Array, w: jax.Array, *, split: int | None = None) -> jax.Array:
     """einsum(equation, x, w) in x's format; see `product`, which it lays the axes out for.
 
     Axes of `x` that the result keeps become rows and axes that it sums become columns, so that
     gradients too are products of flat matrices. Axes of both that the result keeps are a batch.
+    `split` is the dimension of `w` that devices gather, if any; see `split_of`.
     """
     inputs, weight, result = equation.replace("->", ",").split(",")
     batch = [axis for axis in weight if axis in inputs and axis in result]
@@ -36,7 +37,11 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
         shape += [prod(size[axis] for axis in group) for group in groups]
         return array.transpose(order).reshape(shape)
 
-    y = product(arrange(x, inputs, rows, summed), arrange(w, weight, summed, made))
+    if split is not None:
+        # Of axes that become one, parts of the first are parts of the whole.
+        axis = weight[split]
+        split = None if batch or axis not in (summed[0], made[0]) else int(axis == made[0])
+    y = product(arrange(x, inputs, rows, summed), arrange(w, weight, summed, made), split=split)
     axes = [*batch, *rows, *made]
     y = y.reshape([size[axis] for axis in axes])
     return y.transpose([axes.index(axis) for axis in result])
@@ -73,7 +78,7 @@ class Projection(hk.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Contracts the axes that input and weight share."""
-        return self.shifted(contract(self.equation, x, self.weight()))
+        return self.shifted(contract(self.equation, x, self.weight(), split=self.split()))
 
     def shifted(self, y: jax.Array) -> jax.Array:
         """`y` with the bias, if there is one."""
@@ -88,6 +93,10 @@ class Projection(hk.Module):
     def weight(self) -> jax.Array:
         """The parameter."""
         return hk.get_parameter("w", self.shape, jnp.float32, self._initializer())
+
+    def split(self) -> int | None:
+        """The weight's dimension that a product has to gather; see `split_of`."""
+        return split_of(f"{self.module_name}/w", self.shape)
 
     def _initializer(self) -> Callable[..., jax.Array]:
         if self.start is not None:
@@ -118,7 +127,8 @@ def project_all(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Arr
     if axis_size("tensor") > 1 or x.size // summed < MIN_SHARED_ROWS:
         return [projection(x) for projection in projections]
     weights = [projection.weight().reshape(summed, -1) for projection in projections]
-    made = product(x.reshape(-1, summed), jnp.concatenate(weights, axis=1))
+    split = 0 if all(projection.split() == 0 for projection in projections) else None
+    made = product(x.reshape(-1, summed), jnp.concatenate(weights, axis=1), split=split)
     ends = list(accumulate(weight.shape[1] for weight in weights))
     parts = jnp.split(made, ends[:-1], axis=1)
     return [

@@ -7,6 +7,8 @@ layers compute in, and n devices that split rows:
     zero1     the same, and all-gather of the new parameters                   3 (n-1)/n P
     zero2     reduce-scatter of gradients, all-gather of the new parameters    2 (n-1)/n P
     fsdp      all-gather of parameters in each pass, reduce-scatter   (n-1)/n (passes Q + P)
+              less tables: the output's is gathered once, of the embedding's only the tokens' rows
+              go to and fro, x bytes of activations                   (n-1)/n 2 x
     tensor    two all-reduces of activations a layer and pass
 
     muon      all-to-all of a device's part of the matrices, there and back   2 (n-1)/n P/n
@@ -15,9 +17,9 @@ layers compute in, and n devices that split rows:
 split; n are then the devices of `fsdp` and `tensor`. It is more where stacks are filled up and less
 by the tables that P has too (see `rtdlm.parallel.matrices`).
 
-With micro-batches, FSDP gathers for each; gradients are then summed once. Groups within groups:
-gradients of a share are summed over `data` after they are over `fsdp`. A compiler may send fewer
-bytes, as of a table that is gathered once, or more, as to add up gradients whole.
+With micro-batches, FSDP gathers, and scatters gradients, for each. Groups within groups: gradients
+of a share are summed over `data` after they are over `fsdp`. A compiler may send more, as to add up
+gradients whole.
 """
 
 from collections.abc import Mapping
@@ -52,6 +54,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
 
     split = axes["fsdp"]
     strategy = config.mesh_strategy
+    rows = config.batch_size / (axes["data"] * split * axes["expert"])
+    stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
     if strategy == "zero1":
         add("all-reduce", "fsdp", 1, size)
         add("all-gather", "fsdp", 1, size)
@@ -59,14 +63,16 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         add("reduce-scatter", "fsdp", micros, size / split)
         add("all-gather", "fsdp", 1, size)
     else:
-        add("all-gather", "fsdp", passes * micros, computed)
-        add("reduce-scatter", "fsdp", micros, size / split)
+        table = FLOAT * config.vocab_size * config.d_model / axes["tensor"]
+        looked_up = 0.0 if config.tie_embeddings else table
+        layers = computed - (table + looked_up) * width / FLOAT
+        add("all-gather", "fsdp", micros, passes * layers + table * width / FLOAT)
+        add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
+        add("all-to-all", "fsdp", 2, stream)
     if config.optimizer.name == "muon":
         add("all-to-all", "fsdp tensor", 2, size / split)
     add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
     add("all-reduce", "expert", 1, size / split)
-    rows = config.batch_size / (axes["data"] * split * axes["expert"])
-    stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
     add("all-reduce", "tensor", 2 * passes * config.num_layers, stream)
     if axes["expert"] > 1:
         # To the experts and back, in every pass.

@@ -1,0 +1,128 @@
+"""Weights in parts along `fsdp`: gathered where a product needs them, their gradients scattered.
+
+    y = x w          every device gathers w       all-gather        (n - 1) / n  bytes of w
+    dx = dy w^T      and again                    all-gather        (n - 1) / n
+    dw = x^T dy      keeps its part of the sum    reduce-scatter    (n - 1) / n
+
+(ZeRO's third stage, arXiv 1910.02054.) `shard_map` says so. Left to itself, XLA's partitioner adds
+gradients up whole on processors and on most TPU slices, and then cuts: twice the bytes.
+
+A TPU's compiler gathers and scatters among devices in a row. Over a cube, such as v5p:4x4x4, it
+adds up arrays that are zero but for one device's part instead: twice the bytes again. So devices
+that form a cube go along z, then y, then x (sums the other way round), which sends no more:
+
+    (a - 1) / a  +  (b - 1) / (a b)  +  (c - 1) / (a b c)  =  (n - 1) / n        n = a b c
+
+Where something is split over `tensor` or `context`, all is left to the partitioner.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from rtdlm.config.mesh import MeshStrategy
+from rtdlm.parallel.constrain import on_one_device
+from rtdlm.parallel.layout import layout_of
+from rtdlm.parallel.mesh import BATCH_AXES
+from rtdlm.parallel.rules import partition_spec
+
+AXIS = "fsdp"
+_sides: ContextVar[tuple[int, ...]] = ContextVar("sides", default=())
+
+
+@contextmanager
+def gathering(mesh: Mesh, strategy: MeshStrategy | None) -> Iterator[None]:
+    """Products traced within gather what `strategy` splits over `fsdp`; see `split_of`."""
+    alone = mesh.shape["tensor"] == mesh.shape["context"] == 1
+    token = _sides.set(sides_of(mesh) if alone and layout_of(strategy).parameters else ())
+    try:
+        yield
+    finally:
+        _sides.reset(token)
+
+
+def sides_of(mesh: Mesh) -> tuple[int, ...]:
+    """Sides of the cube that every group of devices along `fsdp` is, slowest first.
+
+    Returns:
+        One side for a row, or where they are in another order than a cube's; () for one device.
+    """
+    along = np.moveaxis(mesh.devices, mesh.axis_names.index(AXIS), -1)
+    count = along.shape[-1]
+    found = {_sides_of_group(group.tolist()) for group in along.reshape(-1, count)}
+    return found.pop() if len(found) == 1 else (count,)
+
+
+def _sides_of_group(devices: list[Any]) -> tuple[int, ...]:
+    count = len(devices)
+    places = np.array([getattr(device, "coords", ()) for device in devices])
+    if count == 1:
+        return ()
+    # Chips of two devices each have two in one place.
+    if places.size == 0 or len(np.unique(places, axis=0)) < count:
+        return (count,)
+    places -= places.min(axis=0)
+    sizes = places.max(axis=0) + 1
+    first_step = [int(np.argmax(places[:, dim] > 0)) for dim in range(len(sizes))]
+    order = sorted(np.flatnonzero(sizes > 1).tolist(), key=lambda dim: -first_step[dim])
+    sides = tuple(int(sizes[dim]) for dim in order)
+    if prod(sides) != count:
+        return (count,)
+    in_order = np.stack(np.unravel_index(np.arange(count), sides), axis=1)
+    return sides if np.array_equal(places[:, order], in_order) else (count,)
+
+
+def split_of(path: str, shape: tuple[int, ...]) -> int | None:
+    """The dimension of the parameter at `path` that a product has to gather; None leaves it to XLA.
+
+    Args:
+        path: the parameter's, as `partition_spec` takes it.
+        shape: the parameter's.
+    """
+    if on_one_device() or not _sides.get():
+        return None
+    spec = partition_spec(path, shape, jax.sharding.get_abstract_mesh())
+    return spec.index(AXIS) if AXIS in spec else None
+
+
+def split_along(dim: int) -> PartitionSpec:
+    """How an array lies of which dimension `dim` is split, and nothing else."""
+    return PartitionSpec(*(None,) * dim, AXIS)
+
+
+def gathered(part: jax.Array, dim: int) -> jax.Array:
+    """The whole of what is split along `dim`; inside `shard_map`."""
+    for lines in reversed(_lines()):
+        part = jax.lax.all_gather(part, AXIS, axis_index_groups=lines, axis=dim, tiled=True)
+    return part
+
+
+def scattered(term: jax.Array, dim: int) -> jax.Array:
+    """A device's part along `dim` of the sum of all devices' terms; inside `shard_map`."""
+    # Parts along an axis of their own: among lanes, the last axis of a layout, a TPU cannot cut.
+    ways = prod(_sides.get())
+    shape = (*term.shape[:dim], ways, term.shape[dim] // ways, *term.shape[dim + 1 :])
+    parts = jnp.moveaxis(term.reshape(shape), dim, 0)
+    for lines in _lines():
+        parts = jax.lax.psum_scatter(parts, AXIS, axis_index_groups=lines, tiled=True)
+    term = parts[0]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    others = tuple(axis for axis in BATCH_AXES if axis != AXIS and sizes[axis] > 1)
+    return jax.lax.psum(term, others) if others else term
+
+
+def _lines() -> list[list[list[int]]]:
+    """For every side, slowest first, the groups of devices that are a line along it."""
+    sides = _sides.get()
+    numbers = np.arange(prod(sides)).reshape(sides)
+    return [
+        np.moveaxis(numbers, side, -1).reshape(-1, sides[side]).tolist()
+        for side in range(len(sides))
+    ]

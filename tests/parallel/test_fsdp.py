@@ -1,0 +1,191 @@
+"""Weights in parts along `fsdp`: what is gathered, what is scattered, and along which lines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rtdlm.config import MeshConfig
+from rtdlm.modules.primitives import product
+from rtdlm.parallel import (
+    BATCH_AXES,
+    fsdp,
+    gathered,
+    gathering,
+    make_mesh,
+    scattered,
+    split_along,
+    split_of,
+)
+from rtdlm.parallel.hlo import parse_program
+
+LAYER = "decoder/block/feedforward/up/w"
+CUBES = [(8,), (4, 2), (2, 4), (2, 2, 2)]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A device of which only the place matters."""
+
+    coords: tuple[int, ...]
+
+
+class Chips:
+    """A mesh of chips, `fsdp` last."""
+
+    axis_names = ("data", "fsdp")
+
+    def __init__(self, coords: Any, *, groups: int = 1) -> None:
+        self.devices = np.empty(len(coords), object)
+        self.devices[:] = [Chip(tuple(place)) for place in coords]
+        self.devices = self.devices.reshape(groups, -1)
+
+
+def sides(chips: Chips) -> tuple[int, ...]:
+    return fsdp.sides_of(cast(Mesh, chips))
+
+
+def cube(*sides: int) -> list[tuple[int, ...]]:
+    return list(np.ndindex(*sides))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (8, 8), (2, 3, 4), (2, 2)])
+def test_a_cube_is_known_by_the_chips_places(shape: tuple[int, ...]) -> None:
+    assert sides(Chips(cube(*shape))) == shape
+    far = np.array(cube(*shape)) + 5
+    assert sides(Chips(far)) == shape, "wherever it begins"
+    assert sides(Chips(far[:, ::-1])) == shape, "whichever dimension is fastest"
+
+
+def test_every_group_along_fsdp_is_a_cube_of_its_own() -> None:
+    assert sides(Chips(cube(4, 2, 2), groups=4)) == (2, 2)
+    assert sides(Chips(cube(4, 2, 2), groups=8)) == (2,)
+    assert sides(Chips(cube(4, 2, 2), groups=16)) == ()
+
+
+def test_what_is_no_cube_is_a_row() -> None:
+    snake = [(0, 0), (0, 1), (1, 1), (1, 0)]
+    assert sides(Chips(snake)) == (4,)
+    assert sides(Chips(cube(4, 1, 1))) == (4,)
+    assert sides(Chips([(0, 0), (0, 0), (0, 1), (0, 1)])) == (4,), "two devices to a chip"
+    assert sides(Chips(cube(2, 2, 2)[:7])) == (7,)
+    assert fsdp.sides_of(make_mesh(MeshConfig(fsdp=8))) == (8,), "processors have no places"
+
+
+def under_sides(monkeypatch: pytest.MonkeyPatch, sides: tuple[int, ...]) -> None:
+    monkeypatch.setattr(fsdp, "sides_of", lambda mesh: sides)
+
+
+def compiled(mesh: Mesh, function: Callable[..., Any], *given: Any) -> Any:
+    """`function`, which gathers, compiled for these arrays."""
+
+    def traced(*given: Any) -> Any:
+        with gathering(mesh, "fsdp"):
+            return function(*given)
+
+    with jax.set_mesh(mesh):
+        return jax.jit(traced).lower(*given).compile()
+
+
+@pytest.mark.parametrize("shape", CUBES)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_parts_make_the_whole_and_sums_make_parts(
+    shape: tuple[int, ...], dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_sides(monkeypatch, shape)
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(16, 24)).astype(np.float32)
+    terms = rng.integers(-9, 9, size=(8, 16, 24)).astype(np.float32)
+
+    def both(whole: jax.Array, terms: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.shard_map(
+            lambda part, term: (gathered(part, dim)[None], scattered(term[0], dim)),
+            in_specs=(split_along(dim), PartitionSpec("fsdp")),
+            out_specs=(PartitionSpec("fsdp"), split_along(dim)),
+            check_vma=False,
+        )(whole, terms)
+
+    program = compiled(mesh, both, whole, terms)
+    given = [
+        jax.device_put(array, sharding)
+        for array, sharding in zip((whole, terms), program.input_shardings[0], strict=True)
+    ]
+    copies, summed = program(*given)
+    for copy in np.asarray(copies):
+        np.testing.assert_array_equal(copy, whole)
+    np.testing.assert_array_equal(np.asarray(summed), terms.sum(axis=0))
+    kinds = [step.opcode for step, _ in parse_program(program.as_text()).instructions()]
+    assert kinds.count("all-gather") == kinds.count("reduce-scatter") == len(shape)
+    assert "all-reduce" not in kinds
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 4, "expert": 2}])
+@pytest.mark.parametrize("split", [0, 1])
+def test_a_products_result_and_gradients_are_those_of_one_device(
+    axes: dict[str, int], split: int
+) -> None:
+    mesh = make_mesh(MeshConfig(**{"data": 1, **axes}))
+    rng = np.random.default_rng(1)
+    x, w, slope = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((16, 8), (8, 24), (16, 24))
+    )
+
+    def gradients(split: int | None) -> Callable[..., Any]:
+        def of(x: jax.Array, w: jax.Array, slope: jax.Array) -> Any:
+            y, back = jax.vjp(lambda x, w: product(x, w, split=split), x, w)
+            return y, back(slope)
+
+        return of
+
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    lie = (rows, NamedSharding(mesh, split_along(split)), rows)
+    given = [jax.device_put(array, place) for array, place in zip((x, w, slope), lie, strict=True)]
+    program = compiled(mesh, gradients(split), *given)
+    found = program(*given)
+    assert found[1][1].sharding.is_equivalent_to(lie[1], 2), "the gradient lies as the weight does"
+    jax.tree.map(
+        lambda got, expected: np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5),
+        found,
+        jax.jit(gradients(None))(x, w, slope),
+    )
+    kinds = [step.opcode for step, _ in parse_program(program.as_text()).instructions()]
+    assert "reduce-scatter" in kinds
+    assert ("all-reduce" in kinds) == (len(axes) > 1), "only over the groups that hold the same"
+
+
+def test_rows_that_devices_do_not_divide_are_left_to_the_partitioner() -> None:
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    x, w = jnp.ones((3, 8)), jnp.ones((8, 16))
+    program = compiled(mesh, lambda x, w: product(x, w, split=0), x, w)
+    np.testing.assert_array_equal(np.asarray(program(x, w)), np.full((3, 16), 8.0))
+
+
+@pytest.mark.parametrize(
+    ("axes", "strategy", "expected"),
+    [
+        ({"fsdp": 8}, "fsdp", 0),
+        ({"data": 2, "fsdp": 4}, None, 0),
+        ({"fsdp": 8}, "zero1", None),
+        ({"fsdp": 8}, "zero2", None),
+        ({"data": 8}, "data", None),
+        ({"fsdp": 4, "tensor": 2}, None, None),
+        ({"fsdp": 4, "context": 2}, None, None),
+    ],
+    ids=str,
+)
+def test_which_weights_are_gathered(
+    axes: dict[str, int], strategy: Any, expected: int | None
+) -> None:
+    mesh = make_mesh(MeshConfig(**{"data": 1, **axes}))
+    with jax.set_mesh(mesh):
+        assert split_of(LAYER, (16, 64)) is None, "nothing was said of gathering"
+        with gathering(mesh, strategy):
+            assert split_of(LAYER, (16, 64)) == expected
+            assert split_of(LAYER, (15, 64)) is None, "the axis does not divide it"
+            assert split_of("decoder/block/attention/query_norm/scale", (16,)) is None
