@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.command import count
 from benchmarks.text import CharacterText, read_characters
 from rtdlm.evaluation.results import Bar, Result
 from studies import library_text, memory_study
@@ -92,13 +93,19 @@ def add_flags(parser: ArgumentParser) -> None:
         "--text", default=library_text.NAME, metavar="FILE",
         help=f"text to train on (default: {library_text.NAME})",
     )  # fmt: skip
+    [stage] = WHOLE.stages
+    parser.add_argument(
+        "--steps", type=count, default=None, metavar="N",
+        help=f"steps of training (default: {stage.steps})",
+    )  # fmt: skip
     add_only(parser)
 
 
 def file_name(flags: Namespace, study: str = "memory_text") -> str | None:
     """Name of the result file, which says what was measured; None for a part of the study."""
     other = "" if flags.text == library_text.NAME else f"-{Path(flags.text).stem}"
-    return whole_name(flags, f"{study}{other}")
+    steps = "" if flags.steps is None else f"-{flags.steps}"
+    return whole_name(flags, f"{study}{other}{steps}")
 
 
 def measure(flags: Namespace) -> Iterator[list[Result]]:
@@ -117,7 +124,7 @@ def compared(
 
     `first` is the first seed.
     """
-    size = SMOKE if flags.smoke else WHOLE
+    size = _size(flags)
     with text_file(flags.text) as path:
         train, held_out = tasks(size, read_characters(path))
     sides = memory_study.equal_sides(size.base, tiers, train)
@@ -126,6 +133,13 @@ def compared(
     told = "{0.loss:.4f} nats".format
     for ran in each(runs, one, told, flags=flags, usual=SEEDS, first=first):
         yield results(ran, runs, judged=judged)
+
+
+def _size(flags: Namespace) -> Size:
+    size = SMOKE if flags.smoke else WHOLE
+    if flags.steps is None:
+        return size
+    return size._replace(stages=[stage._replace(steps=flags.steps) for stage in size.stages])
 
 
 def tasks(size: Size, text: CharacterText) -> tuple[Text, Text]:

@@ -17,7 +17,9 @@ Ran = TypeVar("Ran")
 def add_only(parser: ArgumentParser) -> None:
     """Adds the flag that chooses sides."""
     parser.add_argument(
-        "--only", default="", metavar="WORD", help="sides with this in their name",
+        "--only", default="", metavar="WORDS",
+        help="sides with one of these words, joined by commas, in their name; a word that is a "
+        "side's name stands for that side alone",
     )  # fmt: skip
 
 
@@ -30,17 +32,20 @@ def chosen(flags: Namespace, every: Mapping[str, Side], *, smoke: Sequence[str])
     """The sides that the user chose; of a smoke run, unless he did, those named `smoke`.
 
     Raises:
-        UserError: no side has the word in its name.
+        UserError: no side has a word in its name.
     """
     if flags.smoke and not flags.only:
         return {name: side for name, side in every.items() if name in smoke}
-    named = {name: side for name, side in every.items() if flags.only in name}
-    if not named:
-        raise UserError(
-            f"no side has {flags.only!r} in its name; --only takes a word of one of: "
-            f"{'; '.join(every)}"
-        )
-    return named
+    found: set[str] = set()
+    for word in flags.only.split(","):
+        named = {word} if word in every else {name for name in every if word in name}
+        if not named:
+            raise UserError(
+                f"no side has {word!r} in its name; --only takes a word of one of: "
+                f"{'; '.join(every)}"
+            )
+        found |= named
+    return {name: side for name, side in every.items() if name in found}
 
 
 def each(

@@ -349,8 +349,10 @@ def test_text_is_judged_whole() -> None:
 
 
 def test_result_files_are_named_after_what_was_measured() -> None:
-    flags = Namespace(smoke=False, only="", text="some/novel.txt")
+    flags = Namespace(smoke=False, only="", text="some/novel.txt", steps=None)
     assert memory_text.file_name(flags) == "memory_text-novel"
+    longer = Namespace(**{**vars(flags), "steps": 800})
+    assert memory_text.file_name(longer) == "memory_text-novel-800"
     flags.text = "python-library"
     for name, module in (
         ("memory_text", memory_text), ("memory_recall", memory_recall),
