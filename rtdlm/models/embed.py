@@ -41,7 +41,7 @@ def embed(
     dtype: jnp.dtype,
 ) -> Embedded:
     """The embedding of every token; call it within a Haiku module, whose parameters it makes."""
-    split = axis_size("fsdp") > 1 and layout_of(config.mesh_strategy).parameters
+    split = axis_size("fsdp") > 1 and layout_of(config.mesh_strategy).gradients
     x_BTD = _rows(embedding_VD, ids_BT, split=split).astype(dtype)
     if config.embedding_scale is not None:
         x_BTD *= jnp.asarray(config.embedding_scale, dtype)
@@ -62,7 +62,7 @@ def embed(
 
 
 def _rows(embedding_VD: jax.Array, ids_BT: jax.Array, *, split: bool) -> jax.Array:
-    """`[B, T, D]`: every token's row of a table whose features are `split` over `fsdp` or not.
+    """`[B, T, D]`: every token's row of a table whose gradient is `split` over `fsdp` or not.
 
     If so, every device looks its features up for the rows of all devices along `fsdp`, and they
     exchange: tokens are fewer than rows of the table. Left to itself, XLA's partitioner would

@@ -3,7 +3,15 @@
 from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device, row_groups
 from rtdlm.parallel.devices import fastest_format, target_platform
-from rtdlm.parallel.fsdp import gathered, gathering, scattered, split_along, split_of
+from rtdlm.parallel.fsdp import (
+    gathered,
+    gathering,
+    scattered,
+    split_along,
+    split_of,
+    weight_lies,
+    whole_again,
+)
 from rtdlm.parallel.heads import heads_split, on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
@@ -62,4 +70,6 @@ __all__ = [
     "split_of",
     "target_platform",
     "under",
+    "weight_lies",
+    "whole_again",
 ]

@@ -1,11 +1,13 @@
-"""Weights in parts along `fsdp`: gathered where a product needs them, their gradients scattered.
+"""What is split over `fsdp`: weights gathered for products, gradients scattered (arXiv 1910.02054).
 
-    y = x w          every device gathers w       all-gather        (n - 1) / n  bytes of w
-    dx = dy w^T      and again                    all-gather        (n - 1) / n
-    dw = x^T dy      keeps its part of the sum    reduce-scatter    (n - 1) / n
+                                                         bytes of w that a device sends
+    y = x w          gathers w (`fsdp`)                  all-gather        (n - 1) / n
+    dx = dy w^T      gathers w again (`fsdp`)            all-gather        (n - 1) / n
+    dw = x^T dy      keeps a part of the sum             reduce-scatter    (n - 1) / n
+    w'               is gathered (`zero1`, `zero2`)      all-gather        (n - 1) / n
 
-(ZeRO's third stage, arXiv 1910.02054.) `shard_map` says so. Left to itself, XLA's partitioner adds
-gradients up whole on processors and on most TPU slices, and then cuts: twice the bytes.
+`shard_map` says so. Left to itself, XLA's partitioner adds gradients up whole, on processors and on
+most TPU slices, and then cuts: twice the bytes.
 
 A TPU's compiler gathers and scatters among devices in a row. Over a cube, such as v5p:4x4x4, it
 adds up arrays that are zero but for one device's part instead: twice the bytes again. So devices
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,23 +31,33 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rtdlm.config.mesh import MeshStrategy
 from rtdlm.parallel.constrain import on_one_device
-from rtdlm.parallel.layout import layout_of
+from rtdlm.parallel.layout import Layout, layout_of
 from rtdlm.parallel.mesh import BATCH_AXES
-from rtdlm.parallel.rules import partition_spec
+from rtdlm.parallel.rules import partition_spec, path_name
 
 AXIS = "fsdp"
-_sides: ContextVar[tuple[int, ...]] = ContextVar("sides", default=())
+
+
+class _Way(NamedTuple):
+    """How arrays travel."""
+
+    sides: tuple[int, ...]
+    layout: Layout
+
+
+_way: ContextVar[_Way | None] = ContextVar("way", default=None)
 
 
 @contextmanager
 def gathering(mesh: Mesh, strategy: MeshStrategy | None) -> Iterator[None]:
-    """Products traced within gather what `strategy` splits over `fsdp`; see `split_of`."""
+    """What is traced within gathers and scatters what `strategy` splits over `fsdp`."""
     alone = mesh.shape["tensor"] == mesh.shape["context"] == 1
-    token = _sides.set(sides_of(mesh) if alone and layout_of(strategy).parameters else ())
+    sides = sides_of(mesh) if alone else ()
+    token = _way.set(_Way(sides, layout_of(strategy)) if sides else None)
     try:
         yield
     finally:
-        _sides.reset(token)
+        _way.reset(token)
 
 
 def sides_of(mesh: Mesh) -> tuple[int, ...]:
@@ -80,13 +92,17 @@ def _sides_of_group(devices: list[Any]) -> tuple[int, ...]:
 
 
 def split_of(path: str, shape: tuple[int, ...]) -> int | None:
-    """The dimension of the parameter at `path` that a product has to gather; None leaves it to XLA.
+    """The dimension along which the gradient of the parameter at `path` is scattered.
 
     Args:
         path: the parameter's, as `partition_spec` takes it.
         shape: the parameter's.
+
+    Returns:
+        None where all is left to XLA.
     """
-    if on_one_device() or not _sides.get():
+    way = _way.get()
+    if way is None or not way.layout.gradients or on_one_device():
         return None
     spec = partition_spec(path, shape, jax.sharding.get_abstract_mesh())
     return spec.index(AXIS) if AXIS in spec else None
@@ -97,17 +113,20 @@ def split_along(dim: int) -> PartitionSpec:
     return PartitionSpec(*(None,) * dim, AXIS)
 
 
-def gathered(part: jax.Array, dim: int) -> jax.Array:
-    """The whole of what is split along `dim`; inside `shard_map`."""
-    for lines in reversed(_lines()):
-        part = jax.lax.all_gather(part, AXIS, axis_index_groups=lines, axis=dim, tiled=True)
-    return part
+def weight_lies(dim: int) -> PartitionSpec:
+    """How a parameter lies whose gradient is scattered along `dim`."""
+    return split_along(dim) if _found().layout.parameters else PartitionSpec()
+
+
+def gathered(weight: jax.Array, dim: int) -> jax.Array:
+    """The whole of a parameter of which this device has what `weight_lies` says, in `shard_map`."""
+    return _gathered(weight, dim) if _found().layout.parameters else weight
 
 
 def scattered(term: jax.Array, dim: int) -> jax.Array:
     """A device's part along `dim` of the sum of all devices' terms; inside `shard_map`."""
     # Parts along an axis of their own: among lanes, the last axis of a layout, a TPU cannot cut.
-    ways = prod(_sides.get())
+    ways = prod(_found().sides)
     shape = (*term.shape[:dim], ways, term.shape[dim] // ways, *term.shape[dim + 1 :])
     parts = jnp.moveaxis(term.reshape(shape), dim, 0)
     for lines in _lines():
@@ -118,9 +137,46 @@ def scattered(term: jax.Array, dim: int) -> jax.Array:
     return jax.lax.psum(term, others) if others else term
 
 
+def whole_again(params: Any) -> Any:
+    """Updated parameters on every device that `layout.parameters` says has them whole."""
+    way = _way.get()
+    if way is None or way.layout.parameters or on_one_device():
+        return params
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def lies(path: tuple[Any, ...], leaf: jax.Array) -> PartitionSpec:
+        return partition_spec(path_name(path), leaf.shape, mesh)
+
+    def whole(spec: PartitionSpec) -> PartitionSpec:
+        return PartitionSpec(*(None if axis == AXIS else axis for axis in spec))
+
+    def gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return _gathered(part, spec.index(AXIS)) if AXIS in spec else part
+
+    specs = jax.tree_util.tree_map_with_path(lies, params)
+    return jax.shard_map(
+        lambda parts: jax.tree.map(gather, parts, specs),
+        in_specs=(specs,),
+        out_specs=jax.tree.map(whole, specs),
+        check_vma=False,
+    )(params)
+
+
+def _found() -> _Way:
+    way = _way.get()
+    assert way is not None, "outside of `gathering`"
+    return way
+
+
+def _gathered(part: jax.Array, dim: int) -> jax.Array:
+    for lines in reversed(_lines()):
+        part = jax.lax.all_gather(part, AXIS, axis_index_groups=lines, axis=dim, tiled=True)
+    return part
+
+
 def _lines() -> list[list[list[int]]]:
     """For every side, slowest first, the groups of devices that are a line along it."""
-    sides = _sides.get()
+    sides = _found().sides
     numbers = np.arange(prod(sides)).reshape(sides)
     return [
         np.moveaxis(numbers, side, -1).reshape(-1, sides[side]).tolist()

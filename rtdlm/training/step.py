@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from rtdlm.data import Batch
 from rtdlm.evaluation import divisor, layer_norms
 from rtdlm.models import TMSModel
-from rtdlm.parallel import batch_sharding, under
+from rtdlm.parallel import batch_sharding, gathering, under, whole_again
 from rtdlm.training.carried import kept
 from rtdlm.training.gradients import make_gradients
 from rtdlm.training.knobs import Knobs
@@ -78,7 +78,8 @@ def make_train_step(
         updates, moved = optimizer.update(
             grads, state.optimizer, state.params, knobs=knobs, progress=progress
         )
-        params = optax.apply_updates(state.params, updates)
+        with gathering(mesh, model.config.mesh_strategy):
+            params = whole_again(optax.apply_updates(state.params, updates))
         params, moved = _where(finite, (params, moved), (state.params, state.optimizer))
         scale = state.loss_scale
         weight = divisor(sums.tokens.weight)

@@ -21,6 +21,7 @@ from rtdlm.parallel import (
     scattered,
     split_along,
     split_of,
+    whole_again,
 )
 from rtdlm.parallel.hlo import parse_program
 
@@ -166,20 +167,49 @@ def test_rows_that_devices_do_not_divide_are_left_to_the_partitioner() -> None:
     np.testing.assert_array_equal(np.asarray(program(x, w)), np.full((3, 16), 8.0))
 
 
+def test_new_parameters_are_made_whole_where_the_strategy_has_them_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    under_sides(monkeypatch, (4, 2))
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    params = {
+        "decoder/block/feedforward/up": {"w": np.arange(16.0 * 24).reshape(16, 24)},
+        "decoder/block/feedforward/down": {"w": np.arange(24.0 * 16).reshape(24, 16)},
+        "decoder/block/attention/query_norm": {"scale": np.arange(4.0)},
+        "decoder/odd/feedforward/up": {"w": np.arange(15.0 * 24).reshape(15, 24)},
+    }
+
+    def found(strategy: Any) -> Any:
+        def traced(params: Any) -> Any:
+            with gathering(mesh, strategy):
+                return whole_again(params)
+
+        with jax.set_mesh(mesh):
+            return jax.jit(traced)(params)
+
+    made = found("zero1")
+    jax.tree.map(np.testing.assert_array_equal, made, params)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(made))
+    with jax.set_mesh(mesh), gathering(mesh, "fsdp"):
+        assert whole_again(params) is params
+    with jax.set_mesh(mesh):
+        assert whole_again(params) is params, "nothing was said of gathering"
+
+
 @pytest.mark.parametrize(
     ("axes", "strategy", "expected"),
     [
         ({"fsdp": 8}, "fsdp", 0),
         ({"data": 2, "fsdp": 4}, None, 0),
         ({"fsdp": 8}, "zero1", None),
-        ({"fsdp": 8}, "zero2", None),
+        ({"fsdp": 8}, "zero2", 0),
         ({"data": 8}, "data", None),
         ({"fsdp": 4, "tensor": 2}, None, None),
         ({"fsdp": 4, "context": 2}, None, None),
     ],
     ids=str,
 )
-def test_which_weights_are_gathered(
+def test_which_gradients_are_scattered(
     axes: dict[str, int], strategy: Any, expected: int | None
 ) -> None:
     mesh = make_mesh(MeshConfig(**{"data": 1, **axes}))

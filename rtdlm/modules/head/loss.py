@@ -36,6 +36,7 @@ from rtdlm.parallel import (
     scattered,
     split_along,
     split_of,
+    weight_lies,
 )
 
 
@@ -148,8 +149,8 @@ def _whole(table_VD: jax.Array, split: int | None) -> jax.Array:
     if split is None:
         return constrain(table_VD, "any", None)
     gather = partial(gathered, dim=split)
-    apart, whole = split_along(split), PartitionSpec()
-    return jax.shard_map(gather, in_specs=apart, out_specs=whole, check_vma=False)(table_VD)
+    lies, whole = weight_lies(split), PartitionSpec()
+    return jax.shard_map(gather, in_specs=lies, out_specs=whole, check_vma=False)(table_VD)
 
 
 def _summed(table_GDV: jax.Array, split: int | None) -> jax.Array:

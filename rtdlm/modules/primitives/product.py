@@ -7,8 +7,8 @@ bfloat16 units (AMX) that serve a product only if it gives float32 and its left 
 what is summed. `dw` is neither as automatic differentiation writes it, and then runs on the float32
 units; hence a gradient of its own.
 
-Where devices hold parts of `w`, each gathers `w` in the activations' format, for y and again for
-dx, and dw is scattered as it is summed (see `rtdlm.parallel.fsdp`).
+Where devices hold parts of dw, it is scattered as it is summed; where they hold parts of `w`, each
+gathers it in the activations' format, for y and again for dx (see `rtdlm.parallel.fsdp`).
 
 Axes: ... batch, N rows, K summed, M produced.
 """
@@ -28,6 +28,7 @@ from rtdlm.parallel import (
     row_groups,
     scattered,
     split_along,
+    weight_lies,
 )
 
 PRODUCT = "product"
@@ -48,7 +49,7 @@ def product(x: jax.Array, w: jax.Array, *, split: int | None = None) -> jax.Arra
     Args:
         x: rows.
         w: weight.
-        split: the dimension of a matrix `w` that devices gather; see `split_of`.
+        split: the dimension of a matrix `w` along which dw is scattered; see `split_of`.
     """
     if split is not None and (x.ndim != 2 or row_groups(len(x)) == 1):
         split = None
@@ -63,7 +64,7 @@ def _product(split: int | None, x: jax.Array, w: jax.Array) -> jax.Array:
     def local(x: jax.Array, w: jax.Array) -> jax.Array:
         return _times(FORTH, x, gathered(w.astype(x.dtype), split))
 
-    parts = (ROWS, split_along(split))
+    parts = (ROWS, weight_lies(split))
     return jax.shard_map(local, in_specs=parts, out_specs=ROWS, check_vma=False)(x, w)
 
 
@@ -85,8 +86,8 @@ def _backward(
         dx = _times(BACK, dy, gathered(w.astype(x.dtype), split))
         return dx, scattered(weight_gradient(x, dy), split).astype(w.dtype)
 
-    parts = (ROWS, split_along(split))
-    apart = jax.shard_map(local, in_specs=(*parts, ROWS), out_specs=parts, check_vma=False)
+    lie, made = (ROWS, weight_lies(split), ROWS), (ROWS, split_along(split))
+    apart = jax.shard_map(local, in_specs=lie, out_specs=made, check_vma=False)
     dx, dw = apart(x, w, dy)
     return dx, dw
 

@@ -22,7 +22,7 @@ def contract(equation: str, x: jax.Array, w: jax.Array, *, split: int | None = N
 
     Axes of `x` that the result keeps become rows and axes that it sums become columns, so that
     gradients too are products of flat matrices. Axes of both that the result keeps are a batch.
-    `split` is the dimension of `w` that devices gather, if any; see `split_of`.
+    `split` is the dimension of `w` along which its gradient is scattered, if any; see `split_of`.
     """
     inputs, weight, result = equation.replace("->", ",").split(",")
     batch = [axis for axis in weight if axis in inputs and axis in result]
@@ -95,7 +95,7 @@ class Projection(hk.Module):
         return hk.get_parameter("w", self.shape, jnp.float32, self._initializer())
 
     def split(self) -> int | None:
-        """The weight's dimension that a product has to gather; see `split_of`."""
+        """The weight's dimension along which its gradient is scattered; see `split_of`."""
         return split_of(f"{self.module_name}/w", self.shape)
 
     def _initializer(self) -> Callable[..., jax.Array]:

@@ -7,11 +7,13 @@ layers compute in, and n devices that split rows:
     zero1     the same, and all-gather of the new parameters                   3 (n-1)/n P
     zero2     reduce-scatter of gradients, all-gather of the new parameters    2 (n-1)/n P
     fsdp      all-gather of parameters in each pass, reduce-scatter   (n-1)/n (passes Q + P)
-              less tables: the output's is gathered once, of the embedding's only the tokens' rows
-              go to and fro, x bytes of activations                   (n-1)/n 2 x
     tensor    two all-reduces of activations a layer and pass
 
     muon      all-to-all of a device's part of the matrices, there and back   2 (n-1)/n P/n
+
+ZeRO 2 and FSDP send no gradient of a table of which rows are looked up: its features are split, and
+the rows of a device's tokens come in parts and their slopes go back, 2 (n-1)/n x for x bytes of
+activations. FSDP gathers the output's table once, for the loss makes its gradients on the way.
 
 (arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Muon's comes on top, where matrices are
 split; n are then the devices of `fsdp` and `tensor`. It is more where stacks are filled up and less
@@ -56,15 +58,16 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
     strategy = config.mesh_strategy
     rows = config.batch_size / (axes["data"] * split * axes["expert"])
     stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
+    table = FLOAT * config.vocab_size * config.d_model / axes["tensor"]
+    looked_up = 0.0 if config.tie_embeddings else table
     if strategy == "zero1":
         add("all-reduce", "fsdp", 1, size)
         add("all-gather", "fsdp", 1, size)
     elif strategy == "zero2":
-        add("reduce-scatter", "fsdp", micros, size / split)
+        add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
         add("all-gather", "fsdp", 1, size)
+        add("all-to-all", "fsdp", 2, stream)
     else:
-        table = FLOAT * config.vocab_size * config.d_model / axes["tensor"]
-        looked_up = 0.0 if config.tie_embeddings else table
         layers = computed - (table + looked_up) * width / FLOAT
         add("all-gather", "fsdp", micros, passes * layers + table * width / FLOAT)
         add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)

@@ -83,27 +83,25 @@ def test_devices_that_are_here_are_a_slice_of_their_kind() -> None:
     assert (str(found), found.accelerator.platform) == ("cpu:8", "cpu")
 
 
-@pytest.mark.parametrize(
-    ("strategy", "remat", "times"),
-    [
-        ("data", "none", 2), ("zero1", "none", 3), ("zero2", "none", 2),
-    ],
-)  # fmt: skip
-def test_what_is_sent_is_the_papers_multiple_of_the_parameters(
-    strategy: str, remat: str, times: int
-) -> None:
+@pytest.mark.parametrize(("strategy", "times"), [("data", 2), ("zero1", 3), ("zero2", 2)])
+def test_what_is_sent_is_the_papers_multiple_of_the_parameters(strategy: str, times: int) -> None:
     from rtdlm.models.cost import count_parameters
 
     config = CONFIG.replace(
         mesh={"strategy": strategy},
-        remat=remat,
         precision={"compute": "float32"},
         optimizer={"name": "adamw"},
     )
     axis = "data" if strategy == "data" else "fsdp"
     axes = {"data": 1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1} | {axis: 8}
     sent = sum(row.sent for row in expected_collectives(config, axes))
-    assert sent == pytest.approx(times * 7 / 8 * 4 * count_parameters(config).total)
+    expected = times * count_parameters(config).total
+    if strategy == "zero2":
+        # Slopes of the tokens' rows, and rows, in place of a gradient of the embedding.
+        looked_up = config.vocab_size * config.d_model
+        rows = config.batch_size / 8 * config.max_seq_len * config.d_model
+        expected += 2 * rows - looked_up
+    assert sent == pytest.approx(7 / 8 * 4 * expected)
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
