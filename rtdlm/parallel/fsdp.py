@@ -36,6 +36,7 @@ from rtdlm.parallel.mesh import BATCH_AXES
 from rtdlm.parallel.rules import partition_spec, path_name
 
 AXIS = "fsdp"
+ROWS_OF_TILE = 8
 
 
 class _Way(NamedTuple):
@@ -125,13 +126,17 @@ def gathered(weight: jax.Array, dim: int) -> jax.Array:
 
 def scattered(term: jax.Array, dim: int) -> jax.Array:
     """A device's part along `dim` of the sum of all devices' terms; inside `shard_map`."""
-    # Parts along an axis of their own: among lanes, the last axis of a layout, a TPU cannot cut.
+    # Parts along an axis of their own: a TPU cuts no tile, which is of the last two axes. Where a
+    # part is thinner than a tile of eight rows, it is laid out as one.
     ways = prod(_found().sides)
     shape = (*term.shape[:dim], ways, term.shape[dim] // ways, *term.shape[dim + 1 :])
     parts = jnp.moveaxis(term.reshape(shape), dim, 0)
+    part = parts.shape[1:]
+    if min(part) < ROWS_OF_TILE and prod(part) % ROWS_OF_TILE == 0:
+        parts = parts.reshape(ways, ROWS_OF_TILE, -1)
     for lines in _lines():
         parts = jax.lax.psum_scatter(parts, AXIS, axis_index_groups=lines, tiled=True)
-    term = parts[0]
+    term = parts.reshape(part)
     sizes = jax.sharding.get_abstract_mesh().shape
     others = tuple(axis for axis in BATCH_AXES if axis != AXIS and sizes[axis] > 1)
     return jax.lax.psum(term, others) if others else term
