@@ -15,7 +15,7 @@ from rtdlm.parallel.fsdp import (
 from rtdlm.parallel.heads import heads_split, on_own_heads
 from rtdlm.parallel.hosts import Hosts, find_hosts, join
 from rtdlm.parallel.layout import Layout, layout_of
-from rtdlm.parallel.matrices import are_apart, on_whole_matrices
+from rtdlm.parallel.matrices import are_apart, on_whole_matrices, stack_bytes
 from rtdlm.parallel.mesh import (
     BATCH_AXES,
     batch_sharding,
@@ -68,6 +68,7 @@ __all__ = [
     "slice_of",
     "split_along",
     "split_of",
+    "stack_bytes",
     "target_platform",
     "under",
     "weight_lies",

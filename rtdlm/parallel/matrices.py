@@ -12,7 +12,7 @@ Axes: S stacked matrices, M rows, N >= M columns; m, n their parts on a device; 
 a matrix, K matrices that each of them has whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import NamedTuple
@@ -93,7 +93,39 @@ def on_whole_matrices(
     return jax.shard_map(local, in_specs=(each,), out_specs=each, check_vma=False)(list(arrays))
 
 
-def _place(array: jax.Array, spec: PartitionSpec, sides: Sides) -> _Place:
+def stack_bytes(
+    arrays: Sequence[jax.ShapeDtypeStruct],
+    *,
+    specs: Sequence[PartitionSpec],
+    sides: Sequence[Sides],
+    sizes: Mapping[str, int],
+) -> dict[tuple[str, ...], int]:
+    """What `on_whole_matrices` has on each device of whole matrices, filled places among them.
+
+    Args:
+        arrays: shapes of any number of matrices each.
+        specs: how each array lies.
+        sides: of each array.
+        sizes: devices along each mesh axis.
+
+    Returns:
+        Mesh axes that split matrices -> bytes of the stacks that travel over them.
+    """
+    counts: dict[_Form, int] = {}
+    for array, spec, side in zip(arrays, specs, sides, strict=True):
+        form = _place(array, spec, side).form
+        count = prod(array.shape) // (form.rows.size * form.columns.size)
+        counts[form] = counts.get(form, 0) + count
+    found: dict[tuple[str, ...], int] = {}
+    for form, count in counts.items():
+        over = form.rows.over + form.columns.over
+        own = -(-count // prod(sizes[axis] for axis in over))
+        size = own * form.rows.size * form.columns.size * form.dtype.itemsize
+        found[over] = found.get(over, 0) + size
+    return found
+
+
+def _place(array: jax.Array | jax.ShapeDtypeStruct, spec: PartitionSpec, sides: Sides) -> _Place:
     def side(dims: tuple[int, ...]) -> _Side:
         over = tuple(spec[dim] for dim in dims if spec[dim] is not None)
         return _Side(prod(array.shape[dim] for dim in dims), over)

@@ -149,7 +149,7 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
         momentum=_or(config.momentum, 0.95),
         steps=_or(config.newton_schulz_steps, 5),
     )
-    groups = lambda params: _by_path(params, lambda path: "muon" if _matrix(path) else "adam")  # noqa: E731
+    groups = lambda params: _by_path(params, lambda path: "muon" if muon_axes(path) else "adam")  # noqa: E731
     return optax.partition({"muon": muon, "adam": adam}, groups)
 
 
@@ -167,7 +167,8 @@ def _clip_rms() -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(clipped, updates))
 
 
-def _matrix(path: str) -> MatrixAxes | None:
+def muon_axes(path: str) -> MatrixAxes | None:
+    """Axes of the matrices of the parameter at `path`; None where Muon leaves it to Adam."""
     for pattern, axes in MUON_MATRICES.items():
         if re.search(rf"(^|/){pattern}$", path):
             return axes
@@ -175,7 +176,7 @@ def _matrix(path: str) -> MatrixAxes | None:
 
 
 def _matrix_axes(path: str) -> MatrixAxes:
-    axes = _matrix(path)
+    axes = muon_axes(path)
     assert axes is not None, path
     return axes
 
@@ -213,7 +214,7 @@ def _rate(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
 
 
 def _peak(config: OptimizerConfig, path: str) -> float:
-    adam = config.name == "muon" and _matrix(path) is None
+    adam = config.name == "muon" and muon_axes(path) is None
     return config.adam_peak if adam else config.peak
 
 

@@ -9,15 +9,15 @@ layers compute in, and n devices that split rows:
     fsdp      all-gather of parameters in each pass, reduce-scatter   (n-1)/n (passes Q + P)
     tensor    two all-reduces of activations a layer and pass
 
-    muon      all-to-all of a device's part of the matrices, there and back   2 (n-1)/n P/n
+    muon      all-to-all of a device's own matrices, there and back            2 (n-1)/n M
 
 ZeRO 2 and FSDP send no gradient of a table of which rows are looked up: its features are split, and
 the rows of a device's tokens come in parts and their slopes go back, 2 (n-1)/n x for x bytes of
 activations. FSDP gathers the output's table once, for the loss makes its gradients on the way.
 
 (arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Muon's comes on top, where matrices are
-split; n are then the devices of `fsdp` and `tensor`. It is more where stacks are filled up and less
-by the tables that P has too (see `rtdlm.parallel.matrices`).
+split; n are then the devices of `fsdp` and `tensor`, and M the bytes of the matrices that one of
+them makes whole: an n-th of all, and at least one of each shape (see `rtdlm.parallel.matrices`).
 
 With micro-batches, FSDP gathers, and scatters gradients, for each. Groups within groups: gradients
 of a share are summed over `data` after they are over `fsdp`. A compiler may send more, as to add up
@@ -27,9 +27,15 @@ gradients whole.
 from collections.abc import Mapping
 from math import prod
 
+import jax
+from jax.sharding import AbstractMesh
+
 from rtdlm.config import AGIConfig
+from rtdlm.models import TMSModel
 from rtdlm.models.cost import count_parameters
+from rtdlm.parallel import are_apart, partition_spec, path_name, stack_bytes
 from rtdlm.parallel.collectives import Collective, ring_bytes
+from rtdlm.training.optimizer import muon_axes
 
 FLOAT = 4
 
@@ -73,7 +79,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
         add("all-to-all", "fsdp", 2, stream)
     if config.optimizer.name == "muon":
-        add("all-to-all", "fsdp tensor", 2, size / split)
+        for over, whole in _muon_bytes(config, axes).items():
+            add("all-to-all", " ".join(over), 2, whole)
     add("all-reduce", "data", 1, size / (1 if strategy == "zero1" else split))
     add("all-reduce", "expert", 1, size / split)
     add("all-reduce", "tensor", 2 * passes * config.num_layers, stream)
@@ -81,3 +88,21 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         # To the experts and back, in every pass.
         add("all-to-all", "expert", 2 * passes * config.num_layers, stream * config.experts.choices)
     return found
+
+
+def _muon_bytes(config: AGIConfig, axes: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    """See `stack_bytes`; of all matrices that Muon has to bring together."""
+    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
+    leaves = jax.tree_util.tree_leaves_with_path(TMSModel(config).shapes)
+    arrays = [(path_name(path), shape) for path, shape in leaves]
+    found = [
+        (shape, partition_spec(path, shape.shape, mesh), own)
+        for path, shape in arrays
+        if (own := muon_axes(path)) is not None
+    ]
+    with jax.sharding.use_abstract_mesh(mesh):
+        apart = [each for each in found if are_apart(*each[1:])]
+    if not apart:
+        return {}
+    shapes, specs, sides = zip(*apart, strict=True)
+    return stack_bytes(shapes, specs=specs, sides=sides, sizes=axes)
