@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from math import prod
 
 import jax
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
 from rtdlm.config import AGIConfig
 from rtdlm.models import TMSModel
@@ -92,7 +92,8 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
 
 def _muon_bytes(config: AGIConfig, axes: Mapping[str, int]) -> dict[tuple[str, ...], int]:
     """See `stack_bytes`; of all matrices that Muon has to bring together."""
-    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
+    types = (AxisType.Auto,) * len(axes)
+    mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types)
     leaves = jax.tree_util.tree_leaves_with_path(TMSModel(config).shapes)
     arrays = [(path_name(path), shape) for path, shape in leaves]
     found = [
