@@ -16,7 +16,7 @@ from rtdlm.models.memory import InputCache
 from rtdlm.models.norms import make_norm
 from rtdlm.modules.embedding import NgramTables, lookup, ngram_rows
 from rtdlm.modules.primitives import Past, dropout, look_back
-from rtdlm.parallel import axis_size, constrain, layout_of
+from rtdlm.parallel import axis_size, constrain, every_row, layout_of
 
 
 class Embedded(NamedTuple):
@@ -70,7 +70,7 @@ def _rows(embedding_VD: jax.Array, ids_BT: jax.Array, *, split: bool) -> jax.Arr
     """
     if not split:
         return constrain(embedding_VD[ids_BT], "batch", "context", None)
-    ids_BT = constrain(ids_BT, ("data", "expert"), "context")
+    ids_BT = constrain(every_row(ids_BT), ("data", "expert"), "context")
     x_BTD = constrain(embedding_VD[ids_BT], ("data", "expert"), "context", "fsdp")
     return constrain(x_BTD, "batch", "context", None)
 

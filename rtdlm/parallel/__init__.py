@@ -4,6 +4,7 @@ from rtdlm.parallel.compilation import keep_compiled_programs
 from rtdlm.parallel.constrain import axis_size, constrain, on_one_device, row_groups
 from rtdlm.parallel.devices import fastest_format, target_platform
 from rtdlm.parallel.fsdp import (
+    every_row,
     gathered,
     gathering,
     scattered,
@@ -43,6 +44,7 @@ __all__ = [
     "batch_sharding",
     "check_batch",
     "constrain",
+    "every_row",
     "fastest_format",
     "find_hosts",
     "gathered",

@@ -6,6 +6,8 @@
     dw = x^T dy      keeps a part of the sum             reduce-scatter    (n - 1) / n
     w'               is gathered (`zero1`, `zero2`)      all-gather        (n - 1) / n
 
+Of a table that is looked up, features are split: see `rtdlm.models.embed`.
+
 `shard_map` says so. Left to itself, XLA's partitioner adds gradients up whole, on processors and on
 most TPU slices, and then cuts: twice the bytes.
 
@@ -30,7 +32,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from rtdlm.config.mesh import MeshStrategy
-from rtdlm.parallel.constrain import on_one_device
+from rtdlm.parallel.constrain import axis_size, on_one_device, row_groups
 from rtdlm.parallel.layout import Layout, layout_of
 from rtdlm.parallel.mesh import BATCH_AXES
 from rtdlm.parallel.rules import partition_spec, path_name
@@ -140,6 +142,18 @@ def scattered(term: jax.Array, dim: int) -> jax.Array:
     sizes = jax.sharding.get_abstract_mesh().shape
     others = tuple(axis for axis in BATCH_AXES if axis != AXIS and sizes[axis] > 1)
     return jax.lax.psum(term, others) if others else term
+
+
+def every_row(ids_BT: jax.Array) -> jax.Array:
+    """Integers of a batch, with the rows of all devices along `fsdp` on each of them."""
+    if _way.get() is None or row_groups(len(ids_BT)) == 1 or axis_size("expert") > 1:
+        return ids_BT
+    return jax.shard_map(
+        lambda part: _gathered(part, 0),
+        in_specs=PartitionSpec(BATCH_AXES),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )(ids_BT)
 
 
 def whole_again(params: Any) -> Any:

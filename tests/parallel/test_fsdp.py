@@ -14,6 +14,7 @@ from rtdlm.config import MeshConfig
 from rtdlm.modules.primitives import product
 from rtdlm.parallel import (
     BATCH_AXES,
+    every_row,
     fsdp,
     gathered,
     gathering,
@@ -165,6 +166,24 @@ def test_rows_that_devices_do_not_divide_are_left_to_the_partitioner() -> None:
     x, w = jnp.ones((3, 8)), jnp.ones((8, 16))
     program = compiled(mesh, lambda x, w: product(x, w, split=0), x, w)
     np.testing.assert_array_equal(np.asarray(program(x, w)), np.full((3, 16), 8.0))
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 4, "expert": 2}])
+def test_tokens_of_all_devices_are_on_each(
+    axes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = axes["fsdp"]
+    under_sides(monkeypatch, (ways // 2, 2))
+    mesh = make_mesh(MeshConfig(**{"data": 1, **axes}))
+    ids = np.arange(16 * 3).reshape(16, 3)
+    rows = jax.device_put(ids, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    found = compiled(mesh, every_row, rows)(rows)
+    np.testing.assert_array_equal(np.asarray(found), ids)
+    # With experts apart rows lie in another order, and are left where they are.
+    held = 16 // mesh.size if "expert" in axes else 16 // axes.get("data", 1)
+    assert {len(shard.data) for shard in found.addressable_shards} == {held}
+    few = ids[:3]
+    assert len(compiled(mesh, every_row, few)(few)) == 3
 
 
 def test_new_parameters_are_made_whole_where_the_strategy_has_them_whole(

@@ -70,6 +70,7 @@ def alone(form: str) -> tuple[dict[str, np.ndarray], Any]:
         *(("adamw", strategy) for strategy in ("pmap", "zero1", "zero2")),
         # Devices along data, fsdp, tensor, context and expert.
         ("experts", (1, 1, 1, 1, 4)),
+        ("experts", (1, 4, 1, 1, 2)),
         ("experts", (2, 1, 2, 1, 2)),
         ("experts", (1, 2, 2, 1, 2)),
     ],

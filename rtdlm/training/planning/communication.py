@@ -11,9 +11,10 @@ layers compute in, and n devices that split rows:
 
     muon      all-to-all of a device's own matrices, there and back            2 (n-1)/n M
 
-ZeRO 2 and FSDP send no gradient of a table of which rows are looked up: its features are split, and
-the rows of a device's tokens come in parts and their slopes go back, 2 (n-1)/n x for x bytes of
-activations. FSDP gathers the output's table once, for the loss makes its gradients on the way.
+ZeRO 2 and FSDP send no gradient of a table of which rows are looked up: its features are split, all
+tokens go to all devices as integers, and a device's rows come in parts and their slopes go back,
+2 (n-1)/n x for x bytes of activations. FSDP gathers the output's table once, for the loss makes its
+gradients on the way.
 
 (arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Muon's comes on top, where matrices are
 split; n are then the devices of `fsdp` and `tensor`, and M the bytes of the matrices that one of
@@ -66,16 +67,18 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
     stream = rows * config.max_seq_len * config.d_model * width / axes["context"]
     table = FLOAT * config.vocab_size * config.d_model / axes["tensor"]
     looked_up = 0.0 if config.tie_embeddings else table
+    # Of all devices along `fsdp`.
+    ids = FLOAT * rows * split * config.max_seq_len / axes["context"]
     if strategy == "zero1":
         add("all-reduce", "fsdp", 1, size)
         add("all-gather", "fsdp", 1, size)
     elif strategy == "zero2":
         add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
-        add("all-gather", "fsdp", 1, size)
+        add("all-gather", "fsdp", 1, size + ids)
         add("all-to-all", "fsdp", 2, stream)
     else:
         layers = computed - (table + looked_up) * width / FLOAT
-        add("all-gather", "fsdp", micros, passes * layers + table * width / FLOAT)
+        add("all-gather", "fsdp", micros, passes * layers + table * width / FLOAT + ids / micros)
         add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
         add("all-to-all", "fsdp", 2, stream)
     if config.optimizer.name == "muon":

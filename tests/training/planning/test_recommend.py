@@ -97,10 +97,10 @@ def test_what_is_sent_is_the_papers_multiple_of_the_parameters(strategy: str, ti
     sent = sum(row.sent for row in expected_collectives(config, axes))
     expected = times * count_parameters(config).total
     if strategy == "zero2":
-        # Slopes of the tokens' rows, and rows, in place of a gradient of the embedding.
+        # Slopes of the tokens' rows, rows, and all tokens in place of a gradient of the embedding.
         looked_up = config.vocab_size * config.d_model
-        rows = config.batch_size / 8 * config.max_seq_len * config.d_model
-        expected += 2 * rows - looked_up
+        tokens = config.batch_size * config.max_seq_len
+        expected += 2 * tokens / 8 * config.d_model + tokens - looked_up
     assert sent == pytest.approx(7 / 8 * 4 * expected)
 
 
@@ -121,7 +121,9 @@ def test_fsdp_gathers_layers_in_every_pass_and_the_output_table_once(
     every, table = count_parameters(config).total, config.vocab_size * config.d_model
     layers = every - table * (1 if tied else 2)
     width = 4 if compute == "float32" else 2
-    assert sent["all-gather"] == pytest.approx(7 / 8 * width * (gathers * layers + table))
+    tokens = 4 * config.batch_size * config.max_seq_len
+    gathered = width * (gathers * layers + table) + tokens
+    assert sent["all-gather"] == pytest.approx(7 / 8 * gathered)
     assert sent["reduce-scatter"] == pytest.approx(7 / 8 * 4 * (layers + table))
     # A device's rows of the embedding come in parts from all, and their gradients go back.
     rows = config.batch_size / 8 * config.max_seq_len * config.d_model * width
