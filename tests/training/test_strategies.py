@@ -209,6 +209,7 @@ def test_split_moments_gather_each_updated_parameter_once() -> None:
         ("fsdp", {}, (8,)),
         ("fsdp", {}, (2, 2, 2)),
         ("fsdp", {"tie_embeddings": True}, (4, 2)),
+        ("fsdp", {"remat": "full"}, (8,)),
     ],
     ids=str,
 )

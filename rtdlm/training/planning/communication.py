@@ -6,15 +6,15 @@ layers compute in, and n devices that split rows:
     data      all-reduce of gradients                                          2 (n-1)/n P
     zero1     the same, and all-gather of the new parameters                   3 (n-1)/n P
     zero2     reduce-scatter of gradients, all-gather of the new parameters    2 (n-1)/n P
-    fsdp      all-gather of parameters in each pass, reduce-scatter   (n-1)/n (passes Q + P)
+    fsdp      all-gather of parameters forward and backward, reduce-scatter    (n-1)/n (2 Q + P)
     tensor    two all-reduces of activations a layer and pass
 
     muon      all-to-all of a device's own matrices, there and back            2 (n-1)/n M
 
 ZeRO 2 and FSDP send no gradient of a table of which rows are looked up: its features are split, all
 tokens go to all devices as integers, and a device's rows come in parts and their slopes go back,
-2 (n-1)/n x for x bytes of activations. FSDP gathers the output's table once, for the loss makes its
-gradients on the way.
+2 (n-1)/n x for x bytes of activations. What a layer gathers to be computed again serves its
+gradients, too; the output's table is gathered once, for the loss makes its gradients on the way.
 
 (arXiv 1910.02054, section 7; arXiv 1909.08053, section 3.) Muon's comes on top, where matrices are
 split; n are then the devices of `fsdp` and `tensor`, and M the bytes of the matrices that one of
@@ -78,7 +78,7 @@ def expected_collectives(config: AGIConfig, axes: Mapping[str, int]) -> list[Col
         add("all-to-all", "fsdp", 2, stream)
     else:
         layers = computed - (table + looked_up) * width / FLOAT
-        add("all-gather", "fsdp", micros, passes * layers + table * width / FLOAT + ids / micros)
+        add("all-gather", "fsdp", micros, 2 * layers + table * width / FLOAT + ids / micros)
         add("reduce-scatter", "fsdp", micros, (size - looked_up) / split)
         add("all-to-all", "fsdp", 2, stream)
     if config.optimizer.name == "muon":
