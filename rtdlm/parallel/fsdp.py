@@ -46,17 +46,27 @@ class _Way(NamedTuple):
 
     sides: tuple[int, ...]
     layout: Layout
+    recomputed: bool
 
 
 _way: ContextVar[_Way | None] = ContextVar("way", default=None)
 
 
 @contextmanager
-def gathering(mesh: Mesh, strategy: MeshStrategy | None) -> Iterator[None]:
-    """What is traced within gathers and scatters what `strategy` splits over `fsdp`."""
+def gathering(
+    mesh: Mesh, strategy: MeshStrategy | None, *, recomputed: bool = False
+) -> Iterator[None]:
+    """What is traced within gathers and scatters what `strategy` splits over `fsdp`.
+
+    Args:
+        mesh: the run's.
+        strategy: the run's.
+        recomputed: whether the backward pass computes products again. What it gathers for them
+            serves their gradients, too.
+    """
     alone = mesh.shape["tensor"] == mesh.shape["context"] == 1
     sides = sides_of(mesh) if alone else ()
-    token = _way.set(_Way(sides, layout_of(strategy)) if sides else None)
+    token = _way.set(_Way(sides, layout_of(strategy), recomputed) if sides else None)
     try:
         yield
     finally:
@@ -121,9 +131,23 @@ def weight_lies(dim: int) -> PartitionSpec:
     return split_along(dim) if _found().layout.parameters else PartitionSpec()
 
 
-def gathered(weight: jax.Array, dim: int) -> jax.Array:
-    """The whole of a parameter of which this device has what `weight_lies` says, in `shard_map`."""
-    return _gathered(weight, dim) if _found().layout.parameters else weight
+def gathered(weight: jax.Array, dim: int, *, after: jax.Array | None = None) -> jax.Array:
+    """The whole of a parameter of which this device has what `weight_lies` says, in `shard_map`.
+
+    Args:
+        weight: the device's part.
+        dim: along which it is split.
+        after: what a backward pass begins with.
+    """
+    way = _found()
+    if not way.layout.parameters:
+        return weight
+    if after is not None and not way.recomputed:
+        # Of layers in a row XLA would else take what the forward pass gathered, and hold it until
+        # then. (It drops barriers on a CPU before; where `after` is infinite this is NaN, and the
+        # step changes nothing either way.)
+        weight = weight + 0.0 * jnp.ravel(after)[0].astype(weight.dtype)
+    return _gathered(weight, dim)
 
 
 def scattered(term: jax.Array, dim: int) -> jax.Array:

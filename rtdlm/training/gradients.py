@@ -56,7 +56,7 @@ def make_gradients(model: TMSModel, mesh: Mesh, shapes: TrainState) -> Gradients
 
         function = _on_each_device(local, mesh, state) if strategy == "pmap" else local
         rows = (batch, state.memory)
-        with gathering(mesh, strategy):
+        with gathering(mesh, strategy, recomputed=model.config.remat in ("full", "named")):
             (grads, sums), carried = function(state.params, rows, knobs, weight, scale, key)
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda grad: grad / scale, grads)

@@ -210,6 +210,8 @@ def test_split_moments_gather_each_updated_parameter_once() -> None:
         ("fsdp", {}, (2, 2, 2)),
         ("fsdp", {"tie_embeddings": True}, (4, 2)),
         ("fsdp", {"remat": "full"}, (8,)),
+        # In a row, where XLA would else keep what it has gathered for the backward pass.
+        ("fsdp", {"layer_unroll": 4}, (8,)),
     ],
     ids=str,
 )
@@ -220,8 +222,8 @@ def test_a_step_sends_what_the_formula_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fsdp, "sides_of", lambda mesh: sides)
-    # In a loop: of layers in a row XLA keeps what it has gathered for the backward pass.
-    options = {**options, "num_layers": 4, "layer_unroll": 1, "precision": {"compute": "float32"}}
+    layers = {"num_layers": 4, "layer_unroll": 1, "precision": {"compute": "float32"}}
+    options = {**layers, **options}
     config = small_config(**{**WIDE, **options}, mesh={"strategy": strategy})
     found = Program(strategy, **options)
     sent: dict[str, float] = {}

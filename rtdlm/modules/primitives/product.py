@@ -83,7 +83,7 @@ def _backward(
         return _times(BACK, dy, w.astype(x.dtype)), weight_gradient(x, dy).astype(w.dtype)
 
     def local(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dx = _times(BACK, dy, gathered(w.astype(x.dtype), split))
+        dx = _times(BACK, dy, gathered(w.astype(x.dtype), split, after=dy))
         return dx, scattered(weight_gradient(x, dy), split).astype(w.dtype)
 
     lie, made = (ROWS, weight_lies(split), ROWS), (ROWS, split_along(split))
