@@ -35,7 +35,7 @@ class Collective:
 
     kind: str
     axes: tuple[str, ...]
-    """Mesh axes that it runs over, or along parts of; empty where it crosses what they hold."""
+    """The fewest mesh axes that hold its groups, whole or in parts, as one side of a cube."""
     group: int
     """Devices that take part in each."""
     count: int
@@ -183,9 +183,8 @@ def _groups_of_axes(mesh: Mesh) -> dict[frozenset[frozenset[int]], tuple[str, ..
 def _axes_around(
     groups: list[tuple[int, ...]], known: dict[frozenset[frozenset[int]], tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """The fewest axes whose groups hold these, as along one side of a cube."""
-    fewest = sorted(known, key=lambda wholes: len(next(iter(wholes))))
-    for wholes in fewest:
+    """The fewest axes whose groups hold these; () for a mesh of one device."""
+    for wholes in sorted(known, key=lambda wholes: len(next(iter(wholes)))):
         if all(any(whole.issuperset(group) for whole in wholes) for group in groups):
             return known[wholes]
     return ()

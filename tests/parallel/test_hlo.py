@@ -77,11 +77,30 @@ def test_a_program_written_by_hand(mesh: Mesh) -> None:
     assert {name: found.runs for name, found in program.computations.items()} == {
         "main": 1, "body": 5, "cond": 5, "add": 5,
     }  # fmt: skip
-    # [4, 2] <= [2, 4]T(1, 0): {0, 4}, {1, 5} ..., which are no axis of 4 x 2 devices.
+    # [4, 2] <= [2, 4]T(1, 0): {0, 4}, {1, 5} ..., each of them a half of the four along data.
     assert read_collectives(program, mesh) == [
-        Collective("all-reduce", (), 2, 5, 5 * 128.0),
+        Collective("all-reduce", ("data",), 2, 5, 5 * 128.0),
         Collective("all-gather", ("tensor",), 2, 1, 128.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("{{0,2,4,6},{1,3,5,7}}", ("data",)),
+        ("{{0,2},{1,3},{4,6},{5,7}}", ("data",)),
+        ("{{0,1},{2,3},{4,5},{6,7}}", ("tensor",)),
+        ("{{0,3},{1,2},{4,7},{5,6}}", ("data", "tensor")),
+        ("{{0,1,2,3},{4,5,6,7}}", ("data", "tensor")),
+    ],
+)
+def test_a_collective_along_part_of_an_axis_is_that_axis_s(
+    groups: str, axes: tuple[str, ...], mesh: Mesh
+) -> None:
+    literal = LITERAL.replace("replica_groups=[4,2]<=[2,4]T(1,0)", f"replica_groups={groups}")
+    assert literal != LITERAL
+    [found, _] = read_collectives(parse_program(literal), mesh)
+    assert (found.kind, found.axes) == ("all-reduce", axes)
 
 
 @pytest.mark.parametrize(
