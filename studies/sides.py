@@ -36,8 +36,10 @@ def chosen(flags: Namespace, every: Mapping[str, Side], *, smoke: Sequence[str])
     """
     if flags.smoke and not flags.only:
         return {name: side for name, side in every.items() if name in smoke}
+    # A name may hold commas itself.
+    is_one = any(flags.only in name for name in every)
     found: set[str] = set()
-    for word in flags.only.split(","):
+    for word in [flags.only] if is_one else flags.only.split(","):
         named = {word} if word in every else {name for name in every if word in name}
         if not named:
             raise UserError(

@@ -98,7 +98,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtra
             "choose a value above 0, usually 0.9"
         )
     base = optax.chain(_adam(config, beta1=0.0), rule)
-    weight = lambda count: learning_rate_factor(config, count - 1, jnp.float32(0))  # noqa: E731
+
+    def weight(count: jax.Array) -> jax.Array:
+        return learning_rate_factor(config, count - 1, jnp.float32(0))
+
     return balanced(_lenient(schedule_free(base, learning_rate=weight, b1=beta1)))
 
 
@@ -149,7 +152,10 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
         momentum=_or(config.momentum, 0.95),
         steps=_or(config.newton_schulz_steps, 5),
     )
-    groups = lambda params: _by_path(params, lambda path: "muon" if muon_axes(path) else "adam")  # noqa: E731
+
+    def groups(params: Any) -> Any:
+        return _by_path(params, lambda path: "muon" if muon_axes(path) else "adam")
+
     return optax.partition({"muon": muon, "adam": adam}, groups)
 
 

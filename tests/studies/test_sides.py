@@ -24,6 +24,19 @@ def test_words_choose_sides(only: str, expected: list[str]) -> None:
     assert list(chosen(Namespace(only=only, smoke=False), SIDES, smoke=("none",))) == expected
 
 
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("store, novel", ["store, novel, age", "store, novel, use"]),
+        ("store, novel, age", ["store, novel, age"]),
+        ("none,all", ["none", "store, all"]),
+    ],
+)
+def test_a_name_with_commas_is_one_word(only: str, expected: list[str]) -> None:
+    sides = {"none": 0, "store, all": 1, "store, novel, age": 2, "store, novel, use": 3}
+    assert list(chosen(Namespace(only=only, smoke=False), sides, smoke=())) == expected
+
+
 def test_a_smoke_run_has_its_own_sides_unless_some_are_chosen() -> None:
     assert list(chosen(Namespace(only="", smoke=True), SIDES, smoke=("none",))) == ["none"]
     assert list(chosen(Namespace(only="window", smoke=True), SIDES, smoke=("none",))) == ["window"]
