@@ -11,34 +11,27 @@ Of a table that is looked up, features are split: see `rtdlm.models.embed`.
 `shard_map` says so. Left to itself, XLA's partitioner adds gradients up whole, on processors and on
 most TPU slices, and then cuts: twice the bytes.
 
-A TPU's compiler gathers and scatters among devices in a row. Over a cube, such as v5p:4x4x4, it
-adds up arrays that are zero but for one device's part instead: twice the bytes again. So devices
-that form a cube go along z, then y, then x (sums the other way round), which sends no more:
-
-    (a - 1) / a  +  (b - 1) / (a b)  +  (c - 1) / (a b c)  =  (n - 1) / n        n = a b c
-
+Devices that form a cube go along its sides, see `rtdlm.parallel.cube`.
 Where something is split over `tensor` or `context`, all is left to the partitioner.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from rtdlm.config.mesh import MeshStrategy
 from rtdlm.parallel.constrain import axis_size, on_one_device, row_groups
+from rtdlm.parallel.cube import gathered_along, scattered_along, sides_of
 from rtdlm.parallel.layout import Layout, layout_of
 from rtdlm.parallel.mesh import BATCH_AXES
 from rtdlm.parallel.rules import partition_spec, path_name
 
 AXIS = "fsdp"
-ROWS_OF_TILE = 8
 
 
 class _Way(NamedTuple):
@@ -65,43 +58,12 @@ def gathering(
             serves their gradients, too.
     """
     alone = mesh.shape["tensor"] == mesh.shape["context"] == 1
-    sides = sides_of(mesh) if alone else ()
+    sides = sides_of(mesh, AXIS) if alone else ()
     token = _way.set(_Way(sides, layout_of(strategy), recomputed) if sides else None)
     try:
         yield
     finally:
         _way.reset(token)
-
-
-def sides_of(mesh: Mesh) -> tuple[int, ...]:
-    """Sides of the cube that every group of devices along `fsdp` is, slowest first.
-
-    Returns:
-        One side for a row, or where they are in another order than a cube's; () for one device.
-    """
-    along = np.moveaxis(mesh.devices, mesh.axis_names.index(AXIS), -1)
-    count = along.shape[-1]
-    found = {_sides_of_group(group.tolist()) for group in along.reshape(-1, count)}
-    return found.pop() if len(found) == 1 else (count,)
-
-
-def _sides_of_group(devices: list[Any]) -> tuple[int, ...]:
-    count = len(devices)
-    places = np.array([getattr(device, "coords", ()) for device in devices])
-    if count == 1:
-        return ()
-    # Chips of two devices each have two in one place.
-    if places.size == 0 or len(np.unique(places, axis=0)) < count:
-        return (count,)
-    places -= places.min(axis=0)
-    sizes = places.max(axis=0) + 1
-    first_step = [int(np.argmax(places[:, dim] > 0)) for dim in range(len(sizes))]
-    order = sorted(np.flatnonzero(sizes > 1).tolist(), key=lambda dim: -first_step[dim])
-    sides = tuple(int(sizes[dim]) for dim in order)
-    if prod(sides) != count:
-        return (count,)
-    in_order = np.stack(np.unravel_index(np.arange(count), sides), axis=1)
-    return sides if np.array_equal(places[:, order], in_order) else (count,)
 
 
 def split_of(path: str, shape: tuple[int, ...]) -> int | None:
@@ -152,20 +114,10 @@ def gathered(weight: jax.Array, dim: int, *, after: jax.Array | None = None) -> 
 
 def scattered(term: jax.Array, dim: int) -> jax.Array:
     """A device's part along `dim` of the sum of all devices' terms; inside `shard_map`."""
-    # Parts along an axis of their own: a TPU cuts no tile, which is of the last two axes. Where a
-    # part is thinner than a tile of eight rows, it is laid out as one.
-    ways = prod(_found().sides)
-    shape = (*term.shape[:dim], ways, term.shape[dim] // ways, *term.shape[dim + 1 :])
-    parts = jnp.moveaxis(term.reshape(shape), dim, 0)
-    part = parts.shape[1:]
-    if min(part) < ROWS_OF_TILE and prod(part) % ROWS_OF_TILE == 0:
-        parts = parts.reshape(ways, ROWS_OF_TILE, -1)
-    for lines in _lines():
-        parts = jax.lax.psum_scatter(parts, AXIS, axis_index_groups=lines, tiled=True)
-    term = parts.reshape(part)
+    part = scattered_along(term, _found().sides, axis=AXIS, dim=dim)
     sizes = jax.sharding.get_abstract_mesh().shape
     others = tuple(axis for axis in BATCH_AXES if axis != AXIS and sizes[axis] > 1)
-    return jax.lax.psum(term, others) if others else term
+    return jax.lax.psum(part, others) if others else part
 
 
 def every_row(ids_BT: jax.Array) -> jax.Array:
@@ -212,16 +164,4 @@ def _found() -> _Way:
 
 
 def _gathered(part: jax.Array, dim: int) -> jax.Array:
-    for lines in reversed(_lines()):
-        part = jax.lax.all_gather(part, AXIS, axis_index_groups=lines, axis=dim, tiled=True)
-    return part
-
-
-def _lines() -> list[list[list[int]]]:
-    """For every side, slowest first, the groups of devices that are a line along it."""
-    sides = _found().sides
-    numbers = np.arange(prod(sides)).reshape(sides)
-    return [
-        np.moveaxis(numbers, side, -1).reshape(-1, sides[side]).tolist()
-        for side in range(len(sides))
-    ]
+    return gathered_along(part, _found().sides, axis=AXIS, dim=dim)

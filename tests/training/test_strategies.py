@@ -212,6 +212,8 @@ def test_split_moments_gather_each_updated_parameter_once() -> None:
         ("fsdp", {"remat": "full"}, (8,)),
         # In a row, where XLA would else keep what it has gathered for the backward pass.
         ("fsdp", {"layer_unroll": 4}, (8,)),
+        ("fsdp", {"remat": "named"}, (8,)),
+        ("fsdp", {"remat": "dots"}, (8,)),
     ],
     ids=str,
 )
@@ -221,7 +223,7 @@ def test_a_step_sends_what_the_formula_says(
     sides: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fsdp, "sides_of", lambda mesh: sides)
+    monkeypatch.setattr(fsdp, "sides_of", lambda mesh, axis: sides)
     layers = {"num_layers": 4, "layer_unroll": 1, "precision": {"compute": "float32"}}
     options = {**layers, **options}
     config = small_config(**{**WIDE, **options}, mesh={"strategy": strategy})
@@ -240,7 +242,7 @@ def test_a_step_sends_what_the_formula_says(
 def test_a_step_along_the_sides_of_a_cube_equals_one_device(
     strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fsdp, "sides_of", lambda mesh: (2, 2, 2))
+    monkeypatch.setattr(fsdp, "sides_of", lambda mesh, axis: (2, 2, 2))
     params, told, _ = after_two_steps("gradient", strategy)
     expected, heard = alone("gradient")
     assert float(told.means.objective) == pytest.approx(float(heard.means.objective), abs=1e-6)
